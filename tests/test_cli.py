@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from rich.console import Console
 from safetensors.numpy import save_file
 
 from transferscope import cli
@@ -37,10 +36,8 @@ def run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr(cli, "_out", Console(width=160, highlight=False, color_system=None))
-    monkeypatch.setattr(
-        cli, "_err", Console(stderr=True, width=160, highlight=False, color_system=None)
-    )
+    for console in (cli.stdout, cli.stderr):
+        monkeypatch.setattr(console, "width", 160)
 
     def call(*arguments, check=None):
         monkeypatch.setattr(sys, "argv", ["transferscope", *map(str, arguments)])

@@ -1,0 +1,79 @@
+"""`cache`: the features that were kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from transferscope.cli._terminal import (
+    StoreOption,
+    short_bytes,
+    stderr,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from transferscope.feature_store import FeatureStore
+
+cache = typer.Typer(help="Look after the features that were kept.", no_args_is_help=True)
+
+
+@cache.command("list")
+def cache_list(store: StoreOption = None) -> None:
+    """Show what is kept, and how large it is."""
+    kept = _store(store)
+    rows = kept.entries()
+    table = Table(header_style="bold", pad_edge=False)
+    for name in ("key", "data set", "encoder", "layer", "samples", "complete", "size", "last used"):
+        table.add_column(name, no_wrap=name in ("key", "size"), overflow="fold")
+    for row in sorted(rows, key=lambda r: r.last_used, reverse=True):
+        table.add_row(
+            row.key[:10],
+            escape(row.about.get("dataset", "")),
+            escape(row.about.get("encoder", row.problem)),
+            escape(row.layer),
+            f"{row.n_samples:,}",
+            f"{row.n_shards_present}/{row.n_shards}",
+            short_bytes(row.n_bytes),
+            f"{row.last_used:%Y-%m-%d %H:%M}",
+        )
+    stdout.print(table)
+    stdout.print(
+        f"{len(rows)} entries, {short_bytes(sum(r.n_bytes for r in rows))}, in {kept.root}"
+    )
+
+
+@cache.command("clear")
+def cache_clear(
+    keys: Annotated[
+        list[str] | None, typer.Argument(help="Keys or their beginnings; none: everything.")
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Delete kept features: the entries named, or all."""
+    freed = _store(store).clear(keys or None)
+    stdout.print(f"{short_bytes(freed)} freed")
+
+
+@cache.command("verify")
+def cache_verify(store: StoreOption = None) -> None:
+    """Read everything and check it against its checksums; exit status 1 if something is damaged."""
+    kept = _store(store)
+    with stderr.status("reading every file"):
+        damages = kept.verify()
+    for damage in damages:
+        stdout.print(f"[red]damaged[/] {escape(str(damage.file))}: {damage.reason}", soft_wrap=True)
+    stdout.print(f"{len(kept.entries())} entries read, {len(damages)} damaged files")
+    if damages:
+        stdout.print("They are computed again when they are next needed.")
+        raise typer.Exit(1)
+
+
+def _store(path: Path | None) -> FeatureStore:
+    from transferscope.feature_store import FeatureStore
+
+    return FeatureStore(path)

@@ -1,0 +1,79 @@
+"""`encoders` and `metrics`: what can be asked for by name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from transferscope.cli._terminal import (
+    PlainFormat,
+    short_count,
+    stderr,
+    stdout,
+)
+
+
+def encoders(
+    pattern: Annotated[
+        str | None, typer.Argument(help="Part of a name, or a pattern such as timm/*dinov2*.")
+    ] = None,
+    format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
+) -> None:
+    """List encoders that can be asked for by name."""
+    from transferscope.encoders import list_encoders
+
+    rows = list_encoders(pattern)
+    if format is PlainFormat.json:
+        sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+        return
+    table = Table(header_style="bold", pad_edge=False)
+    table.add_column("encoder", no_wrap=True)
+    for name in ("params", "dim", "input"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("what it is")
+    for row in rows:
+        size = "" if row.input_size is None else f"{row.input_size[0]}x{row.input_size[1]}"
+        dim = "" if row.feature_dim is None else str(row.feature_dim)
+        table.add_row(row.name, short_count(row.n_parameters), dim, size, escape(row.summary))
+    stdout.print(table)
+    if not rows:
+        stderr.print(
+            f"no listed encoder matches {pattern!r}; list all with: transferscope encoders"
+        )
+        raise typer.Exit(1)
+
+
+def metrics(
+    format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
+) -> None:
+    """List the metrics."""
+    from transferscope.metrics import list_metrics
+
+    rows = list_metrics()
+    if format is PlainFormat.json:
+        records = [
+            {
+                "name": m.name,
+                "summary": m.summary,
+                "tasks": list(m.tasks),
+                "needs": list(m.needs),
+                "range": m.range,
+                "reference": m.reference,
+            }
+            for m in rows
+        ]
+        sys.stdout.write(json.dumps(records, indent=2, ensure_ascii=False) + "\n")
+        return
+    table = Table(header_style="bold", pad_edge=False)
+    for name in ("metric", "what it is", "range", "scores", "needs besides"):
+        table.add_column(name, no_wrap=name == "metric", overflow="fold")
+    for m in rows:
+        scores = "classes, numbers" if "regression" in m.tasks else "classes"
+        table.add_row(m.name, f"{m.summary} ({m.reference})", m.range, scores, ", ".join(m.needs))
+    stdout.print(table)

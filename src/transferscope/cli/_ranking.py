@@ -1,0 +1,197 @@
+"""`rank`."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections import defaultdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from transferscope.cli._terminal import (
+    BatchOption,
+    DatasetArgument,
+    DeviceOption,
+    EncodersOption,
+    LabelOption,
+    MaxOption,
+    MetricsOption,
+    PerClassOption,
+    SeedOption,
+    SkipOption,
+    SplitOption,
+    StoreOption,
+    progress_bar,
+    short_count,
+    stdout,
+    write_text,
+)
+from transferscope.results import Ranking, format_score, score_digits
+
+
+class RankFormat(StrEnum):
+    """How `rank` shows its result."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    markdown = "markdown"
+
+
+_SUFFIXES = {
+    ".json": RankFormat.json,
+    ".csv": RankFormat.csv,
+    ".md": RankFormat.markdown,
+    ".txt": RankFormat.table,
+}
+
+
+def rank(
+    dataset: DatasetArgument,
+    encoders: EncodersOption,
+    metrics: MetricsOption = None,
+    format: Annotated[
+        RankFormat | None,
+        typer.Option(help="What to write.  [default: table, or by the ending of --out]"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file too.")] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Data set like the pre-training task, for +ped, frechet, otce, ot_nce."),
+    ] = None,
+    store: StoreOption = None,
+    no_store: Annotated[
+        bool, typer.Option("--no-store", help="Stream: keep no features, for very large data.")
+    ] = False,
+    split: SplitOption = None,
+    label_column: LabelOption = None,
+    max_samples: MaxOption = None,
+    per_class: PerClassOption = None,
+    skip_unreadable: SkipOption = False,
+    batch_size: BatchOption = 64,
+    device: DeviceOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Rank encoders for a data set: which one to fine-tune, and how sure that is."""
+    from transferscope.ranking import rank as rank_encoders
+    from transferscope.scoring import DEFAULT_METRICS
+
+    with progress_bar() as progress:
+        ranking = rank_encoders(
+            dataset,
+            encoders,
+            metrics or DEFAULT_METRICS,
+            reference=reference,
+            store=store,
+            keep_features=not no_store,
+            split=split,
+            label_column=label_column,
+            max_samples=max_samples,
+            per_class=per_class,
+            skip_unreadable=skip_unreadable,
+            batch_size=batch_size,
+            device=device,
+            seed=seed,
+            progress=progress,
+        )
+    if out is not None:
+        written = format or _SUFFIXES.get(out.suffix, RankFormat.table)
+        write_text(out, _ranking_text(ranking, written))
+    if format in (None, RankFormat.table):
+        show_ranking(ranking, stdout)
+    elif out is None:
+        sys.stdout.write(_ranking_text(ranking, format).rstrip("\n") + "\n")
+    if ranking.best.error is not None:
+        raise typer.Exit(1)
+
+
+def _ranking_text(ranking: Ranking, format: RankFormat) -> str:
+    if format is RankFormat.json:
+        return ranking.to_json()
+    if format is RankFormat.csv:
+        return ranking.to_csv()
+    if format is RankFormat.markdown:
+        return ranking.to_markdown()
+    paper = io.StringIO()
+    show_ranking(ranking, Console(file=paper, width=200, highlight=False, color_system=None))
+    return paper.getvalue()
+
+
+def show_ranking(ranking: Ranking, console: Console) -> None:
+    """Print a ranking as a table, what it must be read with, and the advice."""
+    data = ranking.dataset
+    size = f"{data['n_samples']:,} samples"
+    if data["n_classes"]:
+        size += f", {data['n_classes']} classes"
+    if data["n_skipped"]:
+        size += f", {data['n_skipped']} unreadable ones left out"
+    console.print(f"[bold]{escape(data['name'])}[/] ({data['split']}): {size}", soft_wrap=True)
+    ranked = [row for row in ranking.encoders if row.error is None]
+    if ranked:
+        console.print(f"ranked by {ranking.ranked_by}; ± is a 95 % interval", soft_wrap=True)
+        layouts = (_ranking_table(ranking, *layout) for layout in _LAYOUTS)
+        endless = console.options.update(width=1000)
+        fitting = (
+            t for t in layouts if console.measure(t, options=endless).maximum <= console.width
+        )
+        console.print(next(fitting, None) or _ranking_table(ranking, *_LAYOUTS[-1]))
+    notes = defaultdict(list)
+    for row in ranked:
+        for metric, score in row.scores.items():
+            for warning in score.warnings:
+                notes[f"{metric}: {warning}"].append(row.encoder)
+        for metric, reason in row.skipped.items():
+            notes[f"no {metric}: {reason}"].append(row.encoder)
+    for note, names in notes.items():
+        who = "all encoders" if len(names) == len(ranked) else ", ".join(names)
+        console.print(f"[yellow]note[/] {escape(note)} [dim]({escape(who)})[/]", soft_wrap=True)
+    for row in ranking.encoders:
+        if row.error is not None:
+            console.print(
+                f"[red]failed[/] {escape(row.encoder)}: {escape(row.error)}", soft_wrap=True
+            )
+    console.print(f"[bold]{escape(ranking.advice)}[/]", soft_wrap=True)
+
+
+#: With intervals and facts, without intervals, without both: the first that fits is shown.
+_LAYOUTS = ((True, True), (False, True), (False, False))
+
+
+def _ranking_table(ranking: Ranking, with_intervals: bool, with_facts: bool) -> Table:
+    metrics = ranking.metrics
+    digits = {m: score_digits(r.scores.get(m) for r in ranking.encoders) for m in metrics}
+    table = Table(header_style="bold", pad_edge=False)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("encoder", overflow="fold")
+    facts = ["params", "dim", "input", "samples/s"] if with_facts else []
+    for name in [*metrics, "p(best)", *facts]:
+        table.add_column(name.replace("_", "_\n"), justify="right", no_wrap=True)
+    for row in ranking.encoders:
+        if row.error is not None:
+            continue
+        cells = [format_score(row.scores.get(m), digits[m]) for m in metrics]
+        if not with_intervals:
+            cells = [cell.partition(" ")[0] for cell in cells]
+        p = row.p_best or 0.0
+        cells.append("<0.01" if 0 <= p < 0.005 else f"{p:.2f}")
+        if with_facts:
+            size, speed = row.input_size, row.samples_per_second
+            cells += [
+                short_count(row.n_parameters),
+                str(row.feature_dim),
+                "" if size is None else f"{size[0]}x{size[1]}",
+                "" if speed is None else f"{speed:,.0f}",
+            ]
+        table.add_row(
+            f"{row.rank}",
+            escape(row.encoder),
+            *cells,
+            style="bold green" if row.rank == 1 else "green" if row.tied_with_best else None,
+        )
+    return table
