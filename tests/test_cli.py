@@ -280,3 +280,27 @@ def test_interrupted_run_says_how_to_continue(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "the same command continues" in errors
+
+
+def test_probe_and_finetune_write_what_evaluate_reads(run, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (60, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "noise.npz", images=images, labels=np.arange(60) % 2)
+    names = "mini/vit-random,mini/resnet-random"
+    done = run("probe", "noise.npz", "-e", names, "--csv", "probe.csv", check=0)
+    assert "34 samples to train on, 8 to choose on, 18 to test on" in done.stdout
+    lines = (tmp_path / "probe.csv").read_text().splitlines()
+    assert lines[0] == "dataset,encoder,accuracy"
+    assert {line.split(",")[1] for line in lines[1:]} == set(names.split(","))
+    quick = ("--epochs", 1, "--seeds", 1, "--learning-rates", "1e-3", "--weight-decays", "0.01")
+    asked = (f"{names},timm/nothing", "--out", "runs", *quick)
+    done = run("finetune", "noise.npz", "-e", *asked, "--format", "json", check=0)
+    assert {record["encoder"] for record in json.loads(done.stdout)} == set(names.split(","))
+    assert "failed timm/nothing" in done.stderr
+    done = run("pretrain", "noise.npz", "-e", "mini/vit-random", "--epochs", 1, "--out", "pre")
+    assert done.returncode == 0
+    assert (tmp_path / "pre" / "final.safetensors").exists()
+    for wrong in (("--mode", "tail"), ("--part", "2"), ("--learning-rates", "fast")):
+        done = run("finetune", "noise.npz", "-e", names, *wrong, check=2)
+        assert "error" in done.stderr
+    done = run("finetune", "noise.npz", "-e", "timm/nothing", *quick, check=1)

@@ -32,6 +32,7 @@ from transferscope.encoders._encoder import (
     Encoder,
     ImagePreprocessing,
     Preprocessing,
+    TrainableEncoder,
 )
 from transferscope.encoders.mini_zoo import list_mini, load_mini, mini_card
 from transferscope.errors import EncoderError, InputError, UnknownNameError, require
@@ -48,6 +49,7 @@ __all__ = [
     "EncoderListing",
     "ImagePreprocessing",
     "Preprocessing",
+    "TrainableEncoder",
     "expand_encoders",
     "from_module",
     "list_encoders",

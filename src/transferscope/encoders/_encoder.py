@@ -238,3 +238,19 @@ class Encoder(Protocol):
 
     def to(self, device: str) -> Encoder:
         """The same encoder on another device (moved in place, returned for chaining)."""
+
+
+@runtime_checkable
+class TrainableEncoder(Encoder, Protocol):
+    """An encoder whose weights can be changed: what fine-tuning needs besides."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """Holds all weights; a head of its own may be among them."""
+
+    @property
+    def last_block(self) -> str | None:
+        """Name of the deepest block among the submodules, None where none is known."""
+
+    def forward(self, batch: Any) -> torch.Tensor:
+        """Pooled features (n, dim) with gradients, in the mode in which the module is."""

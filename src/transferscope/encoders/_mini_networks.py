@@ -35,6 +35,9 @@ class MiniNetwork(nn.Module):
         Width of the pooled layer.
     """
 
+    #: Name of the deepest block.
+    last_block = "stage3"
+
     def __init__(self, layers: tuple[str, ...], feature_dim: int) -> None:
         super().__init__()
         self.layers = layers
@@ -178,6 +181,7 @@ class MiniVisionTransformer(MiniNetwork):
 
     def __init__(self, width: int = 64, depth: int = 4, n_heads: int = 2) -> None:
         super().__init__((*(f"block{i + 1}" for i in range(depth)), "pooled"), width)
+        self.last_block = f"blocks.{depth - 1}"
         self.patches = nn.Conv2d(3, width, kernel_size=7, stride=5)
         self.positions = nn.Parameter(torch.randn(1, 36, width) / math.sqrt(width))
         self.blocks = nn.ModuleList(_TransformerBlock(width, n_heads) for _ in range(depth))

@@ -188,6 +188,23 @@ class TorchEncoder:
         """The module itself, for fine-tuning it."""
         return self._module
 
+    @property
+    def last_block(self) -> str | None:
+        """Name of the submodule behind the deepest named layer, None without named layers."""
+        return next((layer.path for layer in reversed(self._layers.values())), None)
+
+    def forward(self, batch: Any) -> Tensor:
+        """Pooled features (n, dim) with gradients, in the mode in which the module is.
+
+        Parameters
+        ----------
+        batch : as for `embed`
+        """
+        inputs = self._on_device(batch)
+        with self._autocast():
+            pooled, _ = self._run(inputs)
+        return self._checked(pooled)
+
     def embed(self, batch: Any, layers: Sequence[str] = (POOLED,)) -> Embedded:
         """Features of the named layers, and logits where there is a head, in one forward pass.
 

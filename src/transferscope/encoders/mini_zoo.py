@@ -282,6 +282,26 @@ class MiniEncoder:
         """The classifier of its own task, on pooled features; None without one."""
         return self._head
 
+    @property
+    def module(self) -> MiniNetwork:
+        """The network itself, for fine-tuning it."""
+        return self._network
+
+    @property
+    def last_block(self) -> str:
+        """Name of the deepest block of the network."""
+        return self._network.last_block
+
+    def forward(self, batch: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
+        """Pooled features (n, dim) with gradients, in the mode in which the network is.
+
+        Parameters
+        ----------
+        batch : as for `embed`
+        """
+        pooled: torch.Tensor = self._network(self._normalised(batch))[POOLED]
+        return pooled
+
     def embed(
         self,
         batch: npt.NDArray[np.uint8] | torch.Tensor,
@@ -317,10 +337,8 @@ class MiniEncoder:
                 f"{self.identifier} has no layer {', '.join(map(repr, unknown))}. "
                 f"Choose from: {', '.join(self.layers)}."
             )
-        images = self._checked(batch)
         with torch.inference_mode():
-            images = images.to(self._mean.device).permute(0, 3, 1, 2).float() / 255
-            features = self._network((images - self._mean) / self._std)
+            features = self._network(self._normalised(batch))
             logits = None if self._head is None else self._head(features[POOLED])
         return Embedded({layer: features[layer] for layer in layers}, logits)
 
@@ -345,8 +363,8 @@ class MiniEncoder:
         self._std = self._std.to(device)
         return self
 
-    def _checked(self, batch: Any) -> torch.Tensor:
-        """The batch as a tensor, after checking shape and type."""
+    def _normalised(self, batch: Any) -> torch.Tensor:
+        """The batch, after checking shape and type, as the network takes it."""
         import torch
 
         # np.array copies: torch warns about read-only memory
@@ -357,7 +375,8 @@ class MiniEncoder:
                 f"{images.dtype} of shape {tuple(images.shape)}. Prepare the images with its "
                 "preprocessing (prepare, then collate)."
             )
-        return images
+        images = images.to(self._mean.device).permute(0, 3, 1, 2).float() / 255
+        return (images - self._mean) / self._std
 
     def _digest(self) -> str:
         """Hash of architecture, preprocessing, and every tensor with its name and shape."""

@@ -1,0 +1,11 @@
+"""The ground truth that scores are judged by: probes, fine-tuning and pre-training.
+
+Importing this module imports no torch; training does.
+"""
+
+from __future__ import annotations
+
+from transferscope.training.fine_tuning import TEST, finetune, hold_out, pretrain
+from transferscope.training.probe import STRENGTHS, fit_logistic, probe
+
+__all__ = ["STRENGTHS", "TEST", "finetune", "fit_logistic", "hold_out", "pretrain", "probe"]

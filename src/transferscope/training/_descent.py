@@ -1,0 +1,536 @@
+"""One run of gradient descent: epochs, validation, checkpoints, and going on after a kill.
+
+Everything random in an epoch comes from (seed, epoch), so that a run that was killed and repeated
+sees the same batches, shifts and dropout masks, and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from transferscope.datasets import Dataset
+from transferscope.encoders import ImagePreprocessing, Preprocessing, TrainableEncoder
+from transferscope.errors import EncoderError, InputError, StoreError
+
+Mode = Literal["full", "last-block", "head"]
+Augmentation = Literal["none", "shift", "flip"]
+
+#: Bytes of prepared samples that are kept in memory; those beyond are decoded in every epoch.
+KEPT_BYTES = 2 * 2**30
+#: Share of all steps over which the learning rate rises, before it falls along a cosine.
+WARM_UP = 0.1
+#: Gradients longer than this are shortened to it.
+LONGEST_GRADIENT = 5.0
+HEAD = "target_head."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides how a run ends."""
+
+    learning_rate: float
+    weight_decay: float
+    seed: int
+    epochs: int
+    batch_size: int
+    mode: Mode
+    augment: Augmentation
+    patience: int | None
+    max_gradient_norm: float | None
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return f"lr{self.learning_rate:g}-wd{self.weight_decay:g}-seed{self.seed}"
+
+
+@dataclass
+class Data:
+    """A data set as one encoder wants it: prepared once, and kept while memory allows."""
+
+    dataset: Dataset
+    preprocessing: Preprocessing
+
+    def __post_init__(self) -> None:
+        self._kept: dict[int, Any] = {}
+        self._room = KEPT_BYTES
+
+    def batch(self, rows: Sequence[int], pool: ThreadPoolExecutor) -> Any:
+        """Collated samples of these rows."""
+        absent = [row for row in rows if row not in self._kept]
+        fresh = dict(zip(absent, pool.map(self._prepare, absent), strict=True))
+        for row, sample in fresh.items():
+            size = getattr(sample, "nbytes", None) or 4096
+            if self._room >= size:
+                self._room -= size
+                # a copy: the prepared image may be a view of a larger one
+                self._kept[row] = sample.copy() if isinstance(sample, np.ndarray) else sample
+        return self.preprocessing.collate([fresh.get(r, self._kept.get(r)) for r in rows])
+
+    def _prepare(self, row: int) -> Any:
+        return self.preprocessing.prepare(self.dataset[row])
+
+
+class Objective:
+    """What is minimised and what is measured, by the task of the data set."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.task = dataset.task
+        self.measure = {
+            "classification": "accuracy",
+            "regression": "r2",
+            "multilabel": "mean_average_precision",
+        }[self.task]
+        targets = dataset.labels.reshape(len(dataset), -1)
+        self.n_outputs = dataset.n_classes if self.task == "classification" else targets.shape[1]
+        if self.task == "regression":
+            self.mean = torch.from_numpy(targets.mean(axis=0)).float()
+            self.spread = torch.from_numpy(np.maximum(targets.std(axis=0), 1e-12)).float()
+
+    def targets(self, dataset: Dataset) -> Tensor:
+        """Labels as the loss wants them."""
+        labels = torch.from_numpy(dataset.labels.copy())
+        if self.task == "classification":
+            return labels
+        labels = labels.float().reshape(len(dataset), -1)
+        return (labels - self.mean) / self.spread if self.task == "regression" else labels
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean over the batch."""
+        if self.task == "classification":
+            return functional.cross_entropy(outputs, targets)
+        if self.task == "regression":
+            return functional.mse_loss(outputs, targets)
+        return functional.binary_cross_entropy_with_logits(outputs, targets)
+
+    def gradient_norms(self, outputs: Tensor, targets: Tensor, head: nn.Linear) -> Tensor:
+        """Length of each sample's gradient of the loss in its features, in closed form."""
+        if self.task == "classification":
+            error = outputs.softmax(dim=1) - functional.one_hot(targets, outputs.shape[1])
+        elif self.task == "regression":
+            error = 2 * (outputs - targets) / outputs.shape[1]
+        else:
+            error = (outputs.sigmoid() - targets) / outputs.shape[1]
+        norms: Tensor = (error @ head.weight).norm(dim=1)
+        return norms
+
+    def value(self, outputs: Tensor, targets: Tensor) -> float:
+        """Accuracy, R² (mean over outputs) or mean average precision; higher is better."""
+        if self.task == "classification":
+            return float((outputs.argmax(dim=1) == targets).double().mean())
+        if self.task == "regression":
+            residual = (outputs - targets).double().square().sum(dim=0)
+            total = (targets - targets.mean(dim=0)).double().square().sum(dim=0)
+            return float((1 - residual / total.clamp_min(1e-12)).mean())
+        from sklearn.metrics import average_precision_score
+
+        occurring = (targets.sum(dim=0) > 0).numpy()
+        truth, scores = targets.numpy()[:, occurring], outputs.numpy()[:, occurring]
+        return float(average_precision_score(truth, scores, average="macro"))
+
+
+@dataclass
+class Run:
+    """One plan carried out; `train` gives what it came to.
+
+    Parameters
+    ----------
+    encoder : TrainableEncoder
+        Its module holds the weights to start from, and the best ones afterwards.
+    parts : dict of str to Data
+        ``train``, ``validation``, ``test``.
+    about : str
+        What else decides the result; a folder with another one is refused.
+    """
+
+    encoder: TrainableEncoder
+    objective: Objective
+    parts: dict[str, Data]
+    plan: Plan
+    folder: Path
+    about: str
+    progress: Callable[[str, int, int], None] | None = None
+
+    def train(self) -> dict[str, Any]:
+        """Run the epochs that are missing, then measure the best one on the test part."""
+        finished = self.folder / "run.json"
+        identity = {"about": self.about, "plan": asdict(self.plan)}
+        if finished.exists():
+            record: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+            self._same(record["identity"], identity)
+            return record["result"]  # type: ignore[no-any-return]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode") as self._pool:
+            result = self._train(identity)
+        _write_text(finished, json.dumps({"identity": identity, "result": result}, indent=2))
+        (self.folder / "last.safetensors").unlink(missing_ok=True)
+        return result
+
+    @staticmethod
+    def _same(found: object, identity: object) -> None:
+        if json.loads(json.dumps(found)) != json.loads(json.dumps(identity)):
+            raise InputError(
+                f"this folder holds another run ({found}) than the one asked for ({identity}). "
+                "Choose another --out, or delete the folder."
+            )
+
+    def _train(self, identity: dict[str, Any]) -> dict[str, Any]:
+        plan, module = self.plan, self.encoder.module
+        width = self.encoder.feature_dim
+        device = next(module.parameters()).device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(plan.seed)
+            self._head = nn.Linear(width, self.objective.n_outputs)
+        nn.init.zeros_(self._head.bias)
+        self._head.to(device)
+        self._bound_head()
+        trained = self._choose_parameters()
+        tensors = [*trained.values(), *self._head.parameters()]
+        names = [*trained, *(HEAD + name for name, _ in self._head.named_parameters())]
+        optimiser = torch.optim.AdamW(
+            tensors, lr=plan.learning_rate, betas=(0.9, 0.999), weight_decay=plan.weight_decay
+        )
+        targets = {
+            name: self.objective.targets(p.dataset).to(device) for name, p in self.parts.items()
+        }
+        n = len(self.parts["train"].dataset)
+        per_epoch = math.ceil(n / plan.batch_size)
+        total = per_epoch * plan.epochs
+        history: list[dict[str, float]] = self._resume(identity, names, tensors, optimiser)
+        for epoch in range(len(history), plan.epochs):
+            if self._out_of_patience(history):
+                break
+            start = time.perf_counter()
+            if self.progress is not None:
+                self.progress(f"{self.encoder.identifier}, {plan.name}", epoch, plan.epochs)
+            loss = self._epoch(epoch, per_epoch, total, optimiser, tensors, targets["train"])
+            outputs, norms = self._outputs("validation", targets["validation"])
+            value = self.objective.value(outputs, targets["validation"].cpu())
+            held_out = float(self.objective.loss(outputs, targets["validation"].cpu()))
+            if not (math.isfinite(loss) and math.isfinite(held_out)):
+                value, held_out = -math.inf, math.inf
+            history.append(
+                {
+                    "epoch": epoch + 1,
+                    "learning_rate": optimiser.param_groups[0]["lr"],
+                    "train_loss": loss,
+                    "validation_loss": held_out,
+                    "validation": value,
+                    "gradient_norm": norms,
+                    "seconds": time.perf_counter() - start,
+                }
+            )
+            if max(history, key=merit) is history[-1]:
+                save_tensors(self.folder / "best.safetensors", self._weights())
+            self._save_last(identity, names, tensors, optimiser, history)
+            self._log(history)
+            if value == -math.inf:
+                break  # diverged: it does not come back
+        return self._result(history, targets)
+
+    def _result(
+        self, history: list[dict[str, float]], targets: dict[str, Tensor]
+    ) -> dict[str, Any]:
+        best = max(history, key=merit)
+        diverged = not math.isfinite(best["validation"])
+        result: dict[str, Any] = {
+            "epoch": best["epoch"],
+            "n_epochs": len(history),
+            "validation": None if diverged else best["validation"],
+            "validation_loss": None if diverged else best["validation_loss"],
+            "test": None,
+            "gradient_norm": None,
+            "seconds": sum(row["seconds"] for row in history),
+        }
+        if not diverged:
+            self.load_best()
+            outputs, norms = self._outputs("test", targets["test"])
+            result["test"] = self.objective.value(outputs, targets["test"].cpu())
+            result["gradient_norm"] = norms
+        return result
+
+    # -- one epoch ------------------------------------------------------------------------------
+
+    def _choose_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters that the mode trains, by name; sets gradients on them and on no others."""
+        module, mode = self.encoder.module, self.plan.mode
+        module.requires_grad_(False)
+        module.eval()
+        self._training: list[nn.Module] = []
+        if mode == "head":
+            return {}
+        chosen = dict(module.named_parameters())
+        if mode == "last-block":
+            block = self.encoder.last_block
+            if block is None:
+                raise EncoderError(
+                    f"{self.encoder.identifier} has no named blocks, so its last one is not known. "
+                    "Use mode='head' or mode='full'."
+                )
+            # parameters are registered in order of depth: the block and what follows it
+            names = list(chosen)
+            first = next(i for i, name in enumerate(names) if name.startswith(f"{block}."))
+            chosen = {name: chosen[name] for name in names[first:]}
+        for parameter in chosen.values():
+            parameter.requires_grad_(parameter.is_floating_point())
+        held = {id(p) for p in module.parameters() if not p.requires_grad}
+        # what holds frozen weights stays in eval mode: its running statistics are frozen too
+        self._training = [
+            part for part in module.modules() if not any(id(p) in held for p in part.parameters())
+        ]
+        return chosen
+
+    def _epoch(
+        self,
+        epoch: int,
+        per_epoch: int,
+        total: int,
+        optimiser: torch.optim.Optimizer,
+        tensors: list[nn.Parameter],
+        targets: Tensor,
+    ) -> float:
+        plan, data = self.plan, self.parts["train"]
+        rng = np.random.default_rng([plan.seed, epoch])
+        order = rng.permutation(len(targets))
+        for part in self._training:
+            part.training = True
+        losses = []
+        with torch.random.fork_rng(devices=_cuda_devices(targets)):
+            torch.manual_seed(int(rng.integers(2**62)))
+            for step, rows in enumerate(np.array_split(order, per_epoch)):
+                rate = plan.learning_rate * _schedule((epoch * per_epoch + step) / total)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                batch = data.batch(rows.tolist(), self._pool)
+                if plan.augment != "none":
+                    batch = augmented(batch, plan.augment == "flip", rng)
+                given = targets[torch.from_numpy(rows).to(targets.device)]
+                outputs = self._head(self._features(batch))
+                loss = self.objective.loss(outputs, given)
+                losses.append(float(loss.detach()) * len(rows))
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(tensors, LONGEST_GRADIENT)
+                optimiser.step()
+                self._bound_head()
+        self.encoder.module.eval()
+        return sum(losses) / len(targets)
+
+    @torch.no_grad()
+    def _bound_head(self) -> None:
+        """Scale the head so that no sample's loss has a longer gradient than the plan allows.
+
+        The gradient of a cross-entropy is a mean of differences between the weights of two
+        classes, so it is never longer than the longest of these; that of k binary ones is no
+        longer than the spectral norm of the weights over sqrt(k).
+        """
+        limit, weight = self.plan.max_gradient_norm, self._head.weight
+        if limit is None:
+            return
+        if self.objective.task == "classification":
+            longest = torch.pdist(weight).max()
+        else:
+            longest = torch.linalg.matrix_norm(weight, 2) / len(weight) ** 0.5
+        weight.mul_((limit / longest).clamp(max=1.0))
+
+    def _features(self, batch: Any) -> Tensor:
+        if self.plan.mode == "head":
+            with torch.no_grad():
+                return self.encoder.forward(batch)
+        return self.encoder.forward(batch)
+
+    def _outputs(self, part: str, targets: Tensor) -> tuple[Tensor, float]:
+        """Outputs of the head for all samples of a part, and the largest gradient norm."""
+        data, outputs, largest = self.parts[part], [], 0.0
+        size = 2 * self.plan.batch_size
+        with torch.no_grad():
+            for at in range(0, len(targets), size):
+                rows = range(at, min(at + size, len(targets)))
+                found = self._head(self.encoder.forward(data.batch(rows, self._pool)))
+                norms = self.objective.gradient_norms(found, targets[at : at + size], self._head)
+                largest = max(largest, float(norms.max()))
+                outputs.append(found.float().cpu())
+        return torch.cat(outputs), largest
+
+    def _out_of_patience(self, history: list[dict[str, float]]) -> bool:
+        if self.plan.patience is None or not history:
+            return False
+        best = max(range(len(history)), key=lambda i: merit(history[i]))
+        return len(history) - 1 - best >= self.plan.patience
+
+    # -- what is kept ---------------------------------------------------------------------------
+
+    def _weights(self) -> dict[str, Tensor]:
+        state = {**self.encoder.module.state_dict()}
+        state |= {HEAD + name: value for name, value in self._head.state_dict().items()}
+        return {name: value.detach() for name, value in state.items()}
+
+    def load_best(self) -> None:
+        """Put the weights of the best epoch into the encoder's module and the head."""
+        from safetensors.torch import load_file
+
+        self._load(load_file(self.folder / "best.safetensors"))
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        head = {k.removeprefix(HEAD): v for k, v in state.items() if k.startswith(HEAD)}
+        self._head.load_state_dict(head)
+        self.encoder.module.load_state_dict(
+            {k: v for k, v in state.items() if not k.startswith(HEAD)}
+        )
+
+    def _save_last(
+        self,
+        identity: dict[str, Any],
+        names: list[str],
+        tensors: list[nn.Parameter],
+        optimiser: torch.optim.Optimizer,
+        history: list[dict[str, float]],
+    ) -> None:
+        """Weights, Adam's moments and the history: one file, so that they belong together."""
+        kept = {f"weights|{name}": value for name, value in self._weights().items()}
+        for name, tensor in zip(names, tensors, strict=True):
+            for key, value in optimiser.state.get(tensor, {}).items():
+                kept[f"optimiser|{name}|{key}"] = value
+        about = {"identity": json.dumps(identity), "history": json.dumps(history)}
+        save_tensors(self.folder / "last.safetensors", kept, about)
+
+    def _resume(
+        self,
+        identity: dict[str, Any],
+        names: list[str],
+        tensors: list[nn.Parameter],
+        optimiser: torch.optim.Optimizer,
+    ) -> list[dict[str, float]]:
+        """Take up where a killed run stopped; an empty history where there is nothing."""
+        path = self.folder / "last.safetensors"
+        if not path.exists():
+            return []
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata()
+                kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise StoreError(
+                f"{path} is damaged ({error}); delete it, and the run starts anew."
+            ) from error
+        self._same(json.loads(about["identity"]), identity)
+        prefix = "weights|"
+        self._load({k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)})
+        for name, tensor in zip(names, tensors, strict=True):
+            prefix = f"optimiser|{name}|"
+            state = {k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)}
+            if state:
+                optimiser.state[tensor] = {
+                    key: value if key == "step" else value.to(tensor.device)
+                    for key, value in state.items()
+                }
+        history: list[dict[str, float]] = json.loads(about["history"])
+        return history
+
+    def _log(self, history: list[dict[str, float]]) -> None:
+        lines = [",".join(history[0])]
+        lines += [",".join(f"{value:.6g}" for value in row.values()) for row in history]
+        _write_text(self.folder / "log.csv", "\n".join(lines) + "\n")
+
+
+def merit(row: Mapping[str, float]) -> tuple[float, float]:
+    """What epochs and runs are compared by: the measure, then the loss, both on validation."""
+    return row["validation"], -row["validation_loss"]
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None
+) -> None:
+    """Write tensors of any device to a safetensors file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.tmp")
+    # clones: tied weights share memory, which safetensors refuses
+    copies = {name: value.cpu().clone().contiguous() for name, value in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(copies, partial, metadata=about)
+        partial.chmod(0o644)  # safetensors writes files that only their owner may read
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise StoreError(f"{path} cannot be written ({error}); choose another --out.") from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.tmp")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written ({error}); choose another --out.") from error
+
+
+def _schedule(progress: float) -> float:
+    """Factor of the learning rate: a linear rise, then half a cosine down to zero."""
+    if progress < WARM_UP:
+        return (progress + 1e-2) / (WARM_UP + 1e-2)
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
+
+def _cuda_devices(tensor: Tensor) -> list[torch.device]:
+    return [tensor.device] if tensor.device.type == "cuda" else []
+
+
+def augmented(
+    images: npt.NDArray[np.uint8], mirror: bool, rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """Shift each image by up to an eighth of its side, edges reflected; mirror every second one."""
+    if not (isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype == np.uint8):
+        raise InputError("only images can be augmented; use augment='none'.")
+    n, height, width, _ = images.shape
+    reach = max(1, min(height, width) // 8)
+    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    tops, lefts = rng.integers(0, 2 * reach + 1, size=(2, n))
+    shifted = np.stack(
+        [
+            image[top : top + height, left : left + width]
+            for image, top, left in zip(padded, tops, lefts, strict=True)
+        ]
+    )
+    if mirror:
+        turned = rng.random(n) < 0.5
+        shifted[turned] = shifted[turned, :, ::-1]
+    return shifted
+
+
+def can_be_augmented(preprocessing: Preprocessing) -> bool:
+    """Whether these samples are images."""
+    return isinstance(preprocessing, ImagePreprocessing)
+
+
+@contextmanager
+def restored(module: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """The module's weights, gradients and modes come back afterwards; gives its weights."""
+    state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    wanted = {name: p.requires_grad for name, p in module.named_parameters()}
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield state
+    finally:
+        module.load_state_dict(state)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(wanted[name])
+            parameter.grad = None
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,392 @@
+"""Fine-tuning with a sweep over hyper-parameters, and supervised pre-training."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from transferscope.datasets import Dataset
+from transferscope.encoders import Encoder, TrainableEncoder, load_encoder
+from transferscope.errors import EncoderError, InputError, require
+from transferscope.results import FineTuned, TrainingRun
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MODES = ("full", "last-block", "head")
+AUGMENTATIONS = ("none", "shift", "flip")
+Progress = Callable[[str, int, int], None]
+
+#: Share of each class of the training part on which epochs and hyper-parameters are chosen.
+VALIDATION = 0.2
+#: Share of each class that is held out to be tested on where no test part is given.
+TEST = 0.3
+
+
+def finetune(
+    encoder: str | Encoder | nn.Module,
+    train: Dataset,
+    test: Dataset | None = None,
+    *,
+    learning_rates: Sequence[float] = (3e-4, 1e-3, 3e-3),
+    weight_decays: Sequence[float] = (1e-4, 1e-2),
+    n_seeds: int = 3,
+    epochs: int = 20,
+    batch_size: int = 64,
+    mode: Literal["full", "last-block", "head"] = "full",
+    augment: Literal["none", "shift", "flip"] = "none",
+    patience: int | None = 5,
+    max_gradient_norm: float | None = None,
+    out: str | Path | None = None,
+    part: tuple[int, int] = (1, 1),
+    device: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> FineTuned:
+    """Fine-tune an encoder: what a transferability score is worth is measured against this.
+
+    A linear head on the pooled features is trained together with the encoder (`mode`) by AdamW;
+    the learning rate rises over the first tenth of the steps and falls to zero along a cosine. A
+    fifth of each class of `train` is held out; on it the best epoch of a run is chosen, and with
+    the first seed the best pair of hyper-parameters, which then runs with the other seeds.
+    `test` is only measured on.
+
+    Parameters
+    ----------
+    encoder : str, Encoder or torch.nn.Module
+        As `load_encoder` takes it. An object is trained in place and gets its weights back.
+    train : Dataset
+    test : Dataset, optional
+        With the same classes. By default 30 % of each class of `train` is held out, the same for
+        every encoder and seed.
+    learning_rates, weight_decays : sequence of float
+        All pairs are tried.
+    n_seeds : int
+        Runs of the chosen pair: seeds decide head, order, augmentation and dropout.
+    epochs, batch_size : int
+    mode : {"full", "last-block", "head"}
+        What is trained beside the head: everything, the deepest block and what follows it, nothing.
+    augment : {"none", "shift", "flip"}
+        Shift images at random by up to an eighth of their side; ``"flip"`` mirrors every second one
+        too, which changes the meaning of digits and letters.
+    patience : int or None
+        End a run after this many epochs without a better one on the held-out fifth.
+    max_gradient_norm : float, optional
+        Keep the head so small that no sample's loss can have a longer gradient in the features
+        than this (τ of task-relatedness); not for regression, whose loss has no such bound.
+    out : path, optional
+        Folder in which each run keeps its log and its checkpoint, so that the same call goes on
+        after a kill; afterwards ``<run>/best.safetensors`` holds the weights of the chosen runs:
+        the encoder's, and ``target_head.weight`` and ``.bias``. None: nothing is kept.
+    part : (int, int)
+        ``(2, 4)``: carry out only every fourth run of the sweep, from the second on, and give back
+        what is there so far. Four processes share a sweep so; a last call without `part` adds the
+        other seeds and gives the result.
+    device : str, optional
+        By default a GPU where torch sees one; there encoders compute in bfloat16 where they can.
+    seed : int
+        The first seed, and that of what is held out.
+    progress : callable, optional
+        Called as ``progress(text, done, total)``.
+
+    Returns
+    -------
+    FineTuned
+        Its `value` is the mean over seeds of accuracy (classification), R² (regression) or mean
+        average precision (multi-label) on the test part.
+
+    Raises
+    ------
+    InputError
+        If hyper-parameters are out of range, `train` and `test` have other classes, or `out` holds
+        runs of something else.
+    EncoderError
+        If the encoder cannot be trained, or every run diverged.
+    StoreError
+        If `out` cannot be written.
+
+    Notes
+    -----
+    Cost: (pairs + n_seeds - 1) x epochs x three forward passes over the training part. Prepared
+    samples are kept in memory up to 2 GB and decoded anew beyond that.
+
+    On the CPU a run that was killed and repeated ends with the same bits.
+    """
+    _check(learning_rates, weight_decays, n_seeds, epochs, batch_size, part, max_gradient_norm)
+    for name, value, known in (("mode", mode, MODES), ("augment", augment, AUGMENTATIONS)):
+        if value not in known:
+            raise InputError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
+    torch = require("torch", extra="vision", purpose="fine-tune")
+    from transferscope.training._descent import restored
+
+    started = time.perf_counter()
+    trained = _trainable(encoder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    parts = _parts(train, test, seed)
+    if max_gradient_norm is not None and train.task == "regression":
+        raise InputError(
+            "the gradient of a squared error has no bound, so max_gradient_norm is for "
+            f"classification and multi-label targets; {train.name} holds numbers. Leave it out."
+        )
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "mode": mode,
+        "augment": augment,
+        "patience": patience,
+        "max_gradient_norm": max_gradient_norm,
+    }
+    pairs = list(itertools.product(learning_rates, weight_decays))
+    with restored(trained.module) as initial, tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if out is None else Path(out)
+        sweep = _Sweep(trained, parts, settings, folder, initial, progress)
+        first, every = part
+        runs = [sweep.run(rate, decay, seed) for rate, decay in pairs[first - 1 :: every]]
+        finished = [run for run in runs if run.validation is not None]
+        if not finished:
+            raise EncoderError(
+                f"every run of {trained.identifier} on {train.name} diverged (learning rates "
+                f"{list(learning_rates)}). Give smaller ones."
+            )
+        best = max(finished, key=_merit)
+        chosen = [best]
+        if part == (1, 1):
+            chosen += [
+                sweep.run(best.learning_rate, best.weight_decay, seed + i)
+                for i in range(1, n_seeds)
+            ]
+            runs += chosen[1:]
+            for run in runs:
+                if run not in chosen:
+                    (folder / run.folder / "best.safetensors").unlink(missing_ok=True)
+        measure = sweep.objective.measure
+    values = [run.test for run in chosen if run.test is not None]
+    return FineTuned(
+        encoder=trained.identifier,
+        dataset=train.name,
+        measure=measure,
+        mode=mode,
+        value=float(np.mean(values)),
+        spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        learning_rate=best.learning_rate,
+        weight_decay=best.weight_decay,
+        runs=tuple(runs),
+        n_train=len(parts["train"]),
+        n_validation=len(parts["validation"]),
+        n_test=len(parts["test"]),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def pretrain(
+    encoder: str | Encoder | nn.Module,
+    dataset: Dataset,
+    test: Dataset | None = None,
+    *,
+    out: str | Path,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-2,
+    epochs: int = 30,
+    batch_size: int = 64,
+    augment: Literal["none", "shift", "flip"] = "none",
+    max_gradient_norm: float | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> FineTuned:
+    """Train an encoder with labels, from the weights it has, and keep both ends.
+
+    Parameters
+    ----------
+    encoder : str, Encoder or torch.nn.Module
+        Usually one with random weights, such as ``mini/resnet-random`` or a timm model made with
+        ``pretrained=False``.
+    dataset, test : Dataset
+        As in `finetune`.
+    out : path
+        Folder for ``initial.safetensors`` and ``final.safetensors``: the weights before and after
+        (θ_r and θ_A of parameter distance), beside the log. The same call goes on after a kill.
+    learning_rate, weight_decay, epochs, batch_size, augment, max_gradient_norm, device, seed, \
+progress
+        As in `finetune`. No epoch is left out: the best one on the held-out fifth is kept.
+
+    Returns
+    -------
+    FineTuned
+
+    Raises
+    ------
+    InputError, EncoderError, StoreError
+        As `finetune` does.
+    """
+    require("torch", extra="vision", purpose="pre-train")
+    from transferscope.training._descent import save_tensors
+
+    folder = Path(out)
+    loaded = _trainable(encoder, device)
+    if not (folder / "initial.safetensors").exists():
+        save_tensors(folder / "initial.safetensors", loaded.module.state_dict())
+    result = finetune(
+        loaded,
+        dataset,
+        test,
+        learning_rates=(learning_rate,),
+        weight_decays=(weight_decay,),
+        n_seeds=1,
+        epochs=epochs,
+        batch_size=batch_size,
+        augment=augment,
+        patience=None,
+        max_gradient_norm=max_gradient_norm,
+        out=folder,
+        device=device,
+        seed=seed,
+        progress=progress,
+    )
+    for best in folder.glob("lr*/best.safetensors"):
+        best.replace(folder / "final.safetensors")
+    return result
+
+
+class _Sweep:
+    """Runs of one encoder on one data set, each from the same weights."""
+
+    def __init__(
+        self,
+        encoder: TrainableEncoder,
+        parts: dict[str, Dataset],
+        settings: dict[str, Any],
+        folder: Path,
+        initial: dict[str, Any],
+        progress: Progress | None,
+    ) -> None:
+        from transferscope.training._descent import Data, Objective
+
+        self.encoder, self.settings, self.folder = encoder, settings, folder
+        self.initial, self.progress = initial, progress
+        self.objective = Objective(parts["train"])
+        self.data = {name: Data(data, encoder.preprocessing) for name, data in parts.items()}
+        contents = [encoder.fingerprint, *(data.fingerprint for data in parts.values())]
+        self.about = hashlib.sha256("|".join(contents).encode()).hexdigest()
+
+    def run(self, learning_rate: float, weight_decay: float, seed: int) -> TrainingRun:
+        """Carry out one run, or read what came of it."""
+        from transferscope.training._descent import Plan, Run
+
+        plan = Plan(learning_rate, weight_decay, seed, **self.settings)
+        self.encoder.module.load_state_dict(self.initial)
+        run = Run(
+            self.encoder,
+            self.objective,
+            self.data,
+            plan,
+            self.folder / plan.name,
+            self.about,
+            self.progress,
+        )
+        return TrainingRun(learning_rate, weight_decay, seed, folder=plan.name, **run.train())
+
+
+def _trainable(spec: str | Encoder | nn.Module, device: str | None) -> TrainableEncoder:
+    encoder = load_encoder(spec, device=device)
+    # not isinstance: on Python 3.11 that evaluates every property
+    if not (hasattr(type(encoder), "module") and callable(getattr(encoder, "forward", None))):
+        raise EncoderError(
+            f"{encoder.identifier} cannot be trained: it has no `module` and no `forward` "
+            "(see transferscope.encoders.TrainableEncoder). Encoders loaded by name have both."
+        )
+    if not any(p.is_floating_point() for p in encoder.module.parameters()):  # type: ignore[attr-defined]
+        raise EncoderError(f"{encoder.identifier} has no weights, so nothing can be trained.")
+    return encoder  # type: ignore[return-value]
+
+
+def _merit(run: TrainingRun) -> tuple[float, float]:
+    assert run.validation is not None
+    assert run.validation_loss is not None
+    return run.validation, -run.validation_loss
+
+
+def _check(
+    learning_rates: Sequence[float],
+    weight_decays: Sequence[float],
+    n_seeds: int,
+    epochs: int,
+    batch_size: int,
+    part: tuple[int, int],
+    max_gradient_norm: float | None,
+) -> None:
+    if not learning_rates or not all(0 < rate < math.inf for rate in learning_rates):
+        raise InputError(f"learning rates must be positive, got {list(learning_rates)}.")
+    if not weight_decays or not all(0 <= decay < math.inf for decay in weight_decays):
+        raise InputError(f"weight decays must be zero or more, got {list(weight_decays)}.")
+    if min(n_seeds, epochs, batch_size) < 1:
+        raise InputError(
+            f"n_seeds, epochs and batch_size must be at least 1, got {n_seeds}, {epochs} and "
+            f"{batch_size}."
+        )
+    if not 1 <= part[0] <= part[1] <= len(learning_rates) * len(weight_decays):
+        raise InputError(
+            f"part must be (i, k) with i from 1 to k, and k at most the number of pairs "
+            f"({len(learning_rates) * len(weight_decays)}); got {part}."
+        )
+    if max_gradient_norm is not None and not 0 < max_gradient_norm < math.inf:
+        raise InputError(f"max_gradient_norm must be positive, got {max_gradient_norm}.")
+
+
+def _parts(train: Dataset, test: Dataset | None, seed: int) -> dict[str, Dataset]:
+    """The data set in three: to train on, to choose on, to measure on."""
+    if test is None:
+        # always by seed 0: every run is measured on the same samples
+        train, test = hold_out(train, TEST, 0)
+    elif (train.task, train.class_names) != (test.task, test.class_names):
+        raise InputError(
+            f"train and test must have the same classes; {train.name} ({train.split}) has "
+            f"{train.n_classes}, {test.name} ({test.split}) has {test.n_classes}, or their names "
+            "differ."
+        )
+    kept, validation = hold_out(train, VALIDATION, seed)
+    return {"train": kept, "validation": validation, "test": test}
+
+
+def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Split a data set in two at random, each class by the same share.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    share : float
+        What goes into the second part. Every class leaves at least one sample in the first.
+    seed : int
+
+    Returns
+    -------
+    (Dataset, Dataset)
+
+    Raises
+    ------
+    InputError
+        If nothing is left for the second part.
+    """
+    n = len(dataset)
+    classes = dataset.labels if dataset.task == "classification" else np.zeros(n, dtype=np.int64)
+    order = np.random.default_rng([seed, 1]).permutation(n)
+    out: list[npt.NDArray[np.int64]] = []
+    for c in np.unique(classes):
+        members = order[classes[order] == c]
+        out.append(members[: min(round(share * members.size), members.size - 1)])
+    chosen = np.zeros(n, dtype=bool)
+    chosen[np.concatenate(out)] = True
+    if not chosen.any():
+        raise InputError(
+            f"{dataset.name} has {n} samples in {dataset.n_classes} classes: too few to hold some "
+            "out. Give more samples, or a test part of its own."
+        )
+    return dataset.subset(~chosen), dataset.subset(chosen)

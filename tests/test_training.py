@@ -1,0 +1,438 @@
+"""Probes, fine-tuning and pre-training: they learn, they choose honestly, they survive a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+
+from safetensors.torch import load_file  # noqa: E402
+from sklearn.linear_model import LogisticRegression  # noqa: E402
+
+from transferscope.datasets import open_dataset  # noqa: E402
+from transferscope.encoders import ImagePreprocessing, from_module, load_encoder  # noqa: E402
+from transferscope.errors import EncoderError, FeatureError, InputError  # noqa: E402
+from transferscope.training import finetune, fit_logistic, pretrain, probe  # noqa: E402
+from transferscope.training._descent import Data, Objective, augmented  # noqa: E402
+from transferscope.training.fine_tuning import hold_out  # noqa: E402
+
+ENCODER = "mini/resnet-random"
+QUICK = {"learning_rates": (3e-3,), "weight_decays": (1e-4,), "n_seeds": 1, "patience": None}
+
+
+def striped(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images whose class is the direction and the width of their stripes, under noise."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    y, x = np.mgrid[:32, :32]
+    waves = np.stack([np.sin(x / 2), np.sin(y / 2), np.sin((x + y) / 4)])
+    shifts = rng.integers(0, 12, n)
+    images = np.stack([np.roll(waves[c], s, (0, 1)) for c, s in zip(labels, shifts, strict=True)])
+    images = 128 + 40 * images[..., None] + 40 * rng.standard_normal((n, 32, 32, 3))
+    return images.clip(0, 255).astype(np.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stripes") / "stripes.npz"
+    train, test = striped(120), striped(60, seed=1)
+    np.savez(
+        path,
+        train_images=train[0],
+        train_labels=train[1],
+        test_images=test[0],
+        test_labels=test[1],
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def train(archive):
+    return open_dataset(str(archive), split="train")
+
+
+@pytest.fixture(scope="module")
+def test_part(archive):
+    return open_dataset(str(archive), split="test")
+
+
+# -- fine-tuning -------------------------------------------------------------------------------
+
+
+def test_full_fine_tuning_learns_what_a_frozen_random_encoder_cannot_tell(train, test_part):
+    full = finetune(ENCODER, train, test_part, epochs=8, **QUICK)
+    head = finetune(ENCODER, train, test_part, epochs=8, mode="head", **QUICK)
+    assert full.measure == "accuracy"
+    assert full.value > 0.9
+    assert head.value < full.value
+    assert (full.n_train, full.n_validation, full.n_test) == (96, 24, 60)
+
+
+@pytest.mark.parametrize("mode", ["full", "last-block", "head"])
+def test_mode_changes_exactly_its_weights_and_gives_the_encoder_back(mode, train, tmp_path):
+    encoder = load_encoder(ENCODER)
+    before = {k: v.clone() for k, v in encoder.module.state_dict().items()}
+    finetune(encoder, train, epochs=1, mode=mode, out=tmp_path, **QUICK)
+    (kept,) = tmp_path.glob("*/best.safetensors")
+    after = load_file(kept)
+    changed = {k for k, v in before.items() if not torch.equal(after[k], v)}
+    floating = {k for k in before if before[k].is_floating_point()}
+    if mode == "full":
+        # all but weights that a shift of the next normalisation makes useless
+        assert len(changed & floating) > 0.9 * len(floating)
+    elif mode == "last-block":
+        assert changed
+        assert all(name.startswith(("stage3.", "norm.")) for name in changed)
+    else:
+        assert not changed
+    assert {"target_head.weight", "target_head.bias"} <= set(after)
+    for name, value in encoder.module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert not encoder.module.training
+    assert not any(p.requires_grad for p in encoder.module.parameters())
+
+
+def test_sweep_chooses_by_the_held_out_part_and_repeats_with_further_seeds(train, test_part):
+    found = finetune(
+        ENCODER,
+        train,
+        test_part,
+        learning_rates=(1e-6, 3e-3),
+        weight_decays=(1e-4, 1e-2),
+        n_seeds=3,
+        epochs=3,
+    )
+    sweep, further = found.runs[:4], found.runs[4:]
+    assert [(r.learning_rate, r.weight_decay) for r in sweep] == [
+        (1e-6, 1e-4),
+        (1e-6, 1e-2),
+        (3e-3, 1e-4),
+        (3e-3, 1e-2),
+    ]
+    best = max(sweep, key=lambda run: (run.validation, -run.validation_loss))
+    assert (found.learning_rate, found.weight_decay) == (best.learning_rate, best.weight_decay)
+    assert found.learning_rate == 3e-3
+    assert [run.seed for run in further] == [1, 2]
+    values = [run.test for run in (best, *further)]
+    assert found.value == pytest.approx(np.mean(values))
+    assert found.spread == pytest.approx(np.std(values, ddof=1))
+    assert len(found.to_frame()) == 6
+    assert json.loads(found.to_json())["measure"] == "accuracy"
+
+
+def test_parts_of_a_sweep_add_up_to_the_whole(train, test_part, tmp_path):
+    options = {"learning_rates": (1e-3, 3e-3), "weight_decays": (1e-4,), "n_seeds": 2, "epochs": 2}
+    whole = finetune(ENCODER, train, test_part, **options)
+    for i in (1, 2):
+        partial = finetune(ENCODER, train, test_part, out=tmp_path, part=(i, 2), **options)
+        assert len(partial.runs) == 1
+    joined = finetune(ENCODER, train, test_part, out=tmp_path, **options)
+    assert joined.value == whole.value
+    assert [run.test for run in joined.runs] == [run.test for run in whole.runs]
+    # weights of the chosen pair are kept, those of the others are not
+    kept = {path.parent.name for path in tmp_path.glob("*/best.safetensors")}
+    assert kept == {run.folder for run in joined.runs if run.learning_rate == joined.learning_rate}
+
+
+def test_stopped_after_an_epoch_and_repeated_gives_the_same_bits(train, test_part, tmp_path):
+    options = {**QUICK, "epochs": 4, "augment": "flip"}
+    finetune(ENCODER, train, test_part, out=tmp_path / "whole", **options)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(_text, done, _total):
+        if done == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        finetune(ENCODER, train, test_part, out=tmp_path / "cut", progress=stop, **options)
+    seen = []
+    finetune(
+        ENCODER,
+        train,
+        test_part,
+        out=tmp_path / "cut",
+        progress=lambda _text, done, _total: seen.append(done),
+        **options,
+    )
+    assert seen == [2, 3]
+    whole, cut = (next(tmp_path.glob(f"{name}/*/best.safetensors")) for name in ("whole", "cut"))
+    assert whole.read_bytes() == cut.read_bytes()
+    log = (cut.parent / "log.csv").read_text().splitlines()
+    assert log[0].startswith("epoch,learning_rate,train_loss,validation_loss,validation")
+    assert len(log) == 5
+
+
+def test_killed_and_repeated_command_ends_with_the_same_accuracy(archive, tmp_path):
+    command = [sys.executable, "-m", "transferscope", "finetune", str(archive)]
+    command += ["--encoders", ENCODER, "--test-split", "test", "--learning-rates", "0.003"]
+    command += ["--weight-decays", "0.0001", "--seeds", "1", "--epochs", "12", "--format", "json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], env=environment)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("killed/**/last.safetensors")):
+        assert time.monotonic() < deadline
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not list(tmp_path.glob("killed/**/run.json"))
+    results = []
+    for name in ("killed", "whole"):
+        done = subprocess.run(
+            [*command, "--out", str(tmp_path / name)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        results.append(json.loads(done.stdout)[0])
+    assert results[0]["value"] == results[1]["value"]
+    assert results[0]["runs"][0]["validation_loss"] == results[1]["runs"][0]["validation_loss"]
+
+
+def test_folder_of_another_run_is_refused(train, test_part, tmp_path):
+    finetune(ENCODER, train, test_part, epochs=1, out=tmp_path, **QUICK)
+    with pytest.raises(InputError, match="another run"):
+        finetune(ENCODER, train, test_part, epochs=2, out=tmp_path, **QUICK)
+
+
+def test_early_stopping_ends_a_run_that_gets_no_better(train, test_part):
+    options = {**QUICK, "learning_rates": (1e-9,), "patience": 2}
+    (run,) = finetune(ENCODER, train, test_part, epochs=30, mode="head", **options).runs
+    assert run.n_epochs <= 30
+    patient = {**options, "patience": None}
+    (other,) = finetune(ENCODER, train, test_part, epochs=5, mode="head", **patient).runs
+    assert other.n_epochs == 5
+
+
+@pytest.mark.parametrize("kind", ["classes", "several"])
+def test_gradients_stay_within_their_bound(kind, train, test_part):
+    parts = (train, test_part)
+    if kind == "several":
+        images, labels = striped(90)
+        columns = np.stack([labels == 0, labels != 1], axis=1).astype(float)
+        parts = (open_dataset((list(images), columns), task="multilabel"),)
+    options = {**QUICK, "epochs": 5, "learning_rates": (1e-2,)}
+    free = finetune(ENCODER, *parts, **options)
+    bound = finetune(ENCODER, *parts, max_gradient_norm=0.05, **options)
+    assert 0 < bound.runs[0].gradient_norm <= 0.05 < free.runs[0].gradient_norm
+    assert bound.value > 0.6
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "multilabel"])
+def test_gradient_norms_are_those_of_autograd(task):
+    rng = np.random.default_rng(0)
+    labels = {
+        "classification": np.arange(12) % 3,
+        "regression": rng.standard_normal((12, 2)),
+        "multilabel": np.arange(36).reshape(12, 3) % 2,
+    }[task]
+    data = open_dataset((rng.standard_normal((12, 4)), labels), task=task)
+    objective = Objective(data)
+    head = torch.nn.Linear(4, objective.n_outputs)
+    features = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    targets = objective.targets(data)
+    closed = objective.gradient_norms(head(features), targets, head)
+    for i in range(12):
+        loss = objective.loss(head(features[i : i + 1]), targets[i : i + 1])
+        (gradient,) = torch.autograd.grad(loss, features)
+        assert closed[i].item() == pytest.approx(gradient[i].norm().item(), rel=1e-4)
+
+
+def test_regression_and_multilabel_are_fine_tuned():
+    images, labels = striped(240)
+    numbers = open_dataset((list(images), labels * 1.7 + 0.1), task="regression")
+    found = finetune(ENCODER, numbers, epochs=12, **QUICK)
+    assert found.measure == "r2"
+    assert found.value > 0.5
+    with pytest.raises(InputError, match="no bound"):
+        finetune(ENCODER, numbers, max_gradient_norm=0.1, **QUICK)
+    columns = np.stack([labels == 0, labels != 1], axis=1).astype(float)
+    several = open_dataset((list(images), columns), task="multilabel")
+    found = finetune(ENCODER, several, epochs=6, **QUICK)
+    assert found.measure == "mean_average_precision"
+    assert found.value > 0.9
+
+
+def test_any_torch_encoder_is_fine_tuned(train, test_part):
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 5, stride=2), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3)
+    )
+    encoder = from_module(network, ImagePreprocessing((32, 32), (32, 32)), identifier="two-convs")
+    assert finetune(encoder, train, test_part, epochs=6, **QUICK).value > 0.5
+    with pytest.raises(EncoderError, match="no named blocks"):
+        finetune(encoder, train, test_part, epochs=1, mode="last-block", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rates": ()}, "learning rates must be positive"),
+        ({"learning_rates": (-1.0,)}, "learning rates must be positive"),
+        ({"weight_decays": (float("nan"),)}, "weight decays"),
+        ({"n_seeds": 0}, "at least 1"),
+        ({"part": (3, 2)}, "part must be"),
+        ({"part": (1, 99)}, "part must be"),
+        ({"max_gradient_norm": 0.0}, "max_gradient_norm"),
+        ({"mode": "tail"}, "mode must be one of"),
+        ({"augment": "mixup"}, "augment must be one of"),
+    ],
+)
+def test_wrong_options_are_refused(options, message, train):
+    with pytest.raises(InputError, match=message):
+        finetune(ENCODER, train, **options)
+
+
+def test_what_cannot_be_trained_is_refused(train, archive):
+    def colour(images):
+        return images.mean(axis=(2, 3))
+
+    function = from_module(
+        colour, ImagePreprocessing((8, 8), 8), identifier="colour", feature_dim=3
+    )
+    with pytest.raises(EncoderError, match="no weights"):
+        finetune(function, train, epochs=1, **QUICK)
+    images, labels = striped(30)
+    other = open_dataset((list(images), labels % 2))
+    with pytest.raises(InputError, match="same classes"):
+        finetune(ENCODER, train, other, epochs=1, **QUICK)
+    with pytest.raises(EncoderError, match="diverged"):
+        finetune(ENCODER, train, epochs=2, **{**QUICK, "learning_rates": (1e30,)})
+
+
+def test_pretraining_keeps_both_ends(train, test_part, tmp_path):
+    encoder = load_encoder(ENCODER)
+    before = {k: v.clone() for k, v in encoder.module.state_dict().items()}
+    found = pretrain(encoder, train, test_part, out=tmp_path, epochs=6, learning_rate=3e-3)
+    again = pretrain(ENCODER, train, test_part, out=tmp_path, epochs=6, learning_rate=3e-3)
+    assert found.value == again.value > 0.8
+    initial = load_file(tmp_path / "initial.safetensors")
+    final = load_file(tmp_path / "final.safetensors")
+    assert all(torch.equal(initial[name], value) for name, value in before.items())
+    assert any(not torch.equal(final[name], value) for name, value in before.items())
+
+
+def test_hold_out_takes_its_share_of_every_class_and_spares_the_rarest():
+    labels = np.repeat([0, 1, 2], [50, 10, 2])
+    data = open_dataset((np.random.default_rng(0).standard_normal((62, 3)), labels))
+    kept, out = hold_out(data, 0.2, 0)
+    assert np.bincount(out.labels, minlength=3).tolist() == [10, 2, 0]
+    assert len(kept) + len(out) == 62
+    assert np.array_equal(hold_out(data, 0.2, 0)[1].labels, out.labels)
+
+
+def test_augmentation_shifts_and_mirrors():
+    images = striped(40)[0]
+    copy = images.copy()
+    shifted = augmented(images, False, np.random.default_rng(0))
+    assert shifted.shape == images.shape
+    assert not np.array_equal(shifted, images)
+    padded = np.pad(images[0], ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    windows = [padded[t : t + 32, s : s + 32] for t in range(9) for s in range(9)]
+    assert any(np.array_equal(shifted[0], window) for window in windows)
+    mirrored = augmented(images, True, np.random.default_rng(0))
+    turned = [not np.array_equal(a, b) for a, b in zip(shifted, mirrored, strict=True)]
+    assert 8 < sum(turned) < 32
+    assert np.array_equal(images, copy)
+
+
+def test_prepared_samples_beyond_the_room_are_decoded_again(train, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    preprocessing = load_encoder(ENCODER).preprocessing
+    with ThreadPoolExecutor(1) as pool:
+        plenty = Data(train, preprocessing).batch(range(9), pool)
+        monkeypatch.setattr("transferscope.training._descent.KEPT_BYTES", 3 * 32 * 32 * 3)
+        tight = Data(train, preprocessing)
+        for _ in range(2):
+            assert np.array_equal(tight.batch(range(9), pool), plenty)
+        assert len(tight._kept) == 3
+
+
+# -- the probe ---------------------------------------------------------------------------------
+
+
+def cloud(n=400, d=30, n_classes=5, seed=0, spread=1.0):
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((n_classes, d)) * spread / np.sqrt(d) * 3
+    labels = np.arange(n) % n_classes
+    scales = np.linspace(0.2, 3, d)
+    return (centres[labels] + rng.standard_normal((n, d))) * scales + 5, labels
+
+
+@pytest.mark.parametrize(("n", "d"), [(400, 30), (60, 200)])
+@pytest.mark.parametrize("strength", [1e-3, 1e-1, 10.0])
+def test_fit_is_that_of_scikit_learn(n, d, strength):
+    features, labels = cloud(n, d)
+    (fit,) = fit_logistic(features, labels, [strength])
+    centred = features - features.mean(axis=0)
+    size = np.sqrt(np.mean(centred**2))
+    model = LogisticRegression(C=strength, tol=1e-8, max_iter=10_000).fit(centred / size, labels)
+    ours = features @ fit.weight.T + fit.bias
+    theirs = model.decision_function(centred / size)
+    ours, theirs = (z - z.mean(axis=1, keepdims=True) for z in (ours, theirs))
+    assert np.abs(ours - theirs).max() < 5e-3 * np.abs(theirs).max()
+    assert np.array_equal(ours.argmax(axis=1), theirs.argmax(axis=1))
+
+
+def test_probe_chooses_the_penalty_on_the_held_out_part():
+    features, labels = cloud(300, 100)
+    found = probe(features[:150], labels[:150], features[150:], labels[150:])
+    assert found.strength == found.strengths[int(np.argmax(found.validation))]
+    assert found.n_train + found.n_validation == 150
+    assert found.value > 0.5
+    assert json.loads(found.to_json())["strength"] == found.strength
+
+
+def test_probe_takes_torch_and_changes_nothing():
+    features, labels = cloud(200)
+    copy = features.copy()
+    array = probe(features[:100], labels[:100], features[100:], labels[100:])
+    tensor = torch.from_numpy(features)
+    same = probe(tensor[:100], labels[:100], tensor[100:], labels[100:])
+    assert array.value == same.value
+    assert np.array_equal(features, copy)
+
+
+def test_probe_counts_unseen_classes_as_missed():
+    features, labels = cloud(200, spread=20.0)
+    truth = labels[100:].copy()
+    truth[:10] = 77
+    assert probe(features[:100], labels[:100], features[100:], truth).value == pytest.approx(0.9)
+
+
+def test_probe_refuses_what_it_cannot_use():
+    features, labels = cloud(40)
+    with pytest.raises(InputError, match="strengths"):
+        fit_logistic(features, labels, [0.0])
+    with pytest.raises(InputError, match="all the same"):
+        fit_logistic(np.ones((40, 3)), labels, [1.0])
+    with pytest.raises(InputError, match="same columns"):
+        probe(features, labels, features[:, :5], labels)
+    with pytest.raises(InputError, match="one test label"):
+        probe(features, labels, features, labels[:-1])
+    broken = features.copy()
+    broken[3, 3] = np.nan
+    with pytest.raises(FeatureError, match="row 3"):
+        probe(broken, labels, features, labels)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_gives_the_accuracy_of_the_cpu(train, test_part):
+    cpu = finetune(ENCODER, train, test_part, epochs=4, device="cpu", **QUICK)
+    gpu = finetune(ENCODER, train, test_part, epochs=4, device="cuda", **QUICK)
+    assert abs(cpu.value - gpu.value) < 0.1
+    features, labels = cloud(400)
+    on_gpu = fit_logistic(torch.from_numpy(features).cuda(), labels, [0.1])[0].weight
+    on_cpu = fit_logistic(features, labels, [0.1])[0].weight
+    assert np.abs(on_gpu.cpu().numpy() - on_cpu).max() < 1e-3 * np.abs(on_cpu).max()
