@@ -265,11 +265,14 @@ def test_regression_and_multilabel_are_fine_tuned():
 
 
 def test_any_torch_encoder_is_fine_tuned(train, test_part):
-    network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 5, stride=2), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3)
-    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 5, stride=2), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3)
+        )
     encoder = from_module(network, ImagePreprocessing((32, 32), (32, 32)), identifier="two-convs")
-    assert finetune(encoder, train, test_part, epochs=6, **QUICK).value > 0.5
+    quick = {**QUICK, "learning_rates": (1e-2,)}
+    assert finetune(encoder, train, test_part, epochs=20, **quick).value > 0.5
     with pytest.raises(EncoderError, match="no named blocks"):
         finetune(encoder, train, test_part, epochs=1, mode="last-block", **QUICK)
 
