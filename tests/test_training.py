@@ -323,6 +323,13 @@ def test_pretraining_keeps_both_ends(train, test_part, tmp_path):
     final = load_file(tmp_path / "final.safetensors")
     assert all(torch.equal(initial[name], value) for name, value in before.items())
     assert any(not torch.equal(final[name], value) for name, value in before.items())
+    path = tmp_path / "final.safetensors"
+    trained = load_encoder(f"checkpoint:{path}?arch={ENCODER}")
+    assert trained.fingerprint != encoder.fingerprint
+    frozen = finetune(trained, train, test_part, epochs=3, mode="head", **QUICK)
+    assert frozen.value > finetune(encoder, train, epochs=3, mode="head", **QUICK).value
+    with pytest.raises(EncoderError, match="does not hold the weights of a mini/vit-random"):
+        load_encoder(f"checkpoint:{path}?arch=mini/vit-random")
 
 
 def test_hold_out_takes_its_share_of_every_class_and_spares_the_rarest():

@@ -7,7 +7,8 @@
 ``timm/<name>`` or ``timm/<folder>``   PyTorch Image Models, by name or from a folder
 ``torchvision/<name>``                 torchvision; ``?weights=IMAGENET1K_V1`` picks its weights
 ``hf/<id>`` or ``hf/<folder>``         vision models of transformers, from the hub or a folder
-``checkpoint:<path>?arch=<timm name>`` weights from research code, in a timm architecture
+``checkpoint:<path>?arch=<timm name>`` weights from research code, in a timm architecture, or with
+                                       ``mini/<name>`` those of a bundled encoder trained on
 =====================================  ============================================================
 
 Anything else is made an encoder in Python: ``from_module`` takes a torch module or a function, and
@@ -34,7 +35,12 @@ from transferscope.encoders._encoder import (
     Preprocessing,
     TrainableEncoder,
 )
-from transferscope.encoders.mini_zoo import list_mini, load_mini, mini_card
+from transferscope.encoders.mini_zoo import (
+    list_mini,
+    load_mini,
+    load_mini_checkpoint,
+    mini_card,
+)
 from transferscope.errors import EncoderError, InputError, UnknownNameError, require
 
 if TYPE_CHECKING:
@@ -142,6 +148,8 @@ def _load(spec: str) -> Encoder:
                 "Write checkpoint:<path>?arch=<timm name>, such as checkpoint:w.pth?arch=resnet50."
             )
         require("torch", extra="vision", purpose=f"load {spec}")
+        if architecture.startswith("mini/"):
+            return load_mini_checkpoint(Path(path), architecture, spec)
         from transferscope.encoders.checkpoint_encoders import load_checkpoint_encoder
 
         return load_checkpoint_encoder(Path(path), architecture, spec)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -192,6 +193,43 @@ def load_mini(name: str) -> MiniEncoder:
     return MiniEncoder(card, network, head)
 
 
+def load_mini_checkpoint(path: Path, name: str, identifier: str) -> MiniEncoder:
+    """Load weights that began as a bundled encoder's, such as those that `pretrain` left.
+
+    Parameters
+    ----------
+    path : Path
+        Its tensors have the names of the bundled network; a new head beside them is passed over.
+    name : str
+        The encoder of the zoo whose architecture and preprocessing they go with.
+    identifier : str
+        The name under which it was asked for.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read or belongs to another network.
+    """
+    from transferscope.encoders._mini_networks import build_network
+    from transferscope.encoders._weights_file import read_weights_file
+
+    card = mini_card(name)
+    network = build_network(card.architecture)
+    stored = {
+        key: value
+        for key, value in read_weights_file(path).items()
+        if hasattr(value, "float") and not key.startswith("target_head.")
+    }
+    try:
+        _fill(network, stored, "")
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} does not hold the weights of a {PREFIX}{card.name} "
+            f"({' '.join(str(error).split())}). Name the bundled encoder that it began as."
+        ) from error
+    return MiniEncoder(card, network, identifier=identifier)
+
+
 def _fill(module: torch.nn.Module, stored: dict[str, torch.Tensor], prefix: str) -> None:
     """Load the tensors whose names begin with `prefix`; RuntimeError if they do not fit."""
     state = {
@@ -219,14 +257,21 @@ class MiniEncoder:
         The network without a head.
     head : torch.nn.Linear or None
         From pooled features to the logits of the source's classes.
+    identifier : str, optional
+        The name under which it was asked for; by default that of the card.
     """
 
     def __init__(
-        self, card: MiniCard, network: MiniNetwork, head: torch.nn.Linear | None = None
+        self,
+        card: MiniCard,
+        network: MiniNetwork,
+        head: torch.nn.Linear | None = None,
+        identifier: str | None = None,
     ) -> None:
         import torch
 
         self.card = card
+        self.identifier = identifier or PREFIX + card.name
         self._network = network.eval().requires_grad_(False)
         self._head = None if head is None else head.eval().requires_grad_(False)
         self._mean = torch.tensor(card.mean).reshape(1, -1, 1, 1)
@@ -241,11 +286,6 @@ class MiniEncoder:
 
     def __repr__(self) -> str:
         return f"MiniEncoder({self.identifier!r})"
-
-    @property
-    def identifier(self) -> str:
-        """Its name with ``mini/``."""
-        return PREFIX + self.card.name
 
     @property
     def fingerprint(self) -> str:
