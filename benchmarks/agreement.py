@@ -10,9 +10,18 @@ Eight real data sets of ../shared/data; an encoder is left out on the data set i
 from __future__ import annotations
 
 import argparse
+import csv
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
-from transferscope import open_dataset
+import numpy as np
+from scipy.stats import rankdata, weightedtau
+from transferscope.agreement import evaluate
+
+from transferscope import open_dataset, rank
 from transferscope.datasets import Dataset
 from transferscope.encoders.mini_zoo import list_mini, mini_card
 
@@ -80,6 +89,226 @@ def fine_tune(folder: Path, part: int, every: int) -> None:
         )
 
 
+# -- what the scores are worth ------------------------------------------------------------------
+
+Table = dict[str, dict[str, dict[str, float]]]
+Truth = dict[str, dict[str, float]]
+
+#: Shares of the target in the small-sample study, and draws of each.
+SHARES, DRAWS = (0.01, 0.05, 0.2, 1.0), 5
+LARGE = ("mnist", "fashion_mnist", "usps", "cifar10_32px")
+#: Metrics that any data set allows: no head and no reference task needed.
+NEEDS_MORE = ("leep", "nce", "pactran_dirichlet", "pactran_gamma", "frechet", "otce", "ot_nce")
+#: Baselines that never look at the target.
+BASELINES = ("source accuracy", "parameters")
+LARGEST_SET = 3
+
+
+def truth(folder: Path) -> tuple[Truth, Truth]:
+    """Accuracy, and its spread over seeds, per data set and encoder."""
+    accuracy: Truth = {}
+    spread: Truth = {}
+    for path in sorted(folder.glob("runs/*/*/result.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        accuracy.setdefault(path.parts[-3], {})[found["encoder"]] = found["value"]
+        spread.setdefault(path.parts[-3], {})[found["encoder"]] = found["spread"]
+    names = [name for name in TARGETS if name in accuracy]
+    return {n: accuracy[n] for n in names}, {n: spread[n] for n in names}
+
+
+def score_all(folder: Path, names: Iterable[str]) -> Table:
+    """Every metric and its form after PED on every target; kept in the folder."""
+    reference = open_dataset(str(DATA / "cifar10_32px.npz"), split="train", max_samples=500)
+    table: Table = {}
+    for name in names:
+        place = folder / "scores" / f"{name}.json"
+        if not place.exists():
+            ranking = rank(
+                target(name)[0],
+                encoders_for(name),
+                "all+ped",
+                reference=reference,
+                store=folder / "store",
+            )
+            scores: dict[str, dict[str, float]] = {}
+            for row in ranking.encoders:
+                for metric, score in row.scores.items():
+                    scores.setdefault(metric, {})[row.encoder] = score.value
+                card = mini_card(row.encoder)
+                scores.setdefault("source accuracy", {})[row.encoder] = card.accuracy or 0.0
+                scores.setdefault("parameters", {})[row.encoder] = float(card.n_parameters)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(scores), encoding="utf-8")
+            print(f"scored {name}", flush=True)
+        table[name] = json.loads(place.read_text(encoding="utf-8"))
+    return table
+
+
+def consensus(scores: dict[str, dict[str, float]], members: Sequence[str]) -> dict[str, float]:
+    """Minus the mean rank, as `rank` orders encoders by several metrics."""
+    names = list(scores[members[0]])
+    ranks = [rankdata([-scores[m][e] for e in names]) for m in members]
+    return dict(zip(names, -np.mean(ranks, axis=0), strict=True))
+
+
+def tau_and_regret(scores: dict[str, float], accuracy: dict[str, float]) -> tuple[float, float]:
+    names = list(accuracy)
+    values, known = [scores[e] for e in names], [accuracy[e] for e in names]
+    # of tied first ones the worst: a ranking that cannot decide earns no luck
+    top = min(a for v, a in zip(values, known, strict=True) if v == max(values))
+    return float(weightedtau(values, known).statistic), 100 * (max(known) - top)
+
+
+def choose(table: Table, accuracy: Truth, sizes: Sequence[int]) -> tuple[list[str], str]:
+    """Leave one data set out: choose on the others, measure on it.
+
+    Returns the members chosen on all data sets, and lines that say what each choice came to.
+    """
+    metrics = [m for m in next(iter(table.values())) if m not in (*NEEDS_MORE, *BASELINES)]
+    metrics = [m for m in metrics if m.removesuffix("+ped") not in NEEDS_MORE]
+    metrics = [
+        m for m in metrics if all(set(accuracy[n]) <= set(table[n].get(m, {})) for n in table)
+    ]
+    plain = [m for m in metrics if not m.endswith("+ped") and not m.startswith("ncti_")]
+    sets = [(m,) for m in metrics] if max(sizes) == 1 else []
+    for size in sizes:
+        if size > 1:
+            sets += list(itertools.combinations(plain, size))
+    found = np.array(
+        [
+            [tau_and_regret(consensus(table[n], members), accuracy[n]) for n in table]
+            for members in sets
+        ]
+    )  # (sets, data sets, 2)
+    lines, held_out = [], []
+    for d, name in enumerate(table):
+        others = np.delete(found, d, axis=1)
+        best = _best(others)
+        held_out.append(found[best, d])
+        lines.append(
+            f"| {name} | {' + '.join(sets[best])} | {found[best, d, 0]:.3f} "
+            f"| {found[best, d, 1]:.2f} |"
+        )
+    mean = np.mean(held_out, axis=0)
+    overall = _best(found)
+    lines.append(f"| **mean** | | **{mean[0]:.3f}** | **{mean[1]:.2f}** |")
+    on_all = found[overall].mean(axis=0)
+    lines.append(
+        f"| chosen on all | {' + '.join(sets[overall])} | {on_all[0]:.3f} | {on_all[1]:.2f} |"
+    )
+    return list(sets[overall]), "\n".join(lines)
+
+
+def _best(found: np.ndarray) -> int:
+    """The set of highest mean weighted tau; equal ones by regret."""
+    tau, regret = found.mean(axis=1).T
+    return int(np.lexsort((regret, -np.round(tau, 6)))[0])
+
+
+def small_samples(accuracy: Truth, metrics: Sequence[str]) -> list[str]:
+    """Mean weighted tau when only a share of the target is looked at."""
+    lines = ["| share | " + " | ".join((*metrics, "consensus")) + " |"]
+    lines.append("|" + " --- |" * (len(metrics) + 2))
+    for share in SHARES:
+        taus: dict[str, list[float]] = {m: [] for m in (*metrics, "consensus")}
+        for name in (n for n in LARGE if n in accuracy):
+            whole = open_dataset(str(DATA / f"{name}.npz"), split="train")
+            n = round(share * min(len(whole), 2500))
+            for seed in range(DRAWS if share < 1 else 1):
+                ranking = rank(
+                    whole,
+                    encoders_for(name),
+                    list(metrics),
+                    max_samples=n,
+                    seed=seed,
+                    keep_features=False,
+                )
+                scores: dict[str, dict[str, float]] = {}
+                for row in ranking.encoders:
+                    for metric, score in row.scores.items():
+                        scores.setdefault(metric, {})[row.encoder] = score.value
+                for metric in metrics:
+                    taus[metric].append(tau_and_regret(scores[metric], accuracy[name])[0])
+                together = consensus(scores, metrics)
+                taus["consensus"].append(tau_and_regret(together, accuracy[name])[0])
+        cells = (f"{np.mean(v):.2f} ± {np.std(v):.2f}" for v in taus.values())
+        lines.append(f"| {share:.0%} of at most 2 500 | " + " | ".join(cells) + " |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def report(folder: Path, results: Path) -> None:
+    from transferscope.plots import plot_agreement, save_figure
+
+    accuracy, spread = truth(folder)
+    table = score_all(folder, accuracy)
+    found = evaluate(table, accuracy)
+    results.mkdir(exist_ok=True)
+    with (results / "agreement_accuracy.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["dataset", "encoder", "accuracy", "spread"])
+        for name, row in accuracy.items():
+            for encoder, value in row.items():
+                writer.writerow([name, encoder, f"{value:.4f}", f"{spread[name][encoder]:.4f}"])
+    with (results / "agreement_scores.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["dataset", "encoder", "metric", "value"])
+        for name, metrics in table.items():
+            for metric, values in metrics.items():
+                writer.writerows([name, e, metric, f"{v:.8g}"] for e, v in values.items())
+    save_figure(plot_agreement(found), results / "agreement.png")
+    order = sorted(found.average, key=lambda m: -(found.average[m]["weighted_tau"].value or -2))
+    lines = ["| metric | weighted tau | 95 % | worst data set | regret@1, points | data sets |"]
+    lines.append("|" + " --- |" * 6)
+    for metric in order:
+        tau, regret = found.average[metric]["weighted_tau"], found.average[metric]["regret@1"]
+        single = {
+            n: rows[metric]["weighted_tau"].value
+            for n, rows in found.per_dataset.items()
+            if metric in rows and rows[metric]["weighted_tau"].value is not None
+        }
+        if tau.value is None or not single:
+            continue
+        worst = min(single, key=lambda n: single[n] or 0.0)
+        lines.append(
+            f"| {metric} | {tau.value:.3f} | {tau.low:.2f} to {tau.high:.2f} "
+            f"| {worst} ({single[worst]:.2f}) | {100 * (regret.value or 0):.2f} | {len(single)} |"
+        )
+    _, alone_lines = choose(table, accuracy, (1,))
+    members, together_lines = choose(table, accuracy, range(2, LARGEST_SET + 1))
+    head = "| left out | chosen on the others | weighted tau | regret@1, points |"
+    head += "\n|" + " --- |" * 4
+    parts = [
+        f"Made by `benchmarks/agreement.py` on {datetime.now(UTC).date()}, 2 cores, no GPU.",
+        "## Every metric",
+        "\n".join(lines),
+        "## The best single metric, chosen without the data set it is measured on",
+        head + "\n" + alone_lines,
+        f"## The best consensus of 2 to {LARGEST_SET} metrics, chosen in the same way",
+        head + "\n" + together_lines,
+        "## Small samples",
+        "\n".join(small_samples(accuracy, members)),
+        "## Accuracy after fine-tuning, percent (spread over three seeds)",
+        _accuracy_table(accuracy, spread),
+    ]
+    (results / "agreement.md").write_text(
+        "# Agreement with fine-tuning\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8"
+    )
+
+
+def _accuracy_table(accuracy: Truth, spread: Truth) -> str:
+    lines = ["| encoder | " + " | ".join(accuracy) + " |", "|" + " --- |" * (len(accuracy) + 1)]
+    for encoder in (f"mini/{name}" for name in list_mini()):
+        cells = [
+            f"{100 * row[encoder]:.1f} ± {100 * spread[name][encoder]:.1f}"
+            if encoder in row
+            else "-"
+            for name, row in accuracy.items()
+        ]
+        lines.append(f"| {encoder} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stage", choices=["finetune", "report"])
@@ -88,6 +317,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.stage == "finetune":
         fine_tune(arguments.folder, *map(int, arguments.part.split("/")))
+    else:
+        report(arguments.folder, HERE / "results")
 
 
 if __name__ == "__main__":

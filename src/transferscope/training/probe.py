@@ -26,7 +26,7 @@ VALIDATION = 0.2
 RANK = 1e-7
 MAX_ITERATIONS = 300
 #: Stop when no derivative of the mean loss, in the scaled coordinates, is larger.
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5
 
 
 class LogisticFit(NamedTuple):
