@@ -304,3 +304,45 @@ def test_probe_and_finetune_write_what_evaluate_reads(run, tmp_path):
         done = run("finetune", "noise.npz", "-e", names, *wrong, check=2)
         assert "error" in done.stderr
     done = run("finetune", "noise.npz", "-e", "timm/nothing", *quick, check=1)
+
+
+def test_evaluate_own_tables(run, tmp_path):
+    Path("scores.csv").write_text("dataset,encoder,logme\np,a,1\np,b,2\np,c,3\n")
+    Path("accuracy.csv").write_text("encoder,p\na,70\nb,90\nc,80\n")
+    tables = ("--scores", "scores.csv", "--accuracy", "accuracy.csv")
+    done = run("evaluate", *tables, "--format", "json", check=0)
+    record = json.loads(done.stdout)
+    assert record["per_dataset"]["p"]["logme"]["kendall"] == pytest.approx(1 / 3)
+    assert record["average"]["logme"]["regret@1"] == 10
+    done = run("evaluate", *tables, check=0)
+    assert "logme" in done.stdout
+    assert done.stderr == ""
+
+
+def test_evaluate_on_benchmark_draws_and_shows_what_was_published(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    done = run(
+        *("evaluate", "--benchmark", "sfda-supervised"),
+        *("--plot", "heat.png", "--scatter", "scatter.png"),
+        check=0,
+    )
+    assert "sfda, as published" in done.stdout
+    assert "imagenet_accuracy" in done.stdout
+    assert (tmp_path / "heat.png").stat().st_size > 5_000
+    assert (tmp_path / "scatter.png").stat().st_size > 5_000
+
+
+def test_evaluate_says_what_is_wrong(run):
+    assert "give one of" in run("evaluate", check=2).stderr
+    assert "ped-ssl" in run("evaluate", "--benchmark", "list", check=2).stderr
+    both = ("--benchmark", "ped-ssl", "--accuracy", "x.csv", "--scores", "y.csv")
+    assert "give one of" in run("evaluate", *both, check=2).stderr
+
+
+def test_benchmarks_are_listed_and_written(run):
+    listed = run("benchmarks", check=0).stdout
+    assert "TencentARC/SFDA @ 3b7edf76bd68" in listed
+    assert json.loads(run("benchmarks", "--format", "json", check=0).stdout)[0]["name"] == "ped-ssl"
+    lines = run("benchmarks", "ped-ssl", check=0).stdout.splitlines()
+    assert lines[:2] == ["dataset,encoder,accuracy", "aircraft,byol,82.1"]
+    assert len(lines) == 133

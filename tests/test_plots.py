@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from transferscope.agreement import evaluate
 from transferscope.errors import InputError, StoreError
 from transferscope.ped_metrics import trace_ped
-from transferscope.plots import plot_ped, save_figure
+from transferscope.plots import plot_agreement, plot_ped, plot_scores, save_figure
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
@@ -71,3 +72,35 @@ def test_record_converts(trace):
 def test_one_class_is_refused():
     with pytest.raises(InputError, match="at least two classes"):
         trace_ped(np.eye(4), [0, 0, 0, 0])
+
+
+@pytest.fixture
+def agreement():
+    rng = np.random.default_rng(0)
+    truth = {d: {f"e{i}": 80 + i for i in range(5)} for d in ("pets", "cars")}
+    scores = {
+        d: {m: {e: v + rng.standard_normal() for e, v in row.items()} for m in ("logme", "knn")}
+        for d, row in truth.items()
+    }
+    scores["cars"]["knn"] = dict.fromkeys(truth["cars"], 1.0)
+    del scores["pets"]["logme"]["e0"]
+    return evaluate(scores, truth)
+
+
+def test_heat_map_shows_every_cell(agreement):
+    for measure in ("weighted_tau", "regret@1"):
+        axes = plot_agreement(agreement, measure).axes[0]
+        assert [t.get_text() for t in axes.get_xticklabels()] == ["pets", "cars", "average"]
+        assert [t.get_text() for t in axes.get_yticklabels()] == ["logme", "knn"]
+        shown = [t.get_text() for t in axes.texts]
+        assert shown[0] == f"{agreement['pets', 'logme'][measure].value:.2f}"
+        assert (shown[4] == "-") == (measure == "weighted_tau")  # constant scores
+
+
+def test_scatter_shows_every_encoder(agreement, tmp_path):
+    figure = plot_scores(agreement)
+    assert len(figure.axes) == 4
+    points = [len(axes.collections[0].get_offsets()) for axes in figure.axes]
+    assert points == [4, 5, 5, 5]
+    assert figure.axes[3].get_title().endswith("weighted tau -")
+    save_figure(figure, tmp_path / "a.png")

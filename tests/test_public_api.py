@@ -10,6 +10,7 @@ import transferscope
 from transferscope import errors, metrics
 
 PUBLIC = [
+    "Agreement",
     "ClassMoments",
     "Dataset",
     "Embedding",
@@ -20,6 +21,7 @@ PUBLIC = [
     "ScoreTable",
     "TransferscopeError",
     "TransferscopeWarning",
+    "evaluate",
     "list_encoders",
     "list_metrics",
     "load_encoder",

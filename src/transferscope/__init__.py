@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transferscope.agreement import evaluate
     from transferscope.datasets import Dataset, open_dataset
     from transferscope.embedding import Embedding
     from transferscope.encoders import Encoder, list_encoders, load_encoder
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
     from transferscope.metrics import list_metrics
     from transferscope.moments import ClassMoments
     from transferscope.ranking import rank
-    from transferscope.results import Ranking, Score, ScoreTable
+    from transferscope.results import Agreement, Ranking, Score, ScoreTable
     from transferscope.scoring import score
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Agreement": "results",
     "ClassMoments": "moments",
     "Dataset": "datasets",
     "Embedding": "embedding",
@@ -33,6 +35,7 @@ _HOMES = {
     "ScoreTable": "results",
     "TransferscopeError": "errors",
     "TransferscopeWarning": "errors",
+    "evaluate": "agreement",
     "list_encoders": "encoders",
     "list_metrics": "metrics",
     "load_encoder": "encoders",
@@ -42,6 +45,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Agreement",
     "ClassMoments",
     "Dataset",
     "Embedding",
@@ -52,6 +56,7 @@ __all__ = [
     "ScoreTable",
     "TransferscopeError",
     "TransferscopeWarning",
+    "evaluate",
     "list_encoders",
     "list_metrics",
     "load_encoder",

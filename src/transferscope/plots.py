@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transferscope.errors import StoreError, require
-from transferscope.results import PedTrace
+from transferscope.results import Agreement, PedTrace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,6 +68,93 @@ def plot_ped(trace: PedTrace) -> Figure:
     energy.set_xticks(range(len(trace.energies)))
     energy.set_title("Potential energy", fontsize=9)
     energy.set_xlabel("step")
+    return figure
+
+
+def plot_agreement(agreement: Agreement, measure: str = "weighted_tau") -> Figure:
+    """Draw a heat map of one measure: metric x data set, the averages to the right.
+
+    Parameters
+    ----------
+    agreement : Agreement
+    measure : str
+        One of `transferscope.agreement.MEASURES`. Undefined cells are grey and marked "-".
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    require("matplotlib", extra="report", purpose="draw figures")
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    columns = {**agreement.per_dataset, "average": agreement.average}
+    metrics = list(agreement.average)
+    cells = [[found.get(m, {}).get(measure) for found in columns.values()] for m in metrics]
+    values = [[float("nan") if c is None or c.value is None else c.value for c in r] for r in cells]
+    size = (3 + 0.6 * len(columns), 1.8 + 0.4 * len(metrics))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    known = [v for row in values for v in row if v == v]
+    signed = not measure.startswith(("rel", "recall", "regret"))
+    worst_high = measure.startswith("regret")
+    colours = colormaps["RdYlGn_r" if worst_high else "RdYlGn"].with_extremes(bad="0.85")
+    low, high = (-1.0, 1.0) if signed else (min(known, default=0.0), max(known, default=1.0))
+    image = axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            text = f"{value:.2f}" if value == value else "-"
+            axes.text(j, i, text, ha="center", va="center", fontsize=8)
+    axes.axvline(len(columns) - 1.5, color="0.2", linewidth=2)
+    axes.set_xticks(range(len(columns)), list(columns), rotation=45, ha="right")
+    axes.set_yticks(range(len(metrics)), metrics)
+    figure.colorbar(image, ax=axes, label=measure)
+    axes.set_title("Agreement with fine-tuned accuracy", fontsize=10)
+    return figure
+
+
+def plot_scores(agreement: Agreement) -> Figure:
+    """Draw every metric's scores against fine-tuned accuracy, a panel per metric and data set.
+
+    Parameters
+    ----------
+    agreement : Agreement
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    require("matplotlib", extra="report", purpose="draw figures")
+    from matplotlib.figure import Figure
+
+    datasets, metrics = list(agreement.per_dataset), list(agreement.average)
+    size = (1 + 2.1 * len(datasets), 0.6 + 1.9 * len(metrics))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(metrics), len(datasets), squeeze=False)
+    for i, metric in enumerate(metrics):
+        for j, dataset in enumerate(datasets):
+            axes, truth = grid[i][j], agreement.accuracy[dataset]
+            scores = agreement.scores[dataset].get(metric, {})
+            both = [encoder for encoder in scores if encoder in truth]
+            axes.scatter([scores[e] for e in both], [truth[e] for e in both], s=12, color="C0")
+            found = agreement.per_dataset[dataset].get(metric, {}).get("weighted_tau")
+            tau = "-" if found is None or found.value is None else f"{found.value:.2f}"
+            heading = f"{dataset}\n" if i == 0 else ""
+            axes.set_title(f"{heading}weighted tau {tau}", fontsize=8)
+            axes.tick_params(labelsize=6)
+            if j == 0:
+                axes.set_ylabel("accuracy", fontsize=7)
+            axes.set_xlabel(metric, fontsize=7)
     return figure
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import typer
 from rich.markup import escape
 
+from transferscope.cli._agreement import benchmarks, evaluate
 from transferscope.cli._cache import cache
 from transferscope.cli._features import extract, ped, score
 from transferscope.cli._ground_truth import finetune, pretrain, probe
@@ -30,7 +31,12 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-for command in (rank, score, extract, ped, probe, finetune, pretrain, encoders, metrics):
+COMMANDS = (
+    *(rank, score, extract, ped),
+    *(evaluate, benchmarks, probe, finetune, pretrain),
+    *(encoders, metrics),
+)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(cache, name="cache")
 

@@ -1,0 +1,148 @@
+"""`evaluate`, `benchmarks`: do scores tell the truth, and on what truth."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from transferscope.cli._terminal import PlainFormat, SeedOption, stdout
+from transferscope.errors import InputError
+from transferscope.results import Agreement, Measured
+
+
+def evaluate(
+    scores: Annotated[
+        Path | None,
+        typer.Option(help=".csv of dataset, encoder, metric, value; or with a column per metric."),
+    ] = None,
+    accuracy: Annotated[
+        Path | None,
+        typer.Option(help=".csv of dataset, encoder, accuracy; or encoder and a column per set."),
+    ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(help="Published accuracies instead; `transferscope benchmarks` lists them."),
+    ] = None,
+    format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw weighted tau, metric x data set, to this file.")
+    ] = None,
+    scatter: Annotated[
+        Path | None, typer.Option(help="Draw scores against accuracies to this file.")
+    ] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Measure how well scores foresee fine-tuned accuracy."""
+    from transferscope import agreement, published
+
+    if (accuracy is None) == (benchmark is None) or (accuracy is not None and scores is None):
+        raise InputError(
+            "evaluate compares --scores with --accuracy FILE or with --benchmark NAME; give one of "
+            "the two (a benchmark alone shows its baselines)."
+        )
+    values = None if scores is None else agreement.read_scores(scores)
+    told: dict[str, dict[str, float]] = {}
+    if benchmark is not None:
+        found = published.evaluate_on(benchmark, values, seed=seed)
+        told = published.get_benchmark(benchmark).weighted_tau()
+    else:
+        assert accuracy is not None
+        assert values is not None
+        found = agreement.evaluate(values, agreement.read_accuracy(accuracy), seed=seed)
+    if plot is not None or scatter is not None:
+        from transferscope import plots
+
+        if plot is not None:
+            plots.save_figure(plots.plot_agreement(found), plot)
+        if scatter is not None:
+            plots.save_figure(plots.plot_scores(found), scatter)
+    if format is PlainFormat.json:
+        sys.stdout.write(found.to_json() + "\n")
+    else:
+        _show(found, told)
+
+
+#: What the table of averages shows of the measures; JSON has all.
+_SHOWN = ("weighted_tau", "kendall", "spearman", "pearson", "rel@1", "recall@1", "regret@1")
+
+
+def _show(found: Agreement, told: dict[str, dict[str, float]]) -> None:
+    averages = Table(header_style="bold", pad_edge=False, title="average over data sets")
+    for name in ("metric", *_SHOWN):
+        averages.add_column(name, justify="left" if name == "metric" else "right")
+    ordered = sorted(found.average, key=lambda m: -(found.average[m]["weighted_tau"].value or -2))
+    for metric in ordered:
+        row = found.average[metric]
+        averages.add_row(escape(metric), _interval(row["weighted_tau"]), *map(_plain, (
+            row[name] for name in _SHOWN[1:]
+        )))  # fmt: skip
+    stdout.print(averages)
+    each = Table(header_style="bold", pad_edge=False, title="weighted tau per data set")
+    each.add_column("metric")
+    for dataset in found.per_dataset:
+        each.add_column(escape(dataset), justify="right")
+    for metric in ordered:
+        rows = (found.per_dataset[d].get(metric, {}).get("weighted_tau") for d in found.per_dataset)
+        each.add_row(escape(metric), *(_plain(cell) for cell in rows))
+    for metric in dict.fromkeys(m for row in told.values() for m in row):
+        cells = (told.get(d, {}).get(metric) for d in found.per_dataset)
+        each.add_row(f"{metric}, as published", *("" if c is None else f"{c:.3f}" for c in cells))
+    stdout.print(each)
+    for warning in found.warnings:
+        stdout.print(f"[yellow]note[/] {escape(warning)}", soft_wrap=True)
+    for pair in found.comparisons:
+        if ordered[0] in (pair.first, pair.second):
+            stdout.print(
+                f"{escape(pair.first)} - {escape(pair.second)}: mean weighted tau differs by "
+                f"{pair.difference:+.3f} ({_range(pair.low, pair.high)}), "
+                f"p = {pair.p_value:.3g} on {pair.n_datasets} data sets",
+                soft_wrap=True,
+            )
+
+
+def _plain(measured: Measured | None) -> str:
+    return "-" if measured is None or measured.value is None else f"{measured.value:.3f}"
+
+
+def _interval(measured: Measured) -> str:
+    return f"{_plain(measured)} ({_range(measured.low, measured.high)})"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+
+
+def benchmarks(
+    name: Annotated[
+        str | None, typer.Argument(help="Write this benchmark's accuracies as .csv.")
+    ] = None,
+    format: Annotated[PlainFormat, typer.Option(help="How to list.")] = PlainFormat.table,
+) -> None:
+    """List published accuracies that scores can be evaluated on, with their sources."""
+    from transferscope.published import BENCHMARKS, get_benchmark
+
+    if name is not None:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["dataset", "encoder", "accuracy"])
+        for dataset, rows in get_benchmark(name).accuracy().items():
+            writer.writerows([dataset, encoder, value] for encoder, value in rows.items())
+        return
+    if format is PlainFormat.json:
+        from dataclasses import asdict
+
+        records = [asdict(row) for row in BENCHMARKS.values()]
+        sys.stdout.write(json.dumps(records, indent=2, ensure_ascii=False) + "\n")
+        return
+    for row in BENCHMARKS.values():
+        stdout.print(f"[bold]{row.name}[/]  {escape(row.summary)}", soft_wrap=True)
+        stdout.print(
+            f"  {escape(row.reference)}; {escape(row.source)}; {row.licence}", soft_wrap=True
+        )
+        stdout.print(f"  {escape(row.note)}", soft_wrap=True)
