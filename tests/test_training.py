@@ -399,7 +399,8 @@ def test_fit_is_that_of_scikit_learn(n, d, strength):
 def test_probe_chooses_the_penalty_on_the_held_out_part():
     features, labels = cloud(300, 100)
     found = probe(features[:150], labels[:150], features[150:], labels[150:])
-    assert found.strength == found.strengths[int(np.argmax(found.validation))]
+    assert found.strength == found.strengths[int(np.argmin(found.validation_loss))]
+    assert 0 < found.strengths.index(found.strength) < len(found.strengths) - 1
     assert found.n_train + found.n_validation == 150
     assert found.value > 0.5
     assert json.loads(found.to_json())["strength"] == found.strength

@@ -383,9 +383,9 @@ class Probed:
     value : float
         Accuracy on the test samples.
     strength : float
-        The inverse penalty that was best on the held-out part (scikit-learn's C).
-    strengths, validation : tuple of float
-        All that were tried, and the accuracy of each on the held-out part.
+        The inverse penalty of lowest loss on the held-out part (scikit-learn's C).
+    strengths, validation, validation_loss : tuple of float
+        All that were tried, and the accuracy and cross-entropy of each on the held-out part.
     n_train, n_validation, n_test : int
     seconds : float
     """
@@ -394,6 +394,7 @@ class Probed:
     strength: float
     strengths: tuple[float, ...]
     validation: tuple[float, ...]
+    validation_loss: tuple[float, ...]
     n_train: int
     n_validation: int
     n_test: int

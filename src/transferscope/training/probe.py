@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from scipy.special import logsumexp
 
 from transferscope import arrays, checks
 from transferscope.arrays import Array
@@ -48,8 +49,8 @@ def probe(
 ) -> Probed:
     """Train a linear head on frozen features and measure it on others.
 
-    A stratified fifth of the training samples chooses the penalty among `strengths`; the head is
-    then fitted to all of them.
+    A stratified fifth of the training samples chooses the penalty among `strengths`, by its
+    cross-entropy; the head is then fitted to all of them.
 
     Parameters
     ----------
@@ -113,14 +114,17 @@ def probe(
     fits = fit_logistic(_rows(train, ~chosen), ids[~chosen], strengths)
     held_out, true = _rows(train, chosen), ids[chosen]
     classes = np.unique(ids[~chosen])
-    validation = [float(np.mean(classes[_predict(fit, held_out)] == true)) for fit in fits]
-    best = int(np.argmax(validation))  # the heaviest penalty among equals
+    logits = [_logits(fit, held_out) for fit in fits]
+    losses = [_log_loss(each, np.searchsorted(classes, true)) for each in logits]
+    # by loss: accuracies of a few hundred samples tie, and then say nothing
+    best = int(np.argmin(losses))
     (fit,) = fit_logistic(train, ids, strengths[best : best + 1])
     return Probed(
-        value=float(np.mean(names[_predict(fit, test)] == truth)),
+        value=float(np.mean(names[_logits(fit, test).argmax(axis=1)] == truth)),
         strength=strengths[best],
         strengths=strengths,
-        validation=tuple(validation),
+        validation=tuple(float(np.mean(classes[z.argmax(axis=1)] == true)) for z in logits),
+        validation_loss=tuple(losses),
         n_train=int(n - chosen.sum()),
         n_validation=int(chosen.sum()),
         n_test=int(truth.size),
@@ -263,8 +267,15 @@ def _rows(features: Array, mask: np.ndarray[Any, Any]) -> Array:
     return features[torch.from_numpy(mask).to(features.device)]
 
 
-def _predict(fit: LogisticFit, features: Array) -> np.ndarray[Any, Any]:
-    """Column of the largest logit of each row."""
+def _logits(fit: LogisticFit, features: Array) -> np.ndarray[Any, Any]:
+    """One row per sample, one column per class that was fitted."""
     weight = arrays.namespace(features).astype(fit.weight, features.dtype)
     bias = arrays.namespace(features).astype(fit.bias, features.dtype)
-    return arrays.to_numpy((features @ weight.T + bias).argmax(axis=1))
+    return arrays.to_numpy(features @ weight.T + bias)
+
+
+def _log_loss(logits: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
+    """Mean cross-entropy over the samples whose class was fitted."""
+    logs = arrays.double(logits) - logsumexp(logits, axis=1, keepdims=True)
+    known = logs[np.arange(truth.size), np.minimum(truth, logs.shape[1] - 1)]
+    return -float(np.mean(known))
