@@ -383,11 +383,91 @@ def test_words_are_pooled_from_their_own_pieces(
     for row, (words, position) in enumerate(WORDS):
         text = " ".join(words)
         encoding = tokenizer(text, return_offsets_mapping=True)
-        start = len(" ".join(words[:position])) + (position > 0)
-        stop = start + len(words[position])
-        own = [i for i, (a, b) in enumerate(encoding["offset_mapping"]) if start < b <= stop]
+        start = len(" ".join(words[:position]))  # the space before a word is the word's
+        stop = start + (position > 0) + len(words[position])
+        own = [
+            i for i, (a, b) in enumerate(encoding["offset_mapping"]) if b > a and start < b <= stop
+        ]
         states = tiny.literal_states(model, tokenizer, text)
         for layer, state in (("layer1", states[0]), ("pooled", states[-1])):
             pieces = [state[i] for i in own]
             expected = {"first": pieces[0], "last": pieces[-1], "mean": sum(pieces) / len(pieces)}
             np.testing.assert_allclose(got.features[layer][row], expected[how], atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "electra"])
+def test_words_are_aligned_as_the_tokenizer_aligns_them(architecture: str, tmp_path: Path) -> None:
+    encoder: Any = load_encoder(tiny.saved(tmp_path, architecture))
+    tokenizer = words_of(tmp_path)
+    for words in SENTENCES:
+        batch = encoder.preprocessing.collate([Word(words, i) for i in range(len(words))])
+        word_ids = tokenizer([list(words)], is_split_into_words=True).word_ids(0)
+        (part,) = batch.parts
+        for row, (_, start, stop) in zip(part.rows, part.spans, strict=True):
+            assert [i for i, word in enumerate(word_ids) if word == row] == [*range(start, stop)]
+
+
+def test_a_sentence_that_is_too_long_is_read_in_parts(tmp_path: Path) -> None:
+    encoder: Any = load_encoder(f"{tiny.saved(tmp_path, 'bert')}?max_length=12")
+    words = tuple(f"{w}{i}" for i, w in enumerate(["vow", "dog", "box", "fox"] * 5))
+    samples = [Word(words, i) for i in range(len(words))]
+    got = embedded(encoder, samples)
+    assert (got.truncated > 0).all()
+    assert torch.isfinite(got.features["pooled"]).all()
+    # the same as if the sentence had come in halves until they fit
+    parts = [words]
+    while any(len(words_of(tmp_path)(" ".join(part))["input_ids"]) > 12 for part in parts):
+        parts = [
+            half
+            for part in parts
+            for half in (
+                (part[: len(part) // 2], part[len(part) // 2 :])
+                if len(words_of(tmp_path)(" ".join(part))["input_ids"]) > 12
+                else (part,)
+            )
+        ]
+    expected = torch.cat(
+        [
+            embedded(encoder, [Word(part, i) for i in range(len(part))]).features["pooled"]
+            for part in parts
+        ]
+    )
+    np.testing.assert_allclose(got.features["pooled"], expected, atol=1e-5)
+    whole = embedded(encoder, [Word(("vow" * 40, "dog"), 0), Word(("vow" * 40, "dog"), 1)])
+    assert torch.isfinite(whole.features["pooled"]).all()
+
+
+def test_a_word_without_tokens_takes_those_before_it(tmp_path: Path) -> None:
+    encoder: Any = load_encoder(tiny.saved(tmp_path, "bert"))
+    words = ("dog", "\u200b", "fox")  # a zero-width space, which BERT's normaliser drops
+    got = embedded(encoder, [Word(words, i) for i in range(3)]).features["pooled"]
+    last = embedded(load_encoder(f"hf/{tmp_path}?subwords=last"), [Word(words, 0)])
+    np.testing.assert_allclose(got[1], last.features["pooled"][0], atol=1e-6)
+    got = embedded(encoder, [Word(("", "dog"), 0), Word(("", "dog"), 1)])
+    assert torch.isfinite(got.features["pooled"]).all()
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "gpt2"])
+def test_a_tagger_gives_the_logits_of_each_word(architecture: str, tmp_path: Path) -> None:
+    name = tiny.saved(tmp_path, architecture, "ForTokenClassification", num_labels=5)
+    encoder: Any = load_encoder(f"{name}?subwords=first")
+    model = tiny.build(architecture, "ForTokenClassification", num_labels=5)
+    got = embedded(encoder, WORDS)
+    head = model.get_submodule("classifier" if hasattr(model, "classifier") else "score")
+    with torch.inference_mode():
+        by_head = head(got.features["pooled"])
+    np.testing.assert_allclose(got.logits, by_head, atol=1e-5)
+    assert embedded(encoder, SAMPLES).logits is None
+    in_head = sum(p.numel() for p in head.parameters())
+    assert encoder.n_parameters == sum(p.numel() for p in model.parameters()) - in_head
+
+
+def test_a_slow_tokenizer_cannot_place_words(tmp_path: Path) -> None:
+    encoder: Any = load_encoder(tiny.saved(tmp_path, "bert"))
+
+    class Slow:
+        is_fast = False
+
+    object.__setattr__(encoder.preprocessing, "tokenizer", Slow())
+    with pytest.raises(EncoderError, match=r"Slow does not.*tokenizer\.json"):
+        encoder.preprocessing.collate([WORDS[0]])
