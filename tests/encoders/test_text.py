@@ -471,3 +471,25 @@ def test_a_slow_tokenizer_cannot_place_words(tmp_path: Path) -> None:
     object.__setattr__(encoder.preprocessing, "tokenizer", Slow())
     with pytest.raises(EncoderError, match=r"Slow does not.*tokenizer\.json"):
         encoder.preprocessing.collate([WORDS[0]])
+
+
+def test_a_model_spread_over_devices_gives_the_same(tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate", reason="device_map needs accelerate")
+    name = tiny.saved(tmp_path, "llama")
+    plain: Any = load_encoder(name)
+    spread: Any = load_encoder(f"{name}?device_map=auto")
+    expected = embedded(plain, SAMPLES, plain.layers).features
+    got = embedded(spread, SAMPLES, plain.layers).features
+    for layer in plain.layers:
+        # on a machine with a GPU it is held in bfloat16
+        tolerance = 0.1 if torch.cuda.is_available() else 1e-5
+        np.testing.assert_allclose(got[layer].cpu(), expected[layer], atol=tolerance)
+    assert spread.to("cpu") is spread
+    # what does not fit is kept aside, and moved in when it is needed
+    fingerprint = plain.fingerprint
+    offloaded: Any = load_encoder(name)
+    accelerate.cpu_offload(offloaded.module, torch.device("cpu"))
+    assert any(parameter.is_meta for parameter in offloaded.module.parameters())
+    assert offloaded.fingerprint == fingerprint
+    got = embedded(offloaded, SAMPLES).features["pooled"]
+    np.testing.assert_allclose(got, expected["pooled"], atol=1e-5)

@@ -396,6 +396,25 @@ def digest(architecture: str, preprocessing: Preprocessing, module: nn.Module) -
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         digest.update(f"|{name}:{tensor.dtype}:{tuple(tensor.shape)}|".encode())
         if tensor.numel():
-            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            raw = (
+                _in_memory(module, name, tensor)
+                .detach()
+                .cpu()
+                .contiguous()
+                .reshape(-1)
+                .view(torch.uint8)
+            )
             digest.update(raw.numpy().data)
     return digest.hexdigest()
+
+
+def _in_memory(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """The weight itself, where accelerate has moved it off the device and left an empty one."""
+    if not tensor.is_meta:
+        return tensor
+    owner, _, leaf = name.rpartition(".")
+    hook: Any = module.get_submodule(owner)._hf_hook
+    hooks = getattr(hook, "hooks", (hook,))
+    weights = next(one.weights_map for one in hooks if getattr(one, "weights_map", None))
+    weight: Tensor = weights[leaf]
+    return weight
