@@ -868,7 +868,7 @@ def test_paths_and_names_that_do_not_exist(tmp_path):
     with pytest.raises(DatasetError, match=r"sklearn/digits, not sklearn/iris"):
         open_dataset("sklearn/iris")
     (tmp_path / "a.xlsx").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"\.npz, \.csv or \.parquet"):
+    with pytest.raises(DatasetError, match=r"\.npz, \.csv, \.json, \.jsonl or \.parquet"):
         open_dataset(tmp_path / "a.xlsx")
 
 

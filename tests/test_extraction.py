@@ -282,7 +282,7 @@ def test_only_missing_shards_are_computed(vectors, tmp_path):
     first, second = Counting(5), Counting(6)
     (item,) = run(vectors, encoder_of(first, "first"), store)
     whole = features_of(item)
-    entry = item.sink.entry
+    entry = item.sinks["pooled"].entry
     for k in (1, 4):
         (entry.folder / f"shard-{k:06d}.safetensors").unlink()
     first.rows.clear()
@@ -315,7 +315,7 @@ def test_a_damaged_shard_is_computed_again(vectors, tmp_path):
     store = FeatureStore(tmp_path)
     (item,) = run(vectors, encoder_of(Counting(), "mine"), store)
     whole = features_of(item)
-    path = item.sink.entry.folder / "shard-000002.safetensors"
+    path = item.sinks["pooled"].entry.folder / "shard-000002.safetensors"
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
@@ -420,7 +420,7 @@ def test_one_failing_encoder_does_not_stop_the_others(vectors, tmp_path, kept):
     assert "takes images" in errors["mini/resnet-random"]
     for item in items:
         if item.error is not None:
-            assert item.sink is None
+            assert not item.sinks
             with pytest.raises(FeatureError):
                 item.embedding()
     np.testing.assert_array_equal(

@@ -2,7 +2,7 @@
 
 Samples are decoded and prepared on worker threads while the encoders compute. Rows are cut into
 shards of fixed size and shards into batches, the same in every run, so that a run that was killed
-and repeated gives the same bits.
+and repeated gives the same bits. Within a shard texts are taken by length: little is padded then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -49,9 +49,14 @@ BATCHES_AHEAD = 3
 #: More threads than this wait for Python's lock more than they decode.
 DECODING_THREADS = 16
 
+#: The mean of an encoder's numbered layers, taken as a layer of its own.
+MEAN = "mean"
+
 #: Called with what is going on, how many samples are done, and of how many.
 Progress = Callable[[str, int, int], None]
 Array = npt.NDArray[Any]
+#: Which layers' features: the pooled one, the mean of all, each of them, or these numbers.
+Layers = Literal["last", "mean", "all"] | Sequence[int]
 
 
 @dataclass
@@ -67,8 +72,8 @@ class Extracted:
         Of the forward pass alone.
     error : str or None
         Why there are no features.
-    sink : Sink or None
-        Where the features are; set it to None when they are no longer needed.
+    sinks : dict of str to Sink
+        Where the features of each layer are; empty it when they are no longer needed.
     """
 
     identifier: str
@@ -77,9 +82,11 @@ class Extracted:
     input_size: tuple[int, int] | None = None
     samples_per_second: float | None = None
     error: str | None = None
-    sink: Sink | None = field(default=None, repr=False)
+    sinks: dict[str, Sink] = field(default_factory=dict, repr=False)
 
-    def embedding(self, seed: int = 0, reference: Extracted | None = None) -> Embedding:
+    def embedding(
+        self, seed: int = 0, reference: Extracted | None = None, layer: str | None = None
+    ) -> Embedding:
         """The features with their labels, ready to be scored.
 
         Parameters
@@ -88,6 +95,8 @@ class Extracted:
             Of every subsampling that a metric may need.
         reference : Extracted, optional
             The same encoder's features of a reference task.
+        layer : str, optional
+            One of `sinks`; by default the first.
 
         Raises
         ------
@@ -96,16 +105,29 @@ class Extracted:
         StoreError
             If they have been deleted from the store meanwhile.
         """
-        if self.sink is None:
+        if not self.sinks:
             raise FeatureError(self.error or f"the features of {self.identifier} were let go.")
+        sink = self.sinks[layer or next(iter(self.sinks))]
         if reference is None:
-            return self.sink.embedding(seed)
+            return sink.embedding(seed)
         if reference.error is not None:
             raise FeatureError(f"features of the reference task: {reference.error}")
-        beside = reference.embedding(seed)
-        return self.sink.embedding(
+        beside = reference.embedding(seed, layer=layer)
+        return sink.embedding(
             seed, reference_features=beside.features, reference_labels=beside.labels
         )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the features must be read with; known once an `embedding` has been made."""
+        for sink in self.sinks.values():
+            if sink.truncated is not None and sink.truncated[0]:
+                count, longest = sink.truncated
+                return (
+                    f"{count:,} samples have more tokens than it reads, up to {longest:,} more: "
+                    "their rest was cut off (of words: read apart)",
+                )
+        return ()
 
 
 class Sink(Protocol):
@@ -128,13 +150,18 @@ class Sink(Protocol):
     def seconds(self) -> float:
         """Seconds of computing behind them."""
 
+    @property
+    def truncated(self) -> tuple[int, int] | None:
+        """How many samples lost tokens and at most how many; None where nothing can be cut off."""
 
-@dataclass(frozen=True)
+
+@dataclass
 class StoreSink:
     """Keeps everything in the feature store."""
 
     entry: StoreEntry
     dataset: Dataset
+    truncated: tuple[int, int] | None = None
 
     def missing(self) -> list[int]:
         """Shards that are absent or damaged."""
@@ -147,6 +174,8 @@ class StoreSink:
     def embedding(self, seed: int, **reference: Array) -> Embedding:
         """All features, read from the store."""
         kept = self.entry.load()
+        if "truncated" in kept:
+            self.truncated = _lost(kept["truncated"])
         more: dict[str, Any] = {_target_name(self.dataset): self.dataset.labels, **reference}
         return Embedding(kept["features"], source_logits=kept.get("logits"), seed=seed, **more)
 
@@ -166,6 +195,7 @@ class StreamSink:
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.seconds, self.feature_dim = 0.0, 0
+        self.truncated: tuple[int, int] | None = None
         self._name = _target_name(dataset)
         self._moments: ClassMoments | TargetMoments
         classes = None
@@ -198,6 +228,9 @@ class StreamSink:
         self._moments.update(outputs["features"], targets)
         if "logits" in outputs and self._name == "labels":
             self._count(outputs["logits"], targets)
+        if "truncated" in outputs:
+            before, now = self.truncated or (0, 0), _lost(outputs["truncated"])
+            self.truncated = (before[0] + now[0], max(before[1], now[1]))
         first, last = np.searchsorted(self._rows, (rows.start, rows.stop))
         inside = self._rows[first:last] - rows.start
         for name, values in outputs.items():
@@ -229,6 +262,11 @@ class StreamSink:
         )
 
 
+def _lost(truncated: Array) -> tuple[int, int]:
+    """How many samples lost tokens, and the most that one lost."""
+    return int((truncated > 0).sum()), int(truncated.max())
+
+
 def _target_name(dataset: Dataset) -> str:
     """What Embedding calls the labels of such a data set."""
     return "labels" if dataset.task == "classification" else "targets"
@@ -247,6 +285,7 @@ def extract(
     encoders: Iterable[str | Encoder | nn.Module],
     *,
     store: FeatureStore | None,
+    layers: Layers = "last",
     batch_size: int = 64,
     device: str | None = None,
     seed: int = 0,
@@ -265,6 +304,10 @@ def extract(
     store : FeatureStore or None
         Where features are kept and found again. None: they stream through, and moments and a
         stratified sample stay in memory.
+    layers : "last", "mean", "all", or sequence of int
+        Which features: of the last layer as the encoder pools it, the mean of all numbered layers,
+        each of them beside the last, or the numbered ones named (negative ones from the end). All
+        come from the same pass.
     batch_size : int
         Samples per forward pass, at most 512.
     device : str, optional
@@ -302,7 +345,7 @@ def extract(
         if progress is not None:
             progress(f"loading {name}", 0, 0)
         try:
-            jobs.append(_job(spec, dataset, store, device, seed))
+            jobs.append(_job(spec, dataset, store, layers, device, seed))
             waiting.append(jobs[-1].item)
         except Exception as error:  # whatever it is, it must not stop the others
             if _concerns_all(error, spec):
@@ -343,51 +386,73 @@ class _Job:
 
     item: Extracted
     encoder: Encoder
-    sink: Sink
-    wanted: frozenset[int]
-    parts: dict[str, list[Array]] = field(default_factory=dict)
+    wanted: dict[str, frozenset[int]]  # shards per layer
+    parts: dict[tuple[str, str], list[Array]] = field(default_factory=dict)
     seconds: float = 0.0
 
     def wants(self, shard: int) -> bool:
-        return self.item.error is None and shard in self.wanted
+        return self.item.error is None and any(shard in those for those in self.wanted.values())
 
     def take(self, batch: _Batch, samples: Any) -> None:
         """Embed a batch; with the last one of a shard, hand the shard to the sink."""
         try:
             self._embed(batch, samples)
-            if batch.completes_shard:
-                outputs = {name: np.concatenate(parts) for name, parts in self.parts.items()}
-                _require_finite(outputs, batch.rows.stop)
-                self.sink.write(batch.shard, outputs, self.seconds)
+            if batch.completes is not None:
+                for layer, wanted in self.wanted.items():
+                    if batch.shard in wanted:
+                        outputs = self._shard(layer, batch.completes)
+                        _require_finite(outputs, batch.shard * SHARD_ROWS)
+                        self.item.sinks[layer].write(batch.shard, outputs, self.seconds)
                 self.parts, self.seconds = {}, 0.0
         except StoreError:
             raise
         except Exception as error:  # out of memory, a broken model: this encoder's row only
-            self.item.error, self.item.sink = _reason(error), None
+            self.item.error, self.item.sinks = _reason(error), {}
             self.parts = {}
+
+    def _shard(self, layer: str, places: Array) -> dict[str, Array]:
+        """What was computed for a layer, in the order of the data set."""
+        return {
+            name: np.concatenate(parts)[places]
+            for (of, name), parts in self.parts.items()
+            if of == layer
+        }
 
     def _embed(self, batch: _Batch, samples: Any) -> None:
         if isinstance(samples, Exception):
             raise samples
         start = time.perf_counter()
-        embedded = self.encoder.embed(samples)
-        outputs = {"features": arrays.to_numpy(embedded.features[POOLED])}
-        if embedded.logits is not None:
-            outputs["logits"] = arrays.to_numpy(embedded.logits)
+        layers = [layer for layer, shards in self.wanted.items() if batch.shard in shards]
+        numbered = numbered_layers(self.encoder) if MEAN in layers else []
+        named = dict.fromkeys([*(layer for layer in layers if layer != MEAN), *numbered])
+        embedded = self.encoder.embed(samples, tuple(named))
+        outputs: dict[tuple[str, str], Array] = {}
+        for layer in layers:
+            if layer == MEAN:
+                features = _mean_of([embedded.features[name] for name in numbered], self.item)
+            else:
+                features = embedded.features[layer]
+            outputs[layer, "features"] = arrays.to_numpy(features)
+            truncated = getattr(embedded, "truncated", None)
+            if truncated is not None:
+                outputs[layer, "truncated"] = truncated[:, None]
+        if embedded.logits is not None and POOLED in layers:
+            outputs[POOLED, "logits"] = arrays.to_numpy(embedded.logits)
         self.seconds += time.perf_counter() - start
-        for name, values in outputs.items():
+        for (layer, name), values in outputs.items():
             if values.ndim != 2 or len(values) != len(batch.rows):
                 raise EncoderError(
                     f"{self.item.identifier} must give one row of {name} per sample; for "
                     f"{len(batch.rows)} samples it gave an array of shape {values.shape}."
                 )
-            self.parts.setdefault(name, []).append(values)
+            self.parts.setdefault((layer, name), []).append(values)
 
     def finish(self, n_samples: int) -> None:
         """Note what is known when all shards are there."""
         if self.item.error is None:
-            seconds = self.sink.seconds
-            self.item.feature_dim = self.sink.feature_dim
+            sink = next(iter(self.item.sinks.values()))
+            seconds = sink.seconds
+            self.item.feature_dim = sink.feature_dim
             self.item.samples_per_second = n_samples / seconds if seconds > 0 else None
 
 
@@ -395,6 +460,7 @@ def _job(
     spec: str | Encoder | nn.Module,
     dataset: Dataset,
     store: FeatureStore | None,
+    layers: Layers,
     device: str,
     seed: int,
 ) -> _Job:
@@ -404,23 +470,76 @@ def _job(
             f"{encoder.identifier} takes images, and the samples of {dataset.name} are "
             f"{dataset.modality}s. Choose encoders for {dataset.modality}s."
         )
-    sink = StreamSink(dataset, seed) if store is None else _stored(dataset, encoder, device, store)
+    sinks: dict[str, Sink] = {}
+    for layer in chosen_layers(encoder, layers):
+        sinks[layer] = (
+            StreamSink(dataset, seed)
+            if store is None
+            else _stored(dataset, encoder, layer, device, store)
+        )
     item = Extracted(
         encoder.identifier,
         n_parameters=encoder.n_parameters,
         input_size=encoder.input_size,
-        sink=sink,
+        sinks=sinks,
     )
-    return _Job(item, encoder, sink, frozenset(sink.missing()))
+    wanted = {layer: frozenset(sink.missing()) for layer, sink in sinks.items()}
+    return _Job(item, encoder, wanted)
 
 
-def _stored(dataset: Dataset, encoder: Encoder, device: str, store: FeatureStore) -> Sink:
+def numbered_layers(encoder: Encoder) -> list[str]:
+    """An encoder's layers in order of depth, without the pooled one."""
+    return [layer for layer in encoder.layers if layer != POOLED]
+
+
+def chosen_layers(encoder: Encoder, layers: Layers) -> list[str]:
+    """Names of the layers asked for.
+
+    Raises
+    ------
+    EncoderError
+        If this encoder has no such layer.
+    """
+    if layers == "last":
+        return [POOLED]
+    numbered = numbered_layers(encoder)
+    if layers == "all":
+        return list(encoder.layers)
+    if layers == MEAN:
+        if numbered:
+            return [MEAN]
+        raise EncoderError(
+            f"{encoder.identifier} has no numbered layers whose mean could be taken. Use the last."
+        )
+    absent = [number for number in layers if not 1 <= abs(int(number)) <= len(numbered)]
+    if absent:
+        raise EncoderError(
+            f"{encoder.identifier} has {len(numbered)} numbered layers, and no layer "
+            f"{', '.join(map(str, absent))}. Count from 1, or from the end with -1."
+        )
+    return list(dict.fromkeys(numbered[n - 1 if n > 0 else n] for n in map(int, layers)))
+
+
+def _mean_of(features: Sequence[Any], item: Extracted) -> Any:
+    """Mean of the layers' features."""
+    widths = sorted({int(one.shape[1]) for one in features})
+    if len(widths) > 1:
+        raise EncoderError(
+            f"Layers of {item.identifier} have different widths "
+            f"({', '.join(map(str, widths))}): they have no mean. Use all, or the last."
+        )
+    return sum(features[1:], features[0]) / len(features)
+
+
+def _stored(
+    dataset: Dataset, encoder: Encoder, layer: str, device: str, store: FeatureStore
+) -> Sink:
     # in bfloat16 on a GPU features come out rounded: not the same features as on the CPU
     kind = device.partition(":")[0]
     entry = store.entry(
         dataset=dataset.fingerprint,
         encoder=encoder.fingerprint + ("" if kind == "cpu" else f"-{kind}"),
-        layer=POOLED,
+        layer=layer,
         n_samples=len(dataset),
         shard_size=SHARD_ROWS,
         about={"dataset": dataset.name, "encoder": encoder.identifier},
@@ -428,13 +547,13 @@ def _stored(dataset: Dataset, encoder: Encoder, device: str, store: FeatureStore
     return StoreSink(entry, dataset)
 
 
-def _require_finite(outputs: Mapping[str, Array], stop: int) -> None:
-    """Refuse NaN and infinity in what was computed for the rows before `stop`."""
+def _require_finite(outputs: Mapping[str, Array], start: int) -> None:
+    """Refuse NaN and infinity in what was computed for the rows from `start` on."""
     for name, values in outputs.items():
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if bad.size:
             raise FeatureError(
-                f"{name} of sample {stop - len(values) + bad[0]} hold NaN or infinity (and of "
+                f"{name} of sample {start + bad[0]} hold NaN or infinity (and of "
                 f"{bad.size - 1} more among the same {len(values)}); the weights are damaged, "
                 "or overflow in half precision."
             )
@@ -444,27 +563,38 @@ class _Batch(NamedTuple):
     """Rows that go through the encoders together."""
 
     shard: int
-    rows: range
-    completes_shard: bool
+    rows: Sequence[int]
+    completes: Array | None  # with the last one of a shard: where each of its rows was computed
 
 
-def _batches(shards: Iterable[int], n_samples: int, batch_size: int) -> list[_Batch]:
-    return [
-        _Batch(shard, rows[at : at + batch_size], at + batch_size >= len(rows))
-        for shard in shards
-        for rows in [_shard_rows(shard, n_samples)]
-        for at in range(0, len(rows), batch_size)
-    ]
+def _batches(shards: Iterable[int], dataset: Dataset, batch_size: int) -> list[_Batch]:
+    batches = []
+    for shard in shards:
+        rows: Sequence[int] = _shard_rows(shard, len(dataset))
+        if dataset.modality == "text":
+            rows = sorted(rows, key=lambda row: _length(dataset[row]))
+        for at in range(0, len(rows), batch_size):
+            last = at + batch_size >= len(rows)
+            places = np.argsort(rows) if last else None
+            batches.append(_Batch(shard, rows[at : at + batch_size], places))
+    return batches
+
+
+def _length(sample: Any) -> int:
+    """Characters of a text, of a pair, or of the sentence around a word."""
+    if isinstance(sample, str):
+        return len(sample)
+    return sum(map(len, getattr(sample, "words", sample)))
 
 
 def _pass(
     dataset: Dataset, jobs: Sequence[_Job], batch_size: int, progress: Progress | None
 ) -> None:
     """Walk over the data once and fill the sink of every job."""
-    shards = sorted(frozenset().union(*(job.wanted for job in jobs)))
-    batches = _batches(shards, len(dataset), batch_size)
+    shards = sorted(frozenset().union(*(those for job in jobs for those in job.wanted.values())))
+    batches = _batches(shards, dataset, batch_size)
     done, total = 0, sum(len(batch.rows) for batch in batches)
-    busy = sum(bool(job.wanted) for job in jobs)
+    busy = sum(any(job.wanted.values()) for job in jobs)
     text = f"extracting features with {busy} encoder{'s' if busy > 1 else ''}"
 
     def askers(shard: int) -> list[_Job]:

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transferscope.errors import StoreError, require
-from transferscope.results import Agreement, PedTrace
+from transferscope.errors import InputError, StoreError, require
+from transferscope.results import Agreement, PedTrace, Ranking
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -155,6 +155,68 @@ def plot_scores(agreement: Agreement) -> Figure:
             if j == 0:
                 axes.set_ylabel("accuracy", fontsize=7)
             axes.set_xlabel(metric, fontsize=7)
+    return figure
+
+
+def plot_layers(ranking: Ranking) -> Figure:
+    """Draw the score of every layer that was measured: a panel per metric, a line per encoder.
+
+    Parameters
+    ----------
+    ranking : Ranking
+        Made with ``layers="all"``, ``"best"`` or numbers.
+
+    Returns
+    -------
+    matplotlib Figure
+        Depth is 0 at the first numbered layer and 1 at the last; the pooled one stands behind it.
+        The chosen layer of each encoder is a filled dot.
+
+    Raises
+    ------
+    InputError
+        If it holds no scores of several layers.
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    require("matplotlib", extra="report", purpose="draw figures")
+    from matplotlib.figure import Figure
+
+    rows = [row for row in ranking.encoders if row.layers]
+    if not rows:
+        raise InputError('This ranking has no scores of layers. Rank with layers="all".')
+    metrics = list(
+        dict.fromkeys(name for row in rows for one in row.layers.values() for name in one)
+    )
+    across = min(len(metrics), 3)
+    down = -(-len(metrics) // across)
+    figure = Figure(figsize=(4.5 * across, 3.4 * down + 0.25 * len(rows)), layout="constrained")
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
+    for panel, metric in zip(panels, metrics, strict=False):
+        for row in rows:
+            numbered = max(1, sum(layer != "pooled" for layer in row.layers) - 1)
+            places = {
+                layer: 1.2 if layer == "pooled" else place / numbered
+                for place, layer in enumerate(row.layers)
+            }
+            shown = [layer for layer in row.layers if metric in row.layers[layer]]
+            values = {layer: row.layers[layer][metric].value for layer in shown}
+            (line,) = panel.plot(
+                [places[layer] for layer in shown],
+                list(values.values()),
+                marker="o",
+                markerfacecolor="white",
+                label=row.encoder,
+            )
+            if row.layer in values:
+                panel.plot(places[row.layer], values[row.layer], "o", color=line.get_color())
+        panel.set_title(metric)
+        pooled = any("pooled" in row.layers for row in rows)
+        panel.set_xticks([0, 1, 1.2][: 2 + pooled], ["first", "last", "pooled"][: 2 + pooled])
+    for panel in panels[len(metrics) :]:
+        panel.set_visible(False)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", fontsize=8)
     return figure
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 
 from transferscope import arrays
-from transferscope.datasets import Dataset, open_dataset
-from transferscope.encoders import Encoder, expand_encoders
-from transferscope.errors import FeatureError
-from transferscope.extraction import Extracted, Progress, extract
+from transferscope.datasets import AskedTask, Dataset, open_dataset
+from transferscope.encoders import POOLED, Encoder, expand_encoders
+from transferscope.errors import FeatureError, InputError
+from transferscope.extraction import Extracted, Layers, Progress, extract
 from transferscope.feature_store import FeatureStore
 from transferscope.metrics import Metric
 from transferscope.resampling import Resampled, resample
@@ -41,11 +42,14 @@ def rank(
     encoders: str | Encoder | nn.Module | Sequence[str | Encoder | nn.Module],
     metrics: str | Sequence[str] = DEFAULT_METRICS,
     *,
+    layers: str | Sequence[int] = "last",
     reference: Any = None,
     store: FeatureStore | str | os.PathLike[str] | None = None,
     keep_features: bool = True,
     split: str | None = None,
     label_column: str | None = None,
+    input_column: str | None = None,
+    task: AskedTask | None = None,
     max_samples: int | None = None,
     per_class: int | None = None,
     skip_unreadable: bool = False,
@@ -70,6 +74,12 @@ def rank(
     metrics : str or sequence of str
         Names from ``transferscope.list_metrics()``, or ``"all"``. Those that compare encoders
         (`ncti`, `etran`) are put together from their parts, which are scaled over the candidates.
+    layers : str or sequence of int
+        Which layer's features are scored: ``"last"``, as the encoder pools it; ``"mean"`` of all
+        numbered layers; or each of several, all in one pass: ``"all"``, ``"best"``, or numbers such
+        as ``"3,6,-1"``. An encoder with several is ranked by the one of the best mean rank over the
+        metrics, and ``EncoderResult.layers`` holds the scores of each. The choice is made on the
+        same data: it flatters encoders with many layers a little.
     reference : str, Path, Dataset or other object, optional
         A data set close to what the encoders were pre-trained on. Each encoder's features of it
         set the scale of PED, and are what `frechet`, `otce` and `ot_nce` compare with.
@@ -78,7 +88,7 @@ def rank(
     keep_features : bool
         False: features are not stored but stream through, for data larger than disk or memory.
         What looks at single samples then uses a stratified sample of 5 000.
-    split, label_column, max_samples, per_class, skip_unreadable
+    split, label_column, input_column, task, max_samples, per_class, skip_unreadable
         Which part of the data set, see `open_dataset`.
     batch_size : int
         Samples per forward pass, at most 512.
@@ -103,6 +113,8 @@ def rank(
         If the data set cannot be read; what was extracted before stays in the store.
     UnknownNameError
         If there is no encoder or metric of a name.
+    InputError
+        If `layers` is none of the above.
     StoreError
         If the store cannot be written.
     MissingExtraError
@@ -118,6 +130,7 @@ def rank(
     'mini/resnet-mnist-supervised'
     """
     chosen = chosen_metrics(metrics)
+    wanted = _parse_layers(layers)
     specs = expand_encoders(encoders)  # type: ignore[arg-type]  # modules pass through
     if progress is not None:
         progress("reading the data set", 0, 0)
@@ -125,6 +138,8 @@ def rank(
         dataset,
         split=split,
         label_column=label_column,
+        input_column=input_column,
+        task=task,
         max_samples=max_samples,
         per_class=per_class,
         seed=seed,
@@ -140,6 +155,7 @@ def rank(
         extract,
         encoders=specs,
         store=store,
+        layers=wanted,
         batch_size=batch_size,
         device=device,
         seed=seed,
@@ -152,7 +168,7 @@ def rank(
         if progress is not None:
             progress(f"scoring {item.identifier}", len(candidates), len(specs))
         candidates.append(_measured(item, its_reference, measured, seed))
-        item.sink = None  # its features are no longer needed
+        item.sinks = {}  # its features are no longer needed
     _compare([c for c in candidates if c.result.error is None], chosen)
     return _ranked(data, candidates, chosen, seed)
 
@@ -171,10 +187,44 @@ def _measured(
     )
     if item.error is not None:
         return _Candidate(facts)
+    found: dict[str, _Candidate] = {}
+    for layer in item.sinks:
+        found[layer] = _measured_layer(facts, item, layer, reference, metrics, seed)
+    alive = {layer: one for layer, one in found.items() if one.result.error is None}
+    if not alive:
+        return next(iter(found.values()))
+    best = _best_layer({layer: one.result.scores for layer, one in alive.items()})
+    chosen = alive[best]
+    warnings = item.warnings
+    if len(found) > 1:
+        warnings += tuple(
+            f"no scores of {layer}: {one.result.error}"
+            for layer, one in found.items()
+            if one.result.error is not None
+        )
+        chosen.result = replace(
+            chosen.result, layers={layer: one.result.scores for layer, one in alive.items()}
+        )
+    chosen.result = replace(
+        chosen.result, layer=None if list(found) == [POOLED] else best, warnings=warnings
+    )
+    return chosen
+
+
+def _measured_layer(
+    facts: EncoderResult,
+    item: Extracted,
+    layer: str,
+    reference: Extracted | None,
+    metrics: Sequence[Metric],
+    seed: int,
+) -> _Candidate:
     scores: dict[str, Score] = {}
     influences: dict[str, npt.NDArray[Any]] = {}
     try:
-        measured, skipped = measure_all(item.embedding(seed, reference), metrics)
+        embedding = item.embedding(seed, reference, layer)
+        facts = replace(facts, feature_dim=embedding.n_features)
+        measured, skipped = measure_all(embedding, metrics)
         for name, (measurement, seconds) in measured.items():
             influence = arrays.to_numpy(measurement.influence())
             if np.isfinite(influence).all():
@@ -186,6 +236,42 @@ def _measured(
         return _Candidate(replace(facts, error=str(error) or "not enough memory to score it"))
     reason = None if scores else "; ".join(f"{name}: {why}" for name, why in skipped.items())
     return _Candidate(replace(facts, scores=scores, skipped=skipped, error=reason), influences)
+
+
+def _best_layer(scores: dict[str, dict[str, Score]]) -> str:
+    """The layer of the best mean rank over the metrics that all have; of equals the deepest."""
+    common = set.intersection(*(set(those) for those in scores.values()))
+    if not common:
+        return list(scores)[-1]
+    table = np.array([[scores[layer][name].value for name in sorted(common)] for layer in scores])
+    mean_rank = rankdata(-table, axis=0).mean(axis=1)
+    deepest = int(np.flatnonzero(mean_rank == mean_rank.min())[-1])
+    return list(scores)[deepest]
+
+
+def _parse_layers(layers: str | Sequence[int]) -> Layers:
+    """What `extract` is asked for.
+
+    Raises
+    ------
+    InputError
+        If it is none of the words, and no list of numbers.
+    """
+    if layers in ("last", "mean", "all"):
+        return layers  # type: ignore[return-value]
+    if layers == "best":
+        return "all"
+    try:
+        parts = layers.split(",") if isinstance(layers, str) else layers
+        numbers = [int(part) for part in parts]
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers or 0 in numbers:
+        raise InputError(
+            "layers must be last, mean, best, all, or numbers from 1 (-1 is the last) with commas "
+            f"between; got {layers!r}. Choose one of these."
+        )
+    return numbers
 
 
 def _compare(alive: Sequence[_Candidate], metrics: Sequence[Metric]) -> None:
@@ -207,6 +293,10 @@ def _compare(alive: Sequence[_Candidate], metrics: Sequence[Metric]) -> None:
             candidate.result,
             scores={name: scores[i][name] for name in names if name in scores[i]},
             skipped={name: skipped[i][name] for name in names if name in skipped[i]},
+            layers={
+                layer: {name: those[name] for name in names if name in those}
+                for layer, those in candidate.result.layers.items()
+            },
         )
 
 

@@ -124,6 +124,13 @@ class EncoderResult:
         Metrics that do not apply to it, with the reason.
     error : str or None
         Why it could not be ranked.
+    layer : str or None
+        The layer that the scores are of; None: the last, as the encoder pools it.
+    layers : dict of str to dict of str to Score
+        Scores of every layer that was measured, in order of depth, without intervals; empty where
+        only one was.
+    warnings : tuple of str
+        What its features must be read with.
     """
 
     encoder: str
@@ -137,6 +144,9 @@ class EncoderResult:
     samples_per_second: float | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     error: str | None = None
+    layer: str | None = None
+    layers: dict[str, dict[str, Score]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -188,6 +198,11 @@ class Ranking:
         for row in record.pop("encoders"):
             row["scores"] = {name: _score(s) for name, s in row["scores"].items()}
             row["input_size"] = row["input_size"] and tuple(row["input_size"])
+            row["layers"] = {
+                layer: {name: _score(s) for name, s in scores.items()}
+                for layer, scores in row.get("layers", {}).items()
+            }
+            row["warnings"] = tuple(row.get("warnings", ()))
             rows.append(EncoderResult(**row))
         return cls(encoders=tuple(rows), **record)
 
@@ -198,6 +213,8 @@ class Ranking:
         rows = []
         for row in self.encoders:
             flat: dict[str, Any] = {"encoder": row.encoder, "rank": row.rank}
+            if any(one.layer for one in self.encoders):
+                flat["layer"] = row.layer
             for metric in self.metrics:
                 score = row.scores.get(metric)
                 flat[metric] = score and score.value
@@ -212,7 +229,10 @@ class Ranking:
                 "input_size": size and f"{size[0]}x{size[1]}",
                 "samples_per_second": row.samples_per_second,
                 "warnings": "; ".join(
-                    f"{m}: {w}" for m, s in row.scores.items() for w in s.warnings
+                    [
+                        *row.warnings,
+                        *(f"{m}: {w}" for m, s in row.scores.items() for w in s.warnings),
+                    ]
                 ),
                 "error": row.error,
             }
@@ -222,6 +242,20 @@ class Ranking:
             frame[column] = frame[column].astype("Int64")
         return frame
 
+    def layers_to_frame(self) -> pd.DataFrame:
+        """One row per encoder and layer that was measured, by depth; a column per metric."""
+        import pandas as pd
+
+        rows = [
+            {"encoder": row.encoder, "layer": layer}
+            | {metric: one.value for metric, one in scores.items()}
+            for row in self.encoders
+            for layer, scores in row.layers.items()
+        ]
+        return pd.DataFrame(rows, columns=None if rows else ["encoder", "layer"]).set_index(
+            ["encoder", "layer"]
+        )
+
     def to_csv(self) -> str:
         """CSV text of `to_frame`."""
         return str(self.to_frame().to_csv())
@@ -229,7 +263,18 @@ class Ranking:
     def to_markdown(self) -> str:
         """A Markdown table, the advice below it."""
         metrics = self.metrics
-        head = ["rank", "encoder", *metrics, "p(best)", "parameters", "dim", "input", "samples/s"]
+        layered = any(row.layer for row in self.encoders)
+        head = [
+            "rank",
+            "encoder",
+            *(["layer"] if layered else []),
+            *metrics,
+            "p(best)",
+            "parameters",
+            "dim",
+            "input",
+            "samples/s",
+        ]
         digits = {m: score_digits(r.scores.get(m) for r in self.encoders) for m in metrics}
         lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
         for row in self.encoders:
@@ -241,6 +286,7 @@ class Ranking:
                 cells = [
                     f"{row.rank}",
                     row.encoder,
+                    *([row.layer or ""] if layered else []),
                     *(format_score(row.scores.get(m), digits[m]) for m in metrics),
                     "" if row.p_best is None else f"{row.p_best:.2f}",
                     f"{row.n_parameters:,}",

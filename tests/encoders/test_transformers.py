@@ -260,10 +260,10 @@ def test_missing_weights_are_refused_and_not_made_up(tmp_path: Path) -> None:
         load_encoder(name)
 
 
-def test_a_text_model_is_refused(tmp_path: Path) -> None:
+def test_a_text_model_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
     settings = {key: TOKENS[key] for key in TOKENS if key not in {"image_size", "patch_size"}}
     build("BertModel", "BertConfig", vocab_size=50, **settings).save_pretrained(tmp_path)
-    with pytest.raises(EncoderError, match=r"text model \(bert\).*not supported yet"):
+    with pytest.raises(EncoderError, match=r"lacks its tokenizer.*tokenizer\.json"):
         load_encoder(f"hf/{tmp_path}")
 
 

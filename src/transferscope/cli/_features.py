@@ -25,6 +25,8 @@ from transferscope.cli._terminal import (
     SkipOption,
     SplitOption,
     StoreOption,
+    TaskOption,
+    TextOption,
     progress_bar,
     stderr,
     stdout,
@@ -85,6 +87,8 @@ def extract(
     store: StoreOption = None,
     split: SplitOption = None,
     label_column: LabelOption = None,
+    text_column: TextOption = None,
+    task: TaskOption = None,
     max_samples: MaxOption = None,
     per_class: PerClassOption = None,
     skip_unreadable: SkipOption = False,
@@ -103,12 +107,15 @@ def extract(
         dataset,
         split=split,
         label_column=label_column,
+        input_column=text_column,
+        task=task and task.value,  # type: ignore[arg-type]  # Task names them all
         max_samples=max_samples,
         per_class=per_class,
         seed=seed,
         skip_unreadable=skip_unreadable,
     )
     written: dict[Path, str] = {}
+    noted: dict[str, tuple[str, ...]] = {}
     failed: dict[str, str] = {}
     with progress_bar() as progress:
         for item in extract_features(
@@ -133,8 +140,12 @@ def extract(
             about = {"encoder": item.identifier, "dataset": data.name, "split": data.split}
             write_feature_file(path, kept, about)
             written[path] = item.identifier
+            noted[item.identifier] = item.warnings
     for path, identifier in written.items():
         stdout.print(f"{escape(identifier)}: {escape(str(path))}", soft_wrap=True)
+    for identifier, notes in noted.items():
+        for note in notes:
+            stderr.print(f"[yellow]note[/] {escape(identifier)}: {escape(note)}", soft_wrap=True)
     for identifier, error in failed.items():
         stderr.print(f"[red]failed[/] {escape(identifier)}: {escape(error)}", soft_wrap=True)
     if not written:

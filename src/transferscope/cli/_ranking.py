@@ -27,11 +27,14 @@ from transferscope.cli._terminal import (
     SkipOption,
     SplitOption,
     StoreOption,
+    TaskOption,
+    TextOption,
     progress_bar,
     short_count,
     stdout,
     write_text,
 )
+from transferscope.errors import InputError
 from transferscope.results import Ranking, format_score, score_digits
 
 
@@ -61,6 +64,13 @@ def rank(
         typer.Option(help="What to write.  [default: table, or by the ending of --out]"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write to this file too.")] = None,
+    layers: Annotated[
+        str, typer.Option(help="last, mean, best, all, or numbers from 1 with commas between.")
+    ] = "last",
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the scores of each layer to this .png, .pdf or .svg file."),
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(help="Data set like the pre-training task, for +ped, frechet, otce, ot_nce."),
@@ -71,6 +81,8 @@ def rank(
     ] = False,
     split: SplitOption = None,
     label_column: LabelOption = None,
+    text_column: TextOption = None,
+    task: TaskOption = None,
     max_samples: MaxOption = None,
     per_class: PerClassOption = None,
     skip_unreadable: SkipOption = False,
@@ -82,16 +94,24 @@ def rank(
     from transferscope.ranking import rank as rank_encoders
     from transferscope.scoring import DEFAULT_METRICS
 
+    if plot is not None and layers in ("last", "mean"):
+        raise InputError(
+            f"--plot draws the scores of several layers, and --layers is {layers}. "
+            "Give --layers all, or leave --plot out."
+        )
     with progress_bar() as progress:
         ranking = rank_encoders(
             dataset,
             encoders,
             metrics or DEFAULT_METRICS,
+            layers=layers,
             reference=reference,
             store=store,
             keep_features=not no_store,
             split=split,
             label_column=label_column,
+            input_column=text_column,
+            task=task and task.value,  # type: ignore[arg-type]  # Task names them all
             max_samples=max_samples,
             per_class=per_class,
             skip_unreadable=skip_unreadable,
@@ -103,8 +123,14 @@ def rank(
     if out is not None:
         written = format or _SUFFIXES.get(out.suffix, RankFormat.table)
         write_text(out, _ranking_text(ranking, written))
+    if plot is not None and any(row.layers for row in ranking.encoders):
+        from transferscope.plots import plot_layers, save_figure
+
+        save_figure(plot_layers(ranking), plot)
     if format in (None, RankFormat.table):
         show_ranking(ranking, stdout)
+        if layers != "best":
+            show_layers(ranking, stdout)
     elif out is None:
         sys.stdout.write(_ranking_text(ranking, format).rstrip("\n") + "\n")
     if ranking.best.error is not None:
@@ -143,6 +169,8 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
         console.print(next(fitting, None) or _ranking_table(ranking, *_LAYOUTS[-1]))
     notes = defaultdict(list)
     for row in ranked:
+        for warning in row.warnings:
+            notes[warning].append(row.encoder)
         for metric, score in row.scores.items():
             for warning in score.warnings:
                 notes[f"{metric}: {warning}"].append(row.encoder)
@@ -159,6 +187,23 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
     console.print(f"[bold]{escape(ranking.advice)}[/]", soft_wrap=True)
 
 
+def show_layers(ranking: Ranking, console: Console) -> None:
+    """Print the scores of every layer that was measured, the chosen ones in colour."""
+    for row in ranking.encoders:
+        if not row.layers:
+            continue
+        metrics = [name for name in row.scores if any(name in one for one in row.layers.values())]
+        digits = {m: score_digits([row.scores[m]]) for m in metrics}
+        table = Table(title=escape(row.encoder), title_justify="left", header_style="bold")
+        table.add_column("layer", no_wrap=True)
+        for name in metrics:
+            table.add_column(name.replace("_", "_\n"), justify="right", no_wrap=True)
+        for layer, scores in row.layers.items():
+            cells = [format_score(scores.get(name), digits[name]) for name in metrics]
+            table.add_row(layer, *cells, style="bold green" if layer == row.layer else None)
+        console.print(table)
+
+
 #: With intervals and facts, without intervals, without both: the first that fits is shown.
 _LAYOUTS = ((True, True), (False, True), (False, False))
 
@@ -169,6 +214,9 @@ def _ranking_table(ranking: Ranking, with_intervals: bool, with_facts: bool) -> 
     table = Table(header_style="bold", pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("encoder", overflow="fold")
+    layered = any(row.layer for row in ranking.encoders)
+    if layered:
+        table.add_column("layer", no_wrap=True)
     facts = ["params", "dim", "input", "samples/s"] if with_facts else []
     for name in [*metrics, "p(best)", *facts]:
         table.add_column(name.replace("_", "_\n"), justify="right", no_wrap=True)
@@ -191,6 +239,7 @@ def _ranking_table(ranking: Ranking, with_intervals: bool, with_facts: bool) -> 
         table.add_row(
             f"{row.rank}",
             escape(row.encoder),
+            *([row.layer or ""] if layered else []),
             *cells,
             style="bold green" if row.rank == 1 else "green" if row.tied_with_best else None,
         )

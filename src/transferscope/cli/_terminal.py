@@ -22,6 +22,16 @@ stdout = Console(highlight=False, width=160 if _PIPED else None)
 stderr = Console(stderr=True, highlight=False)
 
 
+class Task(StrEnum):
+    """What labels mean, where they do not say it themselves."""
+
+    classification = "classification"
+    regression = "regression"
+    multilabel = "multilabel"
+    tags = "tags"
+    entities = "entities"
+
+
 class PlainFormat(StrEnum):
     """How the other commands show theirs."""
 
@@ -32,7 +42,8 @@ class PlainFormat(StrEnum):
 DatasetArgument = Annotated[
     str,
     typer.Argument(
-        help="Image folder, .npz, .csv, .parquet, hf/ID or sklearn/digits.", show_default=False
+        help="Image folder, .npz, .csv, .json, .parquet, hf/ID or sklearn/digits.",
+        show_default=False,
     ),
 ]
 EncodersOption = Annotated[
@@ -59,7 +70,21 @@ StoreOption = Annotated[
     typer.Option("--store", help="Folder for features.  [default: the user's cache folder]"),
 ]
 SplitOption = Annotated[str | None, typer.Option(help="Part of the data set, such as test.")]
-LabelOption = Annotated[str | None, typer.Option(help="Column that holds the labels.")]
+LabelOption = Annotated[
+    str | None,
+    typer.Option(help="Column that holds the labels; several, with commas, are targets."),
+]
+TextOption = Annotated[
+    str | None,
+    typer.Option(
+        "--text-column",
+        help="Column that holds the texts (or image paths); two, with a comma, are pairs.",
+    ),
+]
+TaskOption = Annotated[
+    Task | None,
+    typer.Option(help="What the labels mean.  [default: seen from the labels]", show_default=False),
+]
 MaxOption = Annotated[int | None, typer.Option(min=1, help="Use a stratified sample of this many.")]
 PerClassOption = Annotated[
     int | None, typer.Option(min=2, help="Use at most this many samples of each class.")

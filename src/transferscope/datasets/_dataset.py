@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from transferscope.datasets._labels import Task, encode_labels
+from transferscope.datasets._labels import AskedTask, Task, encode_labels
 from transferscope.datasets._samples import Modality, Sample, Samples
 from transferscope.errors import DatasetError
 
@@ -30,7 +30,7 @@ class Request:
     split: str | None = None
     label_column: str | None = None
     input_column: str | None = None
-    task: Task | None = None
+    task: AskedTask | None = None
     skip_unreadable: bool = False
 
 
@@ -38,8 +38,9 @@ class Request:
 class Dataset:
     """Labelled samples, decoded one by one on demand. Made by `open_dataset`.
 
-    Indexing returns the decoded sample: an RGB `PIL.Image`, a `str` or a NumPy vector, by
-    `modality`. It is safe from many threads and raises `DatasetError` for an unreadable image.
+    Indexing returns the decoded sample: an RGB `PIL.Image`, a text or a NumPy vector, by
+    `modality`. A text is a `str`, a pair of them, or a `Word` of a sentence. Indexing is safe from
+    many threads and raises `DatasetError` for an unreadable image.
 
     Parameters
     ----------
@@ -224,7 +225,7 @@ def make_dataset(
     labels: Any,
     *,
     split: str = "all",
-    task: Task | None = None,
+    task: AskedTask | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Dataset:
     """Join samples and labels of any form to a `Dataset`; shared by all readers.
@@ -243,11 +244,11 @@ def make_dataset(
             f"There must be one label per sample; {name} has {len(samples)} samples and "
             f"{len(labels)} labels. Make the lengths agree."
         )
-    task, encoded, names = encode_labels(
+    kind, encoded, names = encode_labels(
         labels, task=task, class_names=class_names, where=f"the labels of {name}"
     )
     return Dataset(
-        name, task, encoded, names, split, _samples=samples, _indices=np.arange(len(samples))
+        name, kind, encoded, names, split, _samples=samples, _indices=np.arange(len(samples))
     )
 
 

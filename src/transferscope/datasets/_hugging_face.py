@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transferscope.datasets._dataset import Dataset, Request, choose_split, make_dataset
-from transferscope.datasets._samples import ImageFiles, Modality, Samples, Texts, decode
+from transferscope.datasets._samples import ImageFiles, Modality, Samples, decode
 from transferscope.datasets._tables import (
-    checked_texts,
-    find_input_column,
+    find_input_columns,
     find_label_column,
     read_table,
+    text_samples,
 )
+from transferscope.datasets._words import make_tagged
 from transferscope.errors import DatasetError, require
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def from_hugging_face(source: Any, request: Request, *, name: str | None = None)
     """Take a `datasets.Dataset` or `datasets.DatasetDict`.
 
     Labels are the one column of type ``ClassLabel`` or of a usual name; a list of ``ClassLabel``
-    means multi-label. Samples are the one image column, or the one column of texts.
+    means multi-label, or a tag for each word where samples are lists of words. Samples are the one
+    image column, the one column of texts or lists of words, or two columns of a pair.
 
     Raises
     ------
@@ -93,21 +95,28 @@ def from_hugging_face(source: Any, request: Request, *, name: str | None = None)
     label_column = find_label_column(wanted, list(features), source=name)
     others = [column for column in features if column != label_column]
     images = [column for column in others if _is_image(features[column])]
-    texts = [column for column in others if _is_text(features[column])]
-    input_column = find_input_column(request.input_column, others, images, texts, source=name)
+    words = [column for column in others if _is_text(getattr(features[column], "feature", None))]
+    texts = [column for column in others if column in words or _is_text(features[column])]
+    inputs = find_input_columns(request.input_column, others, images, texts, source=name)
 
-    samples: Samples
-    if input_column in images:
-        samples = _images(table, input_column, name)
-    elif input_column in texts:
-        where = f"column {input_column!r} of {name}"
-        samples = Texts(checked_texts(table[input_column][:], where=where), name)
-    else:
-        raise DatasetError(
-            f"Samples must be images or texts; column {input_column!r} of {name} is "
-            f"{features[input_column]}. Choose another one, or hand in (samples, labels) as arrays."
-        )
     class_names = _class_names(features[label_column])
+    strange = [column for column in inputs if column not in images and column not in texts]
+    if strange or (len(inputs) > 1 and any(column not in texts for column in inputs)):
+        column = (strange or list(inputs))[0]
+        raise DatasetError(
+            f"Samples must be images, texts or pairs of texts; column {column!r} of {name} is "
+            f"{features[column]}. Choose another one, or hand in (samples, labels) as arrays."
+        )
+    samples: Samples
+    if inputs[0] in images:
+        samples = _images(table, inputs[0], name)
+    elif inputs[0] in words:
+        tags = table[label_column][:]
+        if class_names:
+            tags = [[class_names[tag] for tag in its_tags] for its_tags in tags]
+        return make_tagged(name, table[inputs[0]][:], tags, request, split=split)
+    else:
+        samples = text_samples([table[column][:] for column in inputs], inputs, name)
     labels, task = table[label_column][:], request.task
     if parts is not None and _is_text(features[label_column]):
         # named by all splits, so that ids agree between them

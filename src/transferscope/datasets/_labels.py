@@ -11,10 +11,12 @@ import numpy.typing as npt
 from transferscope.errors import DatasetError
 
 Task = Literal["classification", "regression", "multilabel"]
+#: What a caller may ask for: the tasks, and the two readings of one tag per word.
+AskedTask = Literal["classification", "regression", "multilabel", "tags", "entities"]
 
 
 def encode_labels(
-    values: Any, *, task: Task | None, class_names: Sequence[str] | None, where: str
+    values: Any, *, task: AskedTask | None, class_names: Sequence[str] | None, where: str
 ) -> tuple[Task, npt.NDArray[Any], tuple[str, ...]]:
     """Recognise the task and turn labels into numbers.
 
@@ -40,6 +42,11 @@ def encode_labels(
     DatasetError
         If labels are missing, out of range, or do not suit the task.
     """
+    if task in ("tags", "entities"):
+        raise DatasetError(
+            f'task="{task}" is for samples that are lists of words, with one tag for each word; '
+            f"{where} are not tags. Give the columns of words and tags, or leave out the task."
+        )
     if task not in (None, "classification", "regression", "multilabel"):
         raise DatasetError(
             f'task must be "classification", "regression" or "multilabel", got {task!r}. '

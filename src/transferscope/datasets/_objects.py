@@ -18,7 +18,9 @@ from transferscope.datasets._samples import (
     as_sample,
     channels_last,
     image_rows,
+    is_pair,
 )
+from transferscope.datasets._words import make_tagged
 from transferscope.errors import DatasetError
 
 
@@ -29,8 +31,10 @@ def from_arrays(samples: Any, labels: Any, request: Request) -> Dataset:
     ----------
     samples : array-like
         uint8 images (n, height, width[, channels]) or (n, channels, height, width), vectors (n, d),
-        or a sequence of texts, PIL images, or `pathlib.Path` of image files.
+        or a sequence of texts, pairs (tuples) of texts, lists of words, PIL images, or
+        `pathlib.Path` of image files.
     labels : array-like of shape (n,) or (n, k)
+        For lists of words: a list of tags for each.
     request : Request
 
     Raises
@@ -39,6 +43,8 @@ def from_arrays(samples: Any, labels: Any, request: Request) -> Dataset:
         If the samples are none of these, or do not fit the labels.
     """
     _refuse_split(request, "arrays")
+    if _holds_words(samples):
+        return make_tagged("arrays", samples, labels, request)
     return make_dataset("arrays", _samples_in_memory(samples), labels, task=request.task)
 
 
@@ -97,6 +103,14 @@ def _samples_in_memory(samples: Any) -> Samples:
                     f"{type(samples[wrong[0]]).__name__}. Fill it in or remove it."
                 )
             return Texts(samples, "the texts")
+        if is_pair(first):
+            wrong = [row for row, pair in enumerate(samples) if not is_pair(pair)]
+            if wrong:
+                raise DatasetError(
+                    f"Pairs must all be tuples of two strings; sample {wrong[0]} is "
+                    f"{samples[wrong[0]]!r:.80}. Repair it or remove it."
+                )
+            return Texts(samples, "the pairs")
         if hasattr(first, "convert") or getattr(first, "ndim", 1) > 1:  # PIL images, ragged arrays
             modality, _ = as_sample(first, where="sample 0")
             return ForeignSamples(samples, paired=False, name="the samples", modality=modality)
@@ -113,6 +127,15 @@ def _samples_in_memory(samples: Any) -> Samples:
         "Samples must be uint8 images (n, height, width[, channels]), vectors (n, d), texts or "
         f"paths; got dtype {array.dtype} of shape {array.shape}. Convert them."
     )
+
+
+def _holds_words(samples: Any) -> bool:
+    """Whether samples are lists of words; a tuple of two texts is a pair."""
+    if not isinstance(samples, Sequence) or isinstance(samples, str) or not len(samples):
+        return False
+    first = samples[0]
+    words = isinstance(first, list | tuple) and all(isinstance(word, str) for word in first)
+    return words and not is_pair(first)
 
 
 def _listed_labels(source: Any) -> Any:

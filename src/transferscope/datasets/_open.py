@@ -11,11 +11,11 @@ import numpy as np
 from transferscope.datasets._dataset import Dataset, Request, choose_split, make_dataset
 from transferscope.datasets._hugging_face import from_hugging_face, load_hugging_face, read_parquet
 from transferscope.datasets._image_folder import read_image_folder
-from transferscope.datasets._labels import Task, check_classes
+from transferscope.datasets._labels import AskedTask, Task, check_classes
 from transferscope.datasets._npz import read_npz
 from transferscope.datasets._objects import from_arrays, from_pairs
 from transferscope.datasets._samples import Rows
-from transferscope.datasets._tables import read_csv
+from transferscope.datasets._tables import read_csv, read_json
 from transferscope.errors import DatasetError
 
 
@@ -25,7 +25,7 @@ def open_dataset(
     split: str | None = None,
     label_column: str | None = None,
     input_column: str | None = None,
-    task: Task | None = None,
+    task: AskedTask | None = None,
     max_samples: int | None = None,
     per_class: int | None = None,
     seed: int = 0,
@@ -41,15 +41,20 @@ def open_dataset(
         - a folder with a sub-folder of images per class, perhaps inside ``train``, ``val``,
           ``test``;
         - ``.npz`` with ``images`` and ``labels``, or ``train_images``, ``train_labels``, ...;
-        - ``.csv`` or ``.parquet`` with a column of texts or image paths and one of labels;
+        - ``.csv``, ``.json``, ``.jsonl`` or ``.parquet`` with a column of texts or image paths and
+          one of labels; or two columns of texts that make a pair;
         - ``hf/<hub id or local folder>``, ``sklearn/digits``;
         - ``(samples, labels)``, a torch or Hugging Face data set, or a `Dataset`.
     split : str or None
         Which part; by default ``train`` where there are parts.
     label_column, input_column : str or None
-        Columns of a table or Hugging Face data set; by default recognised by type and name.
-    task : {"classification", "regression", "multilabel"} or None
-        By default recognised from the labels; multi-label arrays of 0 and 1 must be named.
+        Columns of a table or Hugging Face data set; by default recognised by type and name. Two
+        input columns with a comma between are pairs of texts; several label columns are targets of
+        a regression, or classes of a multi-label task if they hold 0 and 1 only.
+    task : {"classification", "regression", "multilabel", "tags", "entities"} or None
+        By default recognised from the labels; multi-label arrays of 0 and 1 must be named. With
+        one tag per word every word is a sample: ``"tags"`` takes the tags as they are,
+        ``"entities"`` drops the prefixes of BIO and its like.
     max_samples, per_class, seed
         Draw a part, as `Dataset.subsample` does.
     skip_unreadable : bool
@@ -135,13 +140,15 @@ def _read_path(path: Path, request: Request) -> Dataset:
         )
     if suffix == ".csv":
         return read_csv(path, request)
+    if suffix in (".json", ".jsonl"):
+        return read_json(path, request)
     if suffix == ".parquet":
         return read_parquet(path, request)
     if suffix == ".npz":
         _refuse_columns(str(path), request)
         return read_npz(path, request)
     raise DatasetError(
-        f"A data set file must be .npz, .csv or .parquet; {path} is none of them. "
+        f"A data set file must be .npz, .csv, .json, .jsonl or .parquet; {path} is not. "
         "Convert it, or give the folder that holds the images."
     )
 

@@ -17,8 +17,9 @@ import io
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Modality = Literal["image", "text", "array"]
-Sample = Any  # a PIL image, a str or a NumPy array: what it is follows from the modality
+Sample = Any  # a PIL image, a text, a pair, a Word or a NumPy array, by the modality
 
 # A stranger's `__getitem__` may seek in a shared file, so one thread at a time; a module-level
 # lock, because a data set must stay picklable
@@ -123,21 +124,20 @@ class Rows:
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts, kept in memory."""
+    """Texts, or pairs of texts, kept in memory."""
 
-    texts: Sequence[str]
+    texts: Sequence[str | tuple[str, str]]
     name: str
     modality: Modality = "text"
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> str | tuple[str, str]:
         return self.texts[index]
 
     def content(self, index: int) -> bytes:
-        # a lone surrogate in the text must not stop the hash
-        return self.texts[index].encode("utf-8", "surrogatepass")
+        return text_bytes(self.texts[index])
 
     def where(self, index: int) -> str:
         return f"text {index} of {self.name}"
@@ -169,11 +169,56 @@ class ForeignSamples:
     def content(self, index: int) -> bytes | npt.NDArray[Any]:
         sample = self[index]
         if self.modality == "text":
-            return sample.encode("utf-8", "surrogatepass")  # type: ignore[no-any-return]
+            return text_bytes(sample)
         return np.asarray(sample)
 
     def where(self, index: int) -> str:
         return f"sample {index} of {self.name}"
+
+
+class Word(NamedTuple):
+    """One word of a sentence: the sample of a task that gives every word a tag."""
+
+    words: tuple[str, ...]
+    position: int
+
+
+@dataclass(frozen=True)
+class Words:
+    """All words of sentences, one after the other; each is a sample that knows its sentence."""
+
+    sentences: Sequence[tuple[str, ...]]
+    name: str
+    modality: Modality = "text"
+
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Number of words before each sentence, and of all."""
+        return np.cumsum([0, *map(len, self.sentences)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, index: int) -> Word:
+        sentence = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return Word(self.sentences[sentence], index - int(self.starts[sentence]))
+
+    def content(self, index: int) -> bytes:
+        word = self[index]
+        # 254 and 255 begin no character of UTF-8
+        return b"\xfe".join([b"%d" % word.position, *map(text_bytes, word.words)])
+
+    def where(self, index: int) -> str:
+        sentence = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return f"word {index - int(self.starts[sentence])} of sentence {sentence} of {self.name}"
+
+
+def text_bytes(text: str | tuple[str, str]) -> bytes:
+    """Bytes of a text or of a pair, no two of them the same."""
+    if isinstance(text, tuple):
+        return b"\xff" + b"\xff".join(map(text_bytes, text))
+    # a lone surrogate in the text must not stop the hash
+    return text.encode("utf-8", "surrogatepass")
 
 
 def as_sample(item: Any, *, where: str) -> tuple[Modality, Sample]:
@@ -181,7 +226,7 @@ def as_sample(item: Any, *, where: str) -> tuple[Modality, Sample]:
 
     Parameters
     ----------
-    item : PIL image, str, or array
+    item : PIL image, str, pair of str, or array
         uint8 of shape (height, width[, channels]) or (1 or 3, height, width) is an image, a vector
         of numbers is modality "array".
     where : str
@@ -198,6 +243,8 @@ def as_sample(item: Any, *, where: str) -> tuple[Modality, Sample]:
     """
     if isinstance(item, str):
         return "text", item
+    if is_pair(item):
+        return "text", tuple(item)
     if hasattr(item, "convert") and hasattr(item, "mode"):
         return "image", to_rgb(item, where=where)
     array = channels_last(np.asarray(item))
@@ -211,6 +258,11 @@ def as_sample(item: Any, *, where: str) -> tuple[Modality, Sample]:
         f"{where} is a {type(item).__name__} of dtype {array.dtype} and shape {array.shape}. "
         "For images, remove the transform that normalises them: encoders bring their own."
     )
+
+
+def is_pair(item: Any) -> bool:
+    """Whether it is a tuple of two texts."""
+    return isinstance(item, tuple) and len(item) == 2 and all(isinstance(t, str) for t in item)
 
 
 def decode(data: bytes, *, where: str) -> Image.Image:

@@ -1,7 +1,8 @@
-"""Tables: a column of texts or image paths, a column of labels, perhaps a column of splits."""
+"""Tables: a column of texts, pairs or image paths, one of labels, perhaps one of splits."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,12 +12,23 @@ import numpy as np
 import numpy.typing as npt
 
 from transferscope.datasets._dataset import Dataset, Request, choose_split, make_dataset
+from transferscope.datasets._labels import AskedTask
 from transferscope.datasets._samples import ImageFiles, Samples, Texts
+from transferscope.datasets._words import are_tags, listed, make_tagged
 from transferscope.errors import DatasetError
 
 #: Column names that are understood without being told, in lower case
 LABEL_COLUMNS = frozenset({"label", "labels", "class", "target", "category", "y"})
-TEXT_COLUMNS = frozenset({"text", "sentence", "content", "review", "question"})
+TEXT_COLUMNS = frozenset({"text", "sentence", "content", "review", "question", "tokens", "words"})
+#: Two columns that together are the sample, if both are there
+PAIR_COLUMNS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("text", "text_b"),
+    ("text_a", "text_b"),
+    ("text1", "text2"),
+)
 IMAGE_COLUMNS = frozenset(
     {"image", "img", "path", "file", "filename", "file_name", "filepath", "image_path"}
 )
@@ -44,6 +56,39 @@ def read_csv(path: Path, request: Request) -> Dataset:
     return read_table(columns, path, request)
 
 
+def read_json(path: Path, request: Request) -> Dataset:
+    """Read a ``.json`` list of records, or a ``.jsonl`` with one record per line.
+
+    Raises
+    ------
+    DatasetError
+        If it is neither, records have different names, or as `read_table` says.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        lines = path.suffix.lower() == ".jsonl" or not text.lstrip().startswith("[")
+        records = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else (
+            json.loads(text)
+        )  # fmt: skip
+    except (ValueError, OSError) as error:  # JSONDecodeError and UnicodeDecodeError
+        raise DatasetError(
+            f"A .json data set must be a list of records, or one record per line; {path} cannot "
+            f"be read ({type(error).__name__}: {error}). Repair it or export it anew."
+        ) from error
+    names = list(records[0]) if records and isinstance(records[0], dict) else []
+    for number, record in enumerate(records):
+        if not isinstance(record, dict) or set(record) != set(names):
+            raise DatasetError(
+                f"All records must be objects with the same names; of {path} record {number} is "
+                f"not like the first, which has {', '.join(names) or 'none'}. Make them alike."
+            )
+    columns = {}
+    for name in names:
+        columns[name] = np.empty(len(records), dtype=object)  # lists stay cells
+        columns[name][:] = [record[name] for record in records]
+    return read_table(columns, path, request)
+
+
 def read_table(columns: dict[str, npt.NDArray[Any]], path: Path, request: Request) -> Dataset:
     """Make a data set of the columns of a table.
 
@@ -51,7 +96,8 @@ def read_table(columns: dict[str, npt.NDArray[Any]], path: Path, request: Reques
     ----------
     columns : dict of str to ndarray
         Labels may be class names, whole numbers (classes) or other numbers (regression), as text
-        or not. A column ``split``, if present, divides the rows.
+        or not; lists of names (multi-label); or one tag for every word of the text, in lists or
+        with spaces between. A column ``split``, if present, divides the rows.
     path : Path
         The table's file; image paths are relative to its folder.
     request : Request
@@ -63,38 +109,93 @@ def read_table(columns: dict[str, npt.NDArray[Any]], path: Path, request: Reques
         exist.
     """
     source = str(path)
-    label_column = find_label_column(request.label_column, list(columns), source=source)
-    others = [name for name in columns if name not in (label_column, "split")]
+    label_columns = find_label_columns(request.label_column, list(columns), source=source)
+    others = [name for name in columns if name not in (*label_columns, "split")]
     images = [name for name in others if _holds_files(columns[name], path.parent)]
     texts = [name for name in others if name not in images and _holds_texts(columns[name], name)]
-    input_column = find_input_column(request.input_column, others, images, texts, source=source)
+    inputs = find_input_columns(request.input_column, others, images, texts, source=source)
 
-    rows, chosen = np.arange(len(columns[label_column])), "all"
+    rows, chosen = np.arange(len(columns[label_columns[0]])), "all"
     if "split" in columns:
         parts = columns["split"].astype(str)
         chosen = choose_split(request.split, sorted(set(parts)), source=source)
         # another split's labels may be withheld; those it has take part in numbering the classes
-        used = (parts == chosen) | ~_gaps(columns[label_column])
+        withheld = np.any([_gaps(columns[name]) for name in label_columns], axis=0)
+        used = (parts == chosen) | ~withheld
         columns = {name: column[used] for name, column in columns.items()}
         rows = np.flatnonzero(parts[used] == chosen)
     elif request.split is not None:
         choose_split(request.split, [], source=f"{path} (it has no column split)")
-    values = checked_texts(columns[input_column], where=f"column {input_column!r} of {path}")
-    samples: Samples = Texts(values, source)
+    cells = columns[label_columns[0]]
+    if len(inputs) == len(label_columns) == 1 and wants_tags(request, columns[inputs[0]], cells):
+        return make_tagged(
+            path.stem, list(columns[inputs[0]]), list(cells), request, split=chosen, rows=rows
+        )
+    samples: Samples = text_samples([columns[name] for name in inputs], inputs, source)
     # by name too: better to say that images are not there than to take their paths for texts
-    if input_column in images or input_column.lower() in IMAGE_COLUMNS:
+    (input_column, *second) = inputs
+    if not second and (input_column in images or input_column.lower() in IMAGE_COLUMNS):
+        values = [str(value) for value in columns[input_column]]
         samples = ImageFiles([path.parent / value for value in values])
         missing = [] if request.skip_unreadable else _missing(values, rows, path.parent)
         if missing:
             raise DatasetError(
                 f"Image paths must exist relative to the table's folder; of column "
                 f"{input_column!r} of {path} {len(missing)} do not, the first is {missing[0]!r}. "
-                "Correct them, or name another column with input_column=... (--input-column)."
+                "Correct them, or name another column with input_column=... (--text-column)."
             )
     # classes are numbered before the split is taken, so that ids agree between the splits
-    labels = parse_numbers(columns[label_column])
-    whole = make_dataset(path.stem, samples, labels, split=chosen, task=request.task)
+    labels, task, names = parse_labels([columns[name] for name in label_columns], label_columns)
+    whole = make_dataset(
+        path.stem, samples, labels, split=chosen, task=request.task or task, class_names=names
+    )
     return whole.subset(rows)
+
+
+def wants_tags(request: Request, texts: npt.NDArray[Any], labels: npt.NDArray[Any]) -> bool:
+    """Whether every word has a tag: because it was asked for, or because there are as many."""
+    if request.task is not None:
+        return request.task in ("tags", "entities")
+    return are_tags(texts, labels)  # type: ignore[arg-type]
+
+
+def text_samples(columns: Sequence[Iterable[Any]], names: Sequence[str], source: str) -> Texts:
+    """Texts of one column, or pairs of two.
+
+    Raises
+    ------
+    DatasetError
+        If one is missing.
+    """
+    texts = [
+        checked_texts(column, where=f"column {name!r} of {source}")
+        for column, name in zip(columns, names, strict=True)
+    ]
+    return Texts(texts[0] if len(texts) == 1 else list(zip(*texts, strict=True)), source)
+
+
+def parse_labels(
+    columns: Sequence[npt.NDArray[Any]], names: Sequence[str]
+) -> tuple[npt.NDArray[Any], AskedTask | None, Sequence[str] | None]:
+    """Labels of one column or several, with what follows from their form: task and class names.
+
+    Several columns are targets of a regression, or classes if they hold 0 and 1 only. Cells that
+    are lists hold the names of the classes that apply.
+    """
+    if len(columns) > 1:
+        parsed = [parse_numbers(column) for column in columns]
+        if any(column.dtype.kind not in "biuf" for column in parsed):
+            return np.stack([column.astype(object) for column in columns], axis=1), None, None
+        table = np.stack(parsed, axis=1).astype(np.float64)
+        binary = bool(np.isin(table, (0, 1)).all())
+        return table, "multilabel" if binary else "regression", names if binary else None
+    (column,) = columns
+    if any(isinstance(cell, list | tuple | np.ndarray) for cell in column[:10]):
+        sets = [{str(name) for name in listed(cell)} for cell in column]
+        classes = sorted(set().union(*sets))
+        hit = np.array([[name in its for name in classes] for its in sets], dtype=np.float64)
+        return hit, "multilabel", classes
+    return parse_numbers(column), None, None
 
 
 def parse_numbers(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -132,6 +233,22 @@ def checked_texts(values: Iterable[Any], *, where: str) -> list[str]:
     return [str(text) for text in texts]
 
 
+def find_label_columns(
+    requested: str | None, columns: Sequence[str], *, source: str
+) -> tuple[str, ...]:
+    """Find the column of labels, or several that are named with commas between.
+
+    Raises
+    ------
+    DatasetError
+        As `find_label_column` says.
+    """
+    if requested is None or requested in columns:
+        return (find_label_column(requested, columns, source=source),)
+    parts = [part.strip() for part in requested.split(",")]
+    return tuple(find_label_column(part, columns, source=source) for part in parts)
+
+
 def find_label_column(requested: str | None, columns: Sequence[str], *, source: str) -> str:
     """Find the column of labels by the name given, or by the usual names.
 
@@ -140,12 +257,12 @@ def find_label_column(requested: str | None, columns: Sequence[str], *, source: 
     DatasetError
         If there is none, or more than one candidate.
     """
-    listed = ", ".join(map(str, columns))
+    present = ", ".join(map(str, columns))
     if requested is not None:
         if requested in columns:
             return requested
         raise DatasetError(
-            f"Label column {requested!r} does not exist in {source}, whose columns are {listed}. "
+            f"Label column {requested!r} does not exist in {source}, whose columns are {present}. "
             "Choose one of them."
         )
     found = [name for name in columns if name.lower() in LABEL_COLUMNS]
@@ -154,23 +271,26 @@ def find_label_column(requested: str | None, columns: Sequence[str], *, source: 
     state = f"are several candidates ({', '.join(found)})" if found else "is none of a usual name"
     raise DatasetError(
         f"A data set needs one column of labels; in {source} there {state}. Its columns are "
-        f"{listed}. Name the right one with label_column=... (--label-column)."
+        f"{present}. Name the right one with label_column=... (--label-column)."
     )
 
 
-def find_input_column(
+def find_input_columns(
     requested: str | None,
     columns: Sequence[str],
     images: Sequence[str],
     texts: Sequence[str],
     *,
     source: str,
-) -> str:
-    """Find the column of samples: by name if given, else images before texts, known names first.
+) -> tuple[str, ...]:
+    """Find the column of samples, or the two of pairs of texts.
+
+    By name if given, else images before texts, pairs before one, known names first.
 
     Parameters
     ----------
     requested : str or None
+        One column, or two with a comma between.
     columns : sequence of str
         All that may be named.
     images, texts : sequence of str
@@ -183,25 +303,32 @@ def find_input_column(
     DatasetError
         If there is none, or more than one candidate.
     """
-    listed = ", ".join(columns)
+    present = ", ".join(columns)
     if requested is not None:
         if requested in columns:
-            return requested
+            return (requested,)
+        parts = [part.strip() for part in requested.split(",")]
+        absent = [part for part in parts if part not in columns]
+        if len(parts) == 2 and not absent:
+            return (parts[0], parts[1])
         raise DatasetError(
-            f"Input column {requested!r} does not exist in {source}, which has {listed}. "
-            "Choose one of them."
+            f"Input column {', '.join(map(repr, absent or parts))} does not exist in {source}, "
+            f"which has {present}. Choose one of them, or two with a comma between for pairs."
         )
+    pairs = [pair for pair in PAIR_COLUMNS if set(pair) <= set(texts)]
+    if len(pairs) == 1 and not images:
+        return pairs[0]
     for candidates, known in ((images, IMAGE_COLUMNS), (texts, TEXT_COLUMNS)):
         named = [name for name in candidates if name.lower() in known]
         found = named or candidates
         if len(found) == 1:
-            return found[0]
+            return (found[0],)
         if found:
             break
     state = f"several columns could be it ({', '.join(found)})" if found else "none could be found"
     raise DatasetError(
         f"A data set needs one column of images or texts; in {source} {state}. Columns beside the "
-        f"labels are {listed or 'none'}. Name the right one with input_column=... (--input-column)."
+        f"labels are {present or 'none'}. Name the right one with input_column=... (--text-column)."
     )
 
 

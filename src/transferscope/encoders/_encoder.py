@@ -192,10 +192,13 @@ class Embedded:
         Layer name -> (n, dim) float32 tensor on the encoder's device.
     logits : Tensor or None
         (n, n_source_classes) float32 output of the encoder's own head, None without a head.
+    truncated : array or None
+        (n,) int32: how many tokens of each text were not read, None where nothing can be cut off.
     """
 
     features: dict[str, torch.Tensor]
     logits: torch.Tensor | None = None
+    truncated: npt.NDArray[np.int32] | None = None
 
 
 @runtime_checkable

@@ -135,7 +135,7 @@ class TorchEncoder:
         Computed when first asked for and kept: weights changed later do not change it.
         """
         if self._fingerprint is None:
-            self._fingerprint = _digest(self._architecture, self._preprocessing, self._module)
+            self._fingerprint = digest(self._architecture, self._preprocessing, self._module)
         return self._fingerprint
 
     @property
@@ -239,9 +239,9 @@ class TorchEncoder:
         inputs = self._on_device(batch)
         wanted = {name: self._layers[name] for name in layers if name != POOLED}
         with (
-            _evaluating(self._module),
+            evaluating(self._module),
             torch.inference_mode(),
-            self._autocast(),
+            autocast(self._device),
             _recording(self._module, wanted) as features,
         ):
             pooled, logits = self._run(inputs)
@@ -260,13 +260,7 @@ class TorchEncoder:
         EncoderError
             If there is no such device.
         """
-        try:
-            self._device = torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:
-            raise EncoderError(
-                f"There is no device {device!r} here ({str(error).splitlines()[0]}). "
-                "Use 'cpu', or a device that torch lists."
-            ) from error
+        self._device = existing_device(device)
         self._module.to(self._device)
         if isinstance(self._preprocessing, ImagePreprocessing):
             if self._device.type == "cuda":
@@ -297,12 +291,6 @@ class TorchEncoder:
         # NHWC seen as NCHW is channels_last, and stays so
         images = batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2).to(self._dtype)
         return images.mul_(self._scale).add_(self._shift)
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        # without bfloat16 in hardware full precision: float16 overflows in some models
-        if self._device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return contextlib.nullcontext()
 
     def _checked(self, pooled: Any) -> Tensor:
         if not isinstance(pooled, Tensor) or pooled.ndim != 2:
@@ -357,8 +345,33 @@ def before_heads(
     return run
 
 
+def existing_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises
+    ------
+    EncoderError
+        If there is none.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise EncoderError(
+            f"There is no device {name!r} here ({str(error).splitlines()[0]}). "
+            "Use 'cpu', or a device that torch lists."
+        ) from error
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Bfloat16 on CUDA devices that have it, full precision elsewhere."""
+    # without bfloat16 in hardware full precision: float16 overflows in some models
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
 @contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards every part in the mode in which it was."""
     training = [part for part in module.modules() if part.training]
     if training:
@@ -393,13 +406,32 @@ def _recording(module: nn.Module, layers: Mapping[str, Layer]) -> Iterator[dict[
             hook.remove()
 
 
-def _digest(architecture: str, preprocessing: Preprocessing, module: nn.Module) -> str:
+def digest(architecture: str, preprocessing: Preprocessing, module: nn.Module) -> str:
     """Hash what decides the features; the same on every device and in every memory layout."""
     seen = preprocessing if isinstance(preprocessing, ImagePreprocessing) else preprocessing.key
     digest = hashlib.sha256(f"{_FINGERPRINT_VERSION}|{architecture}|{seen!r}".encode())
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         digest.update(f"|{name}:{tensor.dtype}:{tuple(tensor.shape)}|".encode())
         if tensor.numel():
-            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            raw = (
+                _in_memory(module, name, tensor)
+                .detach()
+                .cpu()
+                .contiguous()
+                .reshape(-1)
+                .view(torch.uint8)
+            )
             digest.update(raw.numpy().data)
     return digest.hexdigest()
+
+
+def _in_memory(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """The weight itself, where accelerate has moved it off the device and left an empty one."""
+    if not tensor.is_meta:
+        return tensor
+    owner, _, leaf = name.rpartition(".")
+    hook: Any = module.get_submodule(owner)._hf_hook
+    hooks = getattr(hook, "hooks", (hook,))
+    weights = next(one.weights_map for one in hooks if getattr(one, "weights_map", None))
+    weight: Tensor = weights[leaf]
+    return weight

@@ -1,5 +1,7 @@
 """Encoders ``hf/<id>`` and ``hf/<folder>``: vision models of Hugging Face transformers.
 
+Text models go on to `text_encoders`, by the kind of their configuration.
+
 The configuration decides which class is loaded. **Features** are, per kind of checkpoint:
 
 ===========================================  ======================================================
@@ -29,9 +31,9 @@ This module imports torch at the top, and transformers when used.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -40,6 +42,9 @@ from torch import Tensor, nn
 from transferscope.encoders._encoder import ImagePreprocessing, Interpolation
 from transferscope.encoders._torch_encoder import Layer, TorchEncoder, before_heads
 from transferscope.errors import EncoderError, require
+
+if TYPE_CHECKING:
+    from transferscope.encoders.text_encoders import TextEncoder
 
 PREFIX = "hf/"
 
@@ -71,18 +76,19 @@ _N_PREFIX_TOKENS = {
 }
 
 
-def load_transformers(name: str) -> TorchEncoder:
-    """Load a vision model of transformers with its weights.
+def load_transformers(name: str) -> TorchEncoder | TextEncoder:
+    """Load a vision or text model of transformers with its weights.
 
     Parameters
     ----------
     name : str
         An id on the Hugging Face hub, or a local folder as ``save_pretrained`` of the model and of
-        its image processor write it; with or without ``hf/``.
+        its image processor or tokenizer write it; with or without ``hf/``. For text models options
+        may follow a question mark, see `text_encoders`.
 
     Returns
     -------
-    TorchEncoder
+    TorchEncoder or TextEncoder
         On the CPU, in float32.
 
     Raises
@@ -90,18 +96,28 @@ def load_transformers(name: str) -> TorchEncoder:
     MissingExtraError
         If transformers cannot be imported.
     EncoderError
-        If it cannot be loaded or downloaded, lacks weights, is no vision model, or prepares its
-        images in a way that cannot be translated.
+        If it cannot be loaded or downloaded, lacks weights, or prepares its images in a way that
+        cannot be translated.
     """
     transformers = require("transformers", extra="vision", purpose="load encoders named hf/…")
-    source = name.removeprefix(PREFIX)
-    identifier = PREFIX + source
+    source, _, query = name.removeprefix(PREFIX).partition("?")
+    identifier = PREFIX + name.removeprefix(PREFIX)
     with _quiet(transformers):
-        config = _loaded(identifier, transformers.AutoConfig.from_pretrained, source)
+        from transferscope.encoders import text_encoders
+
+        folder = text_encoders.transformer_folder(source)
+        config = loaded(identifier, transformers.AutoConfig.from_pretrained, source, **folder)
+        if _is_text(config):
+            return text_encoders.load_text(transformers, identifier, source, query, config, folder)
+        if query:
+            raise EncoderError(
+                f"Options after a question mark are for text models; {PREFIX}{source} is a vision "
+                f"model ({config.model_type}). Leave out ?{query}."
+            )
         if config.model_type == "timm_wrapper":
             hint = source if Path(source).is_dir() else source.rpartition("/")[2]
             raise EncoderError(f"{identifier} is a model of timm. Load it as timm/{hint}.")
-        processor = _image_processor(transformers, config, identifier, source)
+        processor = loaded(identifier, transformers.AutoImageProcessor.from_pretrained, source)
         preprocessing = _preprocessing(processor, identifier)
         model = _model(transformers, config, identifier, source)
     vision = getattr(config, "vision_config", config)
@@ -116,7 +132,7 @@ def load_transformers(name: str) -> TorchEncoder:
         run,
         preprocessing=preprocessing,
         identifier=identifier,
-        architecture=f"transformers/{type(model).__name__}/{_decisive(config)}",
+        architecture=f"transformers/{type(model).__name__}/{decisive(config)}",
         head_parameters=[parameter for head in heads for parameter in head.parameters()],
         layers=_layers(model, vision),
     )
@@ -138,7 +154,8 @@ def _quiet(transformers: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _loaded(identifier: str, load: Callable[..., Any], source: str, **options: Any) -> Any:
+def loaded(identifier: str, load: Callable[..., Any], source: str, **options: Any) -> Any:
+    """What a ``from_pretrained`` gives; whatever it raises becomes an `EncoderError`."""
     try:
         # no code from a repository is run; left open, transformers would ask on the terminal
         return load(source, trust_remote_code=False, **options)
@@ -147,7 +164,8 @@ def _loaded(identifier: str, load: Callable[..., Any], source: str, **options: A
         reason = next((line for line in str(error).splitlines() if line.strip()), "no message")
         remedy = (
             "The folder must hold what save_pretrained of the model and of its image processor "
-            "write: config.json, model.safetensors, preprocessor_config.json."
+            "or tokenizer write: config.json, model.safetensors, preprocessor_config.json or "
+            "tokenizer.json."
             if Path(source).is_dir()
             else "Models are downloaded once and then kept: run this once with a connection to "
             f"huggingface.co, or give {PREFIX}<folder> with a local copy."
@@ -157,23 +175,21 @@ def _loaded(identifier: str, load: Callable[..., Any], source: str, **options: A
         ) from error
 
 
-def _image_processor(transformers: Any, config: Any, identifier: str, source: str) -> Any:
-    try:
-        return _loaded(identifier, transformers.AutoImageProcessor.from_pretrained, source)
-    except EncoderError as error:
-        from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
-        from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+def _is_text(config: Any) -> bool:
+    """Whether a configuration is of a model that reads tokens and no images."""
+    from transformers.models.auto import modeling_auto
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
-        if (
-            config.model_type in TOKENIZER_MAPPING_NAMES
-            and config.model_type not in IMAGE_PROCESSOR_MAPPING_NAMES
-        ):
-            raise EncoderError(
-                f"{identifier} is a text model ({config.model_type}): it has a tokenizer and no "
-                "image processor. Text models are not supported yet in this version; choose a "
-                "vision model."
-            ) from error
-        raise
+    reads_tokens = (
+        TOKENIZER_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+    kind = config.model_type
+    return any(kind in names for names in reads_tokens) and (
+        kind not in IMAGE_PROCESSOR_MAPPING_NAMES
+    )
 
 
 def _model(transformers: Any, config: Any, identifier: str, source: str) -> nn.Module:
@@ -189,24 +205,39 @@ def _model(transformers: Any, config: Any, identifier: str, source: str) -> nn.M
         options["add_pooling_layer"] = False
     elif config.model_type == "vit_mae":
         config.mask_ratio = 0.0
-    model, report = _loaded(
+    model, report = loaded(
         identifier, auto.from_pretrained, source, output_loading_info=True, **options
     )
     # mask tokens serve pre-training only, and a fresh layer norm changes nothing (pooler of BEiT)
-    missing = [
-        key
-        for key in sorted(report["missing_keys"])
-        if not key.endswith("mask_token") and "pooler.layernorm" not in key
-    ]
-    if missing:
-        raise EncoderError(
-            f"{identifier} lacks weights that {type(model).__name__} needs, and transformers would "
-            f"fill them at random: {', '.join(missing[:10])}"
-            f"{f' and {len(missing) - 10} more' if len(missing) > 10 else ''}. "
-            "Save the whole model, or choose another checkpoint."
-        )
+    refuse_missing(
+        identifier,
+        model,
+        [
+            key
+            for key in report["missing_keys"]
+            if not key.endswith("mask_token") and "pooler.layernorm" not in key
+        ],
+    )
     module: nn.Module = model.float()  # from version 5 on, models come in the checkpoint's type
     return module
+
+
+def refuse_missing(identifier: str, model: nn.Module, missing: Iterable[str]) -> None:
+    """Refuse a checkpoint that lacks weights.
+
+    Raises
+    ------
+    EncoderError
+        If `missing` names any.
+    """
+    names = sorted(missing)
+    if names:
+        raise EncoderError(
+            f"{identifier} lacks weights that {type(model).__name__} needs, and transformers would "
+            f"fill them at random: {', '.join(names[:10])}"
+            f"{f' and {len(names) - 10} more' if len(names) > 10 else ''}. "
+            "Save the whole model, or choose another checkpoint."
+        )
 
 
 def _heads(model: nn.Module) -> list[nn.Module]:
@@ -259,7 +290,7 @@ def _layers(model: nn.Module, config: Any) -> dict[str, Layer]:
     }
 
 
-def _decisive(config: Any) -> str:
+def decisive(config: Any) -> str:
     """The configuration without what differs between copies of the same model."""
     settings = config.to_dict()
     for name in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"):

@@ -1,0 +1,495 @@
+"""Language models: every architecture against one text at a time, unpadded; pooling; heads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="text encoders need torch")
+try:
+    import transformers
+except Exception as error:
+    pytest.skip(f"transformers cannot be imported: {error}", allow_module_level=True)
+
+import text_checkpoints as tiny  # noqa: E402
+
+import transferscope.encoders.text_encoders as text_encoders  # noqa: E402
+from transferscope.datasets import Word  # noqa: E402
+from transferscope.encoders import Encoder, load_encoder  # noqa: E402
+from transferscope.errors import EncoderError, UnknownNameError  # noqa: E402
+
+SAMPLES = [
+    "a",
+    "How much does it cost to send 1,250.75 to another bank account?",
+    "dog",
+    "Sphinx of black quartz: hear my vow!",
+    "k\u0131sa bir c\u00fcmle",
+]
+PAIRS = [("The quick brown fox", "a lazy dog"), ("vow", "Pack my box with five jugs"), ("a", "b")]
+
+
+def embedded(encoder: Any, samples: Any, layers: Any = ("pooled",)) -> Any:
+    preprocessing = encoder.preprocessing
+    return encoder.embed(
+        preprocessing.collate([preprocessing.prepare(sample) for sample in samples]), layers
+    )
+
+
+def words_of(folder: Path) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("samples", [SAMPLES, PAIRS], ids=["texts", "pairs"])
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_features_are_those_of_each_text_alone_and_unpadded(
+    architecture: str, samples: Any, tmp_path: Path
+) -> None:
+    name = tiny.saved(tmp_path, architecture)
+    encoder: Any = load_encoder(name)
+    assert isinstance(encoder, Encoder)
+    assert encoder.layers == ("layer1", "layer2", "layer3", "pooled")
+    model, words = tiny.build(architecture), words_of(tmp_path)
+    how = "last" if architecture in tiny.DECODERS else "mean"
+    got = embedded(encoder, samples, encoder.layers)
+    assert got.logits is None
+    assert not got.truncated.any()
+    for row, sample in enumerate(samples):
+        states = tiny.literal_states(model, words, sample)
+        for layer, state in zip(encoder.layers, [*states, states[-1]], strict=True):
+            expected = tiny.literal_pool(state, how)
+            np.testing.assert_allclose(got.features[layer][row], expected, atol=1e-5)
+    assert encoder.feature_dim == 32
+    assert encoder.input_size is None
+
+
+@pytest.mark.parametrize("how", ["mean", "first", "last", "weighted-mean"])
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "t5"])
+def test_each_pooling(architecture: str, how: str, tmp_path: Path) -> None:
+    name = tiny.saved(tmp_path, architecture)
+    encoder = load_encoder(f"{name}?pooling={how}")
+    model, words = tiny.build(architecture), words_of(tmp_path)
+    got = embedded(encoder, SAMPLES, ["layer2", "pooled"])
+    for row, sample in enumerate(SAMPLES):
+        states = tiny.literal_states(model, words, sample)
+        for layer, state in (("layer2", states[1]), ("pooled", states[-1])):
+            expected = tiny.literal_pool(state, how)
+            np.testing.assert_allclose(got.features[layer][row], expected, atol=1e-5)
+    assert encoder.fingerprint != load_encoder(f"{name}?pooling=first&subwords=last").fingerprint
+
+
+def test_the_own_pooling_of_a_plain_model_is_its_trained_pooler(tmp_path: Path) -> None:
+    name = tiny.saved(tmp_path / "bert", "bert")
+    model, words = tiny.build("bert"), words_of(tmp_path / "bert")
+    got = embedded(load_encoder(f"{name}?pooling=own"), SAMPLES).features["pooled"]
+    with torch.inference_mode():
+        expected = [model(**words(s, return_tensors="pt")).pooler_output[0] for s in SAMPLES]
+    np.testing.assert_allclose(got, torch.stack(expected), atol=1e-5)
+    without = tiny.saved(tmp_path / "without", "bert", add_pooling_layer=False)  # type: ignore[arg-type]
+    assert load_encoder(without).layers[-1] == "pooled"
+    name = tiny.saved(tmp_path / "gpt2", "gpt2")
+    with pytest.raises(EncoderError, match=r"no pooling of its own.*weighted-mean"):
+        load_encoder(f"{name}?pooling=own")
+
+
+CLASSIFIERS = ["bert", "roberta", "distilbert", "electra", "deberta-v2", "albert", "mpnet",
+               "modernbert", "bart", "t5", "gpt2", "llama", "qwen2"]  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", CLASSIFIERS)
+def test_a_classifier_gives_the_input_of_its_head_and_its_logits(
+    architecture: str, tmp_path: Path
+) -> None:
+    name = tiny.saved(tmp_path, architecture, "ForSequenceClassification", num_labels=5)
+    encoder: Any = load_encoder(name)
+    model = tiny.build(architecture, "ForSequenceClassification", num_labels=5)
+    words = words_of(tmp_path)
+    got = embedded(encoder, SAMPLES, encoder.layers)
+    (head,) = [m for m in model.modules() if getattr(m, "out_features", None) == 5]
+    for row, sample in enumerate(SAMPLES):
+        given = words(sample, return_tensors="pt")
+        given = {
+            k: v for k, v in given.items() if k in encoder.preprocessing.tokenizer.model_input_names
+        }
+        with torch.inference_mode():
+            logits = model(**given).logits[0]
+            by_head = head(got.features["pooled"][row])
+        np.testing.assert_allclose(got.logits[row], logits, atol=1e-5)
+        np.testing.assert_allclose(by_head, logits, atol=1e-5)
+    in_head = sum(p.numel() for p in head.parameters())
+    assert encoder.n_parameters == sum(p.numel() for p in model.parameters()) - in_head
+    assert embedded(load_encoder(f"{name}?pooling=mean"), SAMPLES).logits is None
+
+
+def test_a_classifier_with_one_output_has_no_source_classes(tmp_path: Path) -> None:
+    name = tiny.saved(tmp_path, "bert", "ForSequenceClassification", num_labels=1)
+    got = embedded(load_encoder(name), SAMPLES)
+    assert got.logits is None
+    assert got.features["pooled"].shape == (5, 32)
+
+
+def test_missing_weights_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    name = tiny.saved(tmp_path, "bert")
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("encoder.layer.1.output.dense.weight")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(EncoderError, match=r"lacks weights .*encoder\.layer\.1\.output"):
+        load_encoder(name)
+
+
+# --- sentence-transformers ----------------------------------------------------------------------
+
+
+def sentence_folder(folder: Path, pooling: dict[str, Any], *more: str, **files: Any) -> str:
+    """A folder as sentence-transformers saves it."""
+    name = tiny.saved(folder, "bert")
+    parts = [("Transformer", ""), ("Pooling", "1_Pooling")]
+    parts += [(kind, f"{i + 2}_{kind}") for i, kind in enumerate(more)]
+    for _, path in parts:
+        (folder / path).mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(parts)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    for file, content in files.items():
+        (folder / f"{file}.json").write_text(json.dumps(content))
+    return name
+
+
+@pytest.mark.parametrize(
+    ("mode", "literal"),
+    [
+        ("cls_token", lambda states: states[0]),
+        ("mean_tokens", lambda states: states.mean(0)),
+        ("max_tokens", lambda states: states.amax(0)),
+        ("mean_sqrt_len_tokens", lambda states: states.sum(0) / len(states) ** 0.5),
+        ("weightedmean_tokens", lambda states: tiny.literal_pool(states, "weighted-mean")),
+        ("lasttoken", lambda states: states[-1]),
+    ],
+)
+def test_a_sentence_transformers_folder_pools_as_it_says(
+    mode: str, literal: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    pooling = {"word_embedding_dimension": 32, f"pooling_mode_{mode}": True}
+    name = sentence_folder(tmp_path, pooling, "Normalize")
+    model, words = tiny.build("bert"), words_of(tmp_path)
+    got = embedded(load_encoder(name), SAMPLES).features["pooled"]
+    for row, sample in enumerate(SAMPLES):
+        expected = literal(tiny.literal_states(model, words, sample)[-1])
+        np.testing.assert_allclose(got[row], expected / expected.norm(), atol=1e-5)
+
+
+def test_dense_layers_prompts_and_limits_of_sentence_transformers(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    name = sentence_folder(
+        tmp_path,
+        {"pooling_mode": "mean"},
+        "Dense",
+        sentence_bert_config={"max_seq_length": 9},
+        config_sentence_transformers={"prompts": {"q": "ask "}, "default_prompt_name": "q"},
+    )
+    layer = torch.nn.Linear(32, 7)
+    save_file(
+        {f"linear.{k}": v for k, v in layer.state_dict().items()},
+        tmp_path / "2_Dense" / "model.safetensors",
+    )
+    dense = {"in_features": 32, "out_features": 7, "bias": True}
+    dense["activation_function"] = "torch.nn.modules.activation.Tanh"  # type: ignore[assignment]
+    (tmp_path / "2_Dense" / "config.json").write_text(json.dumps(dense))
+    encoder: Any = load_encoder(name)
+    got = embedded(encoder, SAMPLES)
+    model, words = tiny.build("bert"), words_of(tmp_path)
+    for row, sample in enumerate(SAMPLES):
+        given = words(f"ask {sample}", return_tensors="pt", truncation=True, max_length=9)
+        with torch.inference_mode():
+            state = model(**given).last_hidden_state[0].mean(0)
+            np.testing.assert_allclose(
+                got.features["pooled"][row], torch.tanh(layer(state)), atol=1e-5
+            )
+        n_tokens = len(words(f"ask {sample}")["input_ids"])
+        assert got.truncated[row] == max(0, n_tokens - 9)
+    assert got.truncated.max() > 0
+    assert encoder.feature_dim == 7
+    changed = encoder.fingerprint
+    save_file(
+        {f"linear.{k}": v + 1 for k, v in layer.state_dict().items()},
+        tmp_path / "2_Dense" / "model.safetensors",
+    )
+    assert load_encoder(name).fingerprint != changed
+    save_file({}, tmp_path / "2_Dense" / "model.safetensors")
+    (tmp_path / "2_Dense" / "model.safetensors").unlink()
+    with pytest.raises(EncoderError, match="lacks the weights of 2_Dense"):
+        load_encoder(name)
+
+
+def test_unknown_parts_of_sentence_transformers_are_refused(tmp_path: Path) -> None:
+    name = sentence_folder(tmp_path / "a", {"pooling_mode": "mean"}, "Router")
+    with pytest.raises(EncoderError, match=r"not known here: Router.*\?pooling=mean"):
+        load_encoder(name)
+    assert load_encoder(f"{name}?pooling=mean").layers[-1] == "pooled"
+    name = sentence_folder(tmp_path / "b", {"pooling_mode": "attention"})
+    with pytest.raises(EncoderError, match=r"not known here: attention"):
+        load_encoder(name)
+
+
+def test_the_transformer_may_lie_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    name = sentence_folder(tmp_path, {"pooling_mode": "mean"})
+    whole = embedded(load_encoder(name), SAMPLES).features["pooled"]
+    inner = tmp_path / "0_Transformer"
+    inner.mkdir()
+    for file in [*tmp_path.glob("*.json"), *tmp_path.glob("*.safetensors")]:
+        if file.name != "modules.json":
+            file.rename(inner / file.name)
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    assert torch.equal(embedded(load_encoder(name), SAMPLES).features["pooled"], whole)
+
+
+# --- length, padding, truncation ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "gpt2", "modernbert"])
+def test_what_is_too_long_is_cut_off_and_counted(architecture: str, tmp_path: Path) -> None:
+    encoder: Any = load_encoder(tiny.saved(tmp_path, architecture))
+    words = words_of(tmp_path)
+    samples = ["vow " * 200, "vow", ("dog " * 3) * 100]
+    got = embedded(encoder, samples)
+    assert torch.isfinite(got.features["pooled"]).all()
+    lengths = [len(words(sample, verbose=False)["input_ids"]) for sample in samples]
+    assert encoder.preprocessing.limit == 64  # RoBERTa has 65 positions, one of them unused
+    assert got.truncated.tolist() == [max(0, n - 64) for n in lengths]
+    alone = embedded(encoder, samples[:1]).features["pooled"]
+    np.testing.assert_allclose(got.features["pooled"][:1], alone, atol=1e-5)
+
+
+def test_max_length_is_the_users(tmp_path: Path) -> None:
+    name = tiny.saved(tmp_path, "bert")
+    got = embedded(load_encoder(f"{name}?max_length=8"), SAMPLES)
+    assert got.truncated.any()
+    for wrong in ("3", "65"):
+        with pytest.raises(EncoderError, match=r"must lie between 4 and 64"):
+            load_encoder(f"{name}?max_length={wrong}")
+    for wrong in ("max_length=x", "max_length=0", "pooling=cls", "poling=mean", "subwords=own"):
+        with pytest.raises(EncoderError, match=r"no option .*weighted-mean.*max_length=<number"):
+            load_encoder(f"{name}?{wrong}")
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "bert", "t5", "llama"])
+def test_an_empty_text_has_features_too(architecture: str, tmp_path: Path) -> None:
+    encoder = load_encoder(tiny.saved(tmp_path, architecture))
+    got = embedded(encoder, ["", "a", ""]).features["pooled"]
+    assert torch.isfinite(got).all()
+    np.testing.assert_allclose(got[0], got[2], atol=1e-6)
+    assert (got[0] - got[1]).abs().max() > 1e-3
+
+
+def test_texts_of_like_length_are_read_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder: Any = load_encoder(tiny.saved(tmp_path, "bert"))
+    samples = ["dog " * n for n in (1, 30, 2, 28, 3, 29)]
+    whole = embedded(encoder, samples).features["pooled"]
+    monkeypatch.setattr(text_encoders, "TOKENS_AT_ONCE", 100)
+    batch = encoder.preprocessing.collate(samples)
+    shapes = [part.inputs["input_ids"].shape for part in batch.parts]
+    assert all(n * width <= 100 for n, width in shapes)
+    assert min(width for _, width in shapes) < 12
+    assert sorted(np.concatenate([part.rows for part in batch.parts])) == list(range(6))
+    np.testing.assert_allclose(encoder.embed(batch).features["pooled"], whole, atol=1e-5)
+
+
+def test_equal_tokenizers_share_their_batches(tmp_path: Path) -> None:
+    one = load_encoder(tiny.saved(tmp_path / "one", "bert"))
+    two = load_encoder(tiny.saved(tmp_path / "two", "bert", seed=1))
+    assert one.preprocessing.key == two.preprocessing.key
+    assert one.fingerprint != two.fingerprint
+    cut = load_encoder(f"hf/{tmp_path / 'two'}?max_length=20")
+    assert cut.preprocessing.key != two.preprocessing.key
+
+
+def test_one_forward_pass_gives_every_layer(tmp_path: Path) -> None:
+    encoder: Any = load_encoder(tiny.saved(tmp_path, "bert"))
+    calls: list[int] = []
+    handle = encoder.module.embeddings.register_forward_hook(lambda *_: calls.append(1))
+    embedded(encoder, SAMPLES, encoder.layers)
+    handle.remove()
+    assert len(calls) == 1
+    with pytest.raises(UnknownNameError, match=r"no layer 'layer9'"):
+        embedded(encoder, SAMPLES, ["layer9"])
+
+
+def test_weights_stay_as_they_are_and_eval_mode_is_borrowed(tmp_path: Path) -> None:
+    encoder: Any = load_encoder(tiny.saved(tmp_path, "bert"))
+    first = embedded(encoder, SAMPLES).features["pooled"]
+    encoder.module.train()
+    assert torch.equal(embedded(encoder, SAMPLES).features["pooled"], first)
+    assert encoder.module.training
+    assert first.dtype == torch.float32
+    assert not first.is_inference()
+
+
+def test_half_precision_weights_run_in_full(tmp_path: Path) -> None:
+    tiny.build("llama").to(torch.bfloat16).save_pretrained(tmp_path)
+    tiny.tokenizer("unigram-bos").save_pretrained(tmp_path)
+    encoder: Any = load_encoder(f"hf/{tmp_path}")
+    assert {p.dtype for p in encoder.module.parameters()} == {torch.float32}
+
+
+def test_pictures_and_missing_devices_are_refused(tmp_path: Path) -> None:
+    encoder: Any = load_encoder(tiny.saved(tmp_path, "bert"))
+    with pytest.raises(EncoderError, match=r"takes texts, and a sample is a ndarray"):
+        encoder.preprocessing.prepare(np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(EncoderError, match=r"no device 'cuda:77'"):
+        encoder.to("cuda:77")
+    assert encoder.to("cpu") is encoder
+
+
+def test_loading_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    name = tiny.saved(tmp_path, "bert")
+    capfd.readouterr()
+    embedded(load_encoder(name), ["vow " * 200])
+    assert capfd.readouterr() == ("", "")
+
+
+# --- words --------------------------------------------------------------------------------------
+
+SENTENCES = [
+    ("Sphinx", "of", "black", "quartz", ":", "hear", "my", "vow", "!"),
+    ("noktalar",),
+    ("kariyerini", "noktalar", "."),
+]
+WORDS = [Word(words, i) for words in SENTENCES for i in range(len(words))]
+
+
+@pytest.mark.parametrize("how", ["mean", "first", "last"])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "deberta-v2", "t5", "gpt2", "llama"])
+def test_words_are_pooled_from_their_own_pieces(
+    architecture: str, how: str, tmp_path: Path
+) -> None:
+    name = tiny.saved(tmp_path, architecture)
+    encoder = load_encoder(f"{name}?subwords={how}")
+    got = embedded(encoder, WORDS, ["layer1", "pooled"])
+    model, tokenizer = tiny.build(architecture), words_of(tmp_path)
+    for row, (words, position) in enumerate(WORDS):
+        text = " ".join(words)
+        encoding = tokenizer(text, return_offsets_mapping=True)
+        start = len(" ".join(words[:position]))  # the space before a word is the word's
+        stop = start + (position > 0) + len(words[position])
+        own = [
+            i for i, (a, b) in enumerate(encoding["offset_mapping"]) if b > a and start < b <= stop
+        ]
+        states = tiny.literal_states(model, tokenizer, text)
+        for layer, state in (("layer1", states[0]), ("pooled", states[-1])):
+            pieces = [state[i] for i in own]
+            expected = {"first": pieces[0], "last": pieces[-1], "mean": sum(pieces) / len(pieces)}
+            np.testing.assert_allclose(got.features[layer][row], expected[how], atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "electra"])
+def test_words_are_aligned_as_the_tokenizer_aligns_them(architecture: str, tmp_path: Path) -> None:
+    encoder: Any = load_encoder(tiny.saved(tmp_path, architecture))
+    tokenizer = words_of(tmp_path)
+    for words in SENTENCES:
+        batch = encoder.preprocessing.collate([Word(words, i) for i in range(len(words))])
+        word_ids = tokenizer([list(words)], is_split_into_words=True).word_ids(0)
+        (part,) = batch.parts
+        for row, (_, start, stop) in zip(part.rows, part.spans, strict=True):
+            assert [i for i, word in enumerate(word_ids) if word == row] == [*range(start, stop)]
+
+
+def test_a_sentence_that_is_too_long_is_read_in_parts(tmp_path: Path) -> None:
+    encoder: Any = load_encoder(f"{tiny.saved(tmp_path, 'bert')}?max_length=12")
+    words = tuple(f"{w}{i}" for i, w in enumerate(["vow", "dog", "box", "fox"] * 5))
+    samples = [Word(words, i) for i in range(len(words))]
+    got = embedded(encoder, samples)
+    assert (got.truncated > 0).all()
+    assert torch.isfinite(got.features["pooled"]).all()
+    # the same as if the sentence had come in halves until they fit
+    parts = [words]
+    while any(len(words_of(tmp_path)(" ".join(part))["input_ids"]) > 12 for part in parts):
+        parts = [
+            half
+            for part in parts
+            for half in (
+                (part[: len(part) // 2], part[len(part) // 2 :])
+                if len(words_of(tmp_path)(" ".join(part))["input_ids"]) > 12
+                else (part,)
+            )
+        ]
+    expected = torch.cat(
+        [
+            embedded(encoder, [Word(part, i) for i in range(len(part))]).features["pooled"]
+            for part in parts
+        ]
+    )
+    np.testing.assert_allclose(got.features["pooled"], expected, atol=1e-5)
+    whole = embedded(encoder, [Word(("vow" * 40, "dog"), 0), Word(("vow" * 40, "dog"), 1)])
+    assert torch.isfinite(whole.features["pooled"]).all()
+
+
+def test_a_word_without_tokens_takes_those_before_it(tmp_path: Path) -> None:
+    encoder: Any = load_encoder(tiny.saved(tmp_path, "bert"))
+    words = ("dog", "\u200b", "fox")  # a zero-width space, which BERT's normaliser drops
+    got = embedded(encoder, [Word(words, i) for i in range(3)]).features["pooled"]
+    last = embedded(load_encoder(f"hf/{tmp_path}?subwords=last"), [Word(words, 0)])
+    np.testing.assert_allclose(got[1], last.features["pooled"][0], atol=1e-6)
+    got = embedded(encoder, [Word(("", "dog"), 0), Word(("", "dog"), 1)])
+    assert torch.isfinite(got.features["pooled"]).all()
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "gpt2"])
+def test_a_tagger_gives_the_logits_of_each_word(architecture: str, tmp_path: Path) -> None:
+    name = tiny.saved(tmp_path, architecture, "ForTokenClassification", num_labels=5)
+    encoder: Any = load_encoder(f"{name}?subwords=first")
+    model = tiny.build(architecture, "ForTokenClassification", num_labels=5)
+    got = embedded(encoder, WORDS)
+    head = model.get_submodule("classifier" if hasattr(model, "classifier") else "score")
+    with torch.inference_mode():
+        by_head = head(got.features["pooled"])
+    np.testing.assert_allclose(got.logits, by_head, atol=1e-5)
+    assert embedded(encoder, SAMPLES).logits is None
+    in_head = sum(p.numel() for p in head.parameters())
+    assert encoder.n_parameters == sum(p.numel() for p in model.parameters()) - in_head
+
+
+def test_a_slow_tokenizer_cannot_place_words(tmp_path: Path) -> None:
+    encoder: Any = load_encoder(tiny.saved(tmp_path, "bert"))
+
+    class Slow:
+        is_fast = False
+
+    object.__setattr__(encoder.preprocessing, "tokenizer", Slow())
+    with pytest.raises(EncoderError, match=r"Slow does not.*tokenizer\.json"):
+        encoder.preprocessing.collate([WORDS[0]])
+
+
+def test_a_model_spread_over_devices_gives_the_same(tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate", reason="device_map needs accelerate")
+    name = tiny.saved(tmp_path, "llama")
+    plain: Any = load_encoder(name)
+    spread: Any = load_encoder(f"{name}?device_map=auto")
+    expected = embedded(plain, SAMPLES, plain.layers).features
+    got = embedded(spread, SAMPLES, plain.layers).features
+    for layer in plain.layers:
+        # on a machine with a GPU it is held in bfloat16
+        tolerance = 0.1 if torch.cuda.is_available() else 1e-5
+        np.testing.assert_allclose(got[layer].cpu(), expected[layer], atol=tolerance)
+    assert spread.to("cpu") is spread
+    # what does not fit is kept aside, and moved in when it is needed
+    fingerprint = plain.fingerprint
+    offloaded: Any = load_encoder(name)
+    accelerate.cpu_offload(offloaded.module, torch.device("cpu"))
+    assert any(parameter.is_meta for parameter in offloaded.module.parameters())
+    assert offloaded.fingerprint == fingerprint
+    got = embedded(offloaded, SAMPLES).features["pooled"]
+    np.testing.assert_allclose(got, expected["pooled"], atol=1e-5)
