@@ -201,7 +201,7 @@ class TorchEncoder:
         batch : as for `embed`
         """
         inputs = self._on_device(batch)
-        with self._autocast():
+        with autocast(self._device):
             pooled, _ = self._run(inputs)
         return self._checked(pooled)
 

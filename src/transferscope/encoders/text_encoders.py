@@ -425,6 +425,29 @@ class TextEncoder:
         """The module itself, for fine-tuning it."""
         return self._module
 
+    @property
+    def last_block(self) -> str | None:
+        """Name of the last of the model's blocks, None where there is no list of blocks."""
+        stacks = [
+            f"{name}.{len(part) - 1}"
+            for name, part in self._module.named_modules()
+            if isinstance(part, nn.ModuleList) and len(part) > 1
+        ]
+        return stacks[0] if stacks else None
+
+    def forward(self, batch: TextBatch) -> Tensor:
+        """Pooled features (n, dim) with gradients, in the mode in which the module is.
+
+        Parameters
+        ----------
+        batch : TextBatch
+            As for `embed`.
+        """
+        with autocast(self._device):
+            parts = [dict(self._embed_part(part, (POOLED,), False))[POOLED] for part in batch.parts]
+        rows = np.argsort(np.concatenate([part.rows for part in batch.parts]), kind="stable")
+        return torch.cat(parts)[torch.from_numpy(rows).to(self._device)].float()
+
     def embed(self, batch: TextBatch, layers: Sequence[str] = (POOLED,)) -> Embedded:
         """Features of the named layers, and logits where there is a head, in one forward pass.
 

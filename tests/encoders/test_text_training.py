@@ -1,0 +1,49 @@
+"""Language models are fine-tuned by the same function as image encoders."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+pytest.importorskip("transformers", reason="text encoders need transformers")
+pytest.importorskip("tokenizers", reason="text encoders need tokenizers")
+
+from text_checkpoints import saved  # noqa: E402
+
+from transferscope.datasets import open_dataset  # noqa: E402
+from transferscope.encoders import load_encoder  # noqa: E402
+from transferscope.errors import InputError  # noqa: E402
+from transferscope.training import finetune  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def texts():
+    rng = np.random.default_rng(0)
+    animals, money = ("fox", "dog", "lazy", "jumps"), ("cost", "bank", "account", "send")
+    labels = np.arange(80) % 2
+    words = [rng.choice(money if label else animals, size=rng.integers(2, 7)) for label in labels]
+    return open_dataset(([" ".join(chosen) for chosen in words], labels))
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "t5"])
+def test_text_encoder_is_fine_tuned(architecture, texts, tmp_path):
+    encoder = load_encoder(saved(tmp_path, architecture))
+    quick = {"weight_decays": (1e-4,), "n_seeds": 1, "patience": None}
+    assert encoder.last_block is not None
+    found = finetune(encoder, texts, learning_rates=(3e-3,), epochs=8, **quick)
+    assert found.value > 0.8
+    finetune(encoder, texts, learning_rates=(3e-3,), epochs=1, mode="last-block", **quick)
+    with pytest.raises(InputError, match="only images can be augmented"):
+        finetune(encoder, texts, learning_rates=(3e-3,), epochs=1, augment="shift", **quick)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "t5"])
+def test_forward_gives_the_features_of_embed(architecture, texts, tmp_path):
+    encoder = load_encoder(saved(tmp_path, architecture))
+    encoder.module.eval()
+    batch = encoder.preprocessing.collate(
+        [encoder.preprocessing.prepare(texts[i]) for i in range(9)]
+    )
+    expected = encoder.embed(batch).features["pooled"]
+    assert torch.allclose(encoder.forward(batch).detach(), expected, atol=1e-5)
