@@ -16,6 +16,7 @@ import typer
 from rich.markup import escape
 
 from transferscope.cli._cache import cache
+from transferscope.cli._distance import dataset_factors, distance
 from transferscope.cli._features import extract, ped, score
 from transferscope.cli._listings import encoders, metrics
 from transferscope.cli._ranking import rank, show_ranking
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-for command in (rank, score, extract, ped, encoders, metrics):
+for command in (rank, score, extract, ped, distance, dataset_factors, encoders, metrics):
     app.command()(command)
 app.add_typer(cache, name="cache")
 

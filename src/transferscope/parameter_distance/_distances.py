@@ -145,40 +145,39 @@ def layer_transferability(
             )
         _drop_tied(counted, base, target, unmatched)
         names = _matched(counted, base, target, parameters, unmatched)
+        _refuse_other_architecture(names, counted, blocks, base, target)
         initial = _Initial.of(random, seeds, files)
         drawn = initial.first
+        initial_names: dict[str, str] = {}
         if drawn is not None:
-            others = _matched(counted, base, drawn, parameters, unmatched)
-            plan = {name: (b, others[name]) for name, b in names.items() if name in others}
-            _refuse_other_architecture(plan, counted, blocks, base, drawn)
-        else:
-            plan = {name: (b, b) for name, b in names.items()}
-        _refuse_other_architecture(plan, counted, blocks, base, target)
+            initial_names = _matched(counted, base, drawn, parameters, unmatched)
+            _refuse_other_architecture(initial_names, counted, blocks, base, drawn)
 
         moved: dict[str, _Sums] = {}
-        carried: dict[str, list[_Sums]] = {name: [] for name in plan}
+        carried: dict[str, list[_Sums]] = {name: [] for name in names}
         updates: dict[str, tuple[float, float]] = {}
-        for name, (b_name, r_name) in plan.items():
+        for name, b_name in names.items():
             a, b = base.tensors[name], target.tensors[b_name]
-            laws = initial.laws.get(r_name)
+            r_name = initial_names.get(name)
+            law = None if r_name is None else initial.laws.get(r_name)
             compared = [(a, f"{name} of {base.label}")]
-            if drawn is not None and (laws is None or laws.kind in ("fixed", "other")):
+            if drawn is not None and r_name is not None and not (law and law.has_expectation):
                 compared.append((drawn.tensors[r_name], f"{r_name} of {drawn.label}"))
-            sums = _sums((b, f"{b_name} of {target.label}"), compared)
-            moved[name] = sums[0]
-            if laws is not None and laws.kind in ("uniform", "normal"):
-                carried[name].append(_expected(b, laws))
-            carried[name] += sums[1:]
+            moved[name], *carried[name] = _sums((b, f"{b_name} of {target.label}"), compared)
+            if law is not None and law.has_expectation:
+                carried[name].append(_expected(b, law))
             if spectra and len(b.shape) > 1:
                 updates[name] = _spectrum(a, b)
-            for tensor in (a, b):
+            for tensor in [a, b] + ([drawn.tensors[r_name]] if drawn and r_name else []):
                 tensor.done()
         del drawn
         for more in initial.further():
-            for name, (b_name, r_name) in plan.items():
-                place = (target.tensors[b_name], f"{b_name} of {target.label}")
-                carried[name] += _sums(place, [(more.tensors[r_name], r_name)])
-                place[0].done()
+            for name, r_name in initial_names.items():
+                if name in names:
+                    b = target.tensors[names[name]]
+                    place = (b, f"{names[name]} of {target.label}")
+                    carried[name] += _sums(place, [(more.tensors[r_name], r_name)])
+                    b.done()
 
     rows = _rows(group, counted)
     layers = [
@@ -278,9 +277,11 @@ def _matched(
             found[name] = there
         elif tensor.size == math.prod(shape) and _same_elements(tensor.shape, shape):
             found[name] = there
-            unmatched.add("reshaped", name, f"{name}: {shape}, {tensor.shape} in {other.label}")
+            unmatched.add(
+                "reshaped", name, f"{name}: {shape} pre-trained, {tensor.shape} in {other.label}"
+            )
         else:
-            text = f"{name}: {shape}, {tensor.shape} in {other.label}"
+            text = f"{name}: {shape} pre-trained, {tensor.shape} in {other.label}"
             unmatched.add("other_shape", name, text)
     known = {translate(name) for name in base.tensors}
     for name, tensor in other.tensors.items():
@@ -523,7 +524,8 @@ def _layer(
     if not here:
         return LayerDistance(row, reason=unmatched.why[names[0]])
     n = sum(moved[name].n for name in here)
-    near, far = _ratios(here, moved, carried, measure)
+    with_random = [name for name in here if carried[name]]
+    near, far = _ratios(with_random or here, moved, carried, measure)
     sums = [moved[name] for name in here]
     step, a, b = (math.sqrt(sum(getattr(s, k) for s in sums)) for k in ("squares", "a", "b"))
     whole = _Sums(n, 0.0, step * step, a * a, b * b).distance("cosine")
@@ -533,6 +535,8 @@ def _layer(
         reason = f"{measure} of a tensor of zeros is undefined"
     elif without_random:
         reason = "no random initialisation was given"
+    elif not with_random:
+        reason = unmatched.why[here[0]]
     elif near == 0:
         reason = "did not move in fine-tuning: the ratio has no bound"
     ratios = [] if reason or not near else [distance / near for distance in far]
@@ -574,7 +578,7 @@ def _summary(
     usable = [layer for layer in body if layer.transferability is not None]
     draws: list[list[float]] = []
     for layer in usable:
-        here = [name for name in rows[layer.name] if name in moved]
+        here = [name for name in rows[layer.name] if carried.get(name)]
         near, far = _ratios(here, moved, carried, measure)
         assert near
         draws.append([distance / near for distance in far])

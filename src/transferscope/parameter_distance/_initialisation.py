@@ -91,6 +91,11 @@ class Law:
     mean: float
     deviation: float
 
+    @property
+    def has_expectation(self) -> bool:
+        """Whether it is known in closed form."""
+        return self.kind in ("uniform", "normal")
+
     def expected_absolute(self, target: Array) -> float:
         """``Σ E|r - b|`` over the elements b of a target, r of this law."""
         d = np.abs(target - self.mean).astype(np.float64)
