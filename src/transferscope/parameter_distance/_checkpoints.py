@@ -13,6 +13,7 @@ import json
 import math
 import mmap
 import sys
+import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 #: Elements read at a time: two pieces and their difference fit into a core's own cache.
-PIECE = 2**18
+PIECE = 2**17
 
 #: How safetensors stores floats; NumPy has no bfloat16, whose bits are read instead.
 _FLOATS: dict[str, np.dtype[Any]] = {
@@ -54,7 +55,7 @@ class Tensor:
     shape : tuple of int
     read : function
         From the first element and the one after the last to a flat float array, which is valid
-        until the next call.
+        until the next call in this thread.
     is_float : bool
     storage : hashable or None
         Equal for two names of one tensor; None where that cannot be known.
@@ -251,7 +252,8 @@ def _of_index(path: Path, files: ExitStack) -> dict[str, Tensor]:
 
 
 def _of_safetensors(path: Path, files: ExitStack) -> dict[str, Tensor]:
-    file = files.enter_context(path.open("rb", buffering=0))
+    source = _File(path, files)
+    file = source.handle
     try:
         length = int.from_bytes(file.read(8), "little")
         total = path.stat().st_size
@@ -271,7 +273,6 @@ def _of_safetensors(path: Path, files: ExitStack) -> dict[str, Tensor]:
         raise CheckpointError(
             f"The weights file {path} is damaged or cut short ({error}). Copy or download it again."
         ) from error
-    buffer = bytearray(8 * PIECE)
 
     def tensor(name: str, dtype: str, shape: tuple[int, ...], offset: int, n_bytes: int) -> Tensor:
         if dtype.startswith(("I", "U", "BOOL")):
@@ -289,20 +290,35 @@ def _of_safetensors(path: Path, files: ExitStack) -> dict[str, Tensor]:
             )
 
         def read(start: int, stop: int) -> Array:
-            view = memoryview(buffer)[: (stop - start) * kind.itemsize]
-            file.seek(offset + start * kind.itemsize)
-            filled = 0
-            while filled < len(view):
-                got = file.readinto(view[filled:])
-                if not got:
-                    raise CheckpointError(f"The weights file {path} was cut while it was read.")
-                filled += got
+            size = (stop - start) * kind.itemsize
+            view = source.read(offset + start * kind.itemsize, size)
             values = np.frombuffer(view, dtype=kind)
             return _of_bfloat16(values) if dtype == "BF16" else _working(values)
 
         return Tensor(shape, read)
 
     return {name: tensor(name, *entry) for name, entry in entries.items()}
+
+
+class _File(threading.local):
+    """An open file with a buffer, both of the thread that uses them."""
+
+    def __init__(self, path: Path, files: ExitStack) -> None:
+        self._path = path
+        # one that a thread opened is closed with all others
+        self.handle = files.enter_context(path.open("rb", buffering=0))
+        self._buffer = memoryview(bytearray(8 * PIECE))
+
+    def read(self, offset: int, size: int) -> memoryview:
+        """Bytes of the file, valid until the next call in this thread."""
+        view, filled = self._buffer[:size], 0
+        self.handle.seek(offset)
+        while filled < size:
+            got = self.handle.readinto(view[filled:])
+            if not got:
+                raise CheckpointError(f"The weights file {self._path} was cut while it was read.")
+            filled += got
+        return view
 
 
 def _unreadable(*_: int) -> Array:

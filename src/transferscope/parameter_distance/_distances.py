@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,18 +18,17 @@ from transferscope.parameter_distance import _blocks, _initialisation
 from transferscope.parameter_distance._adapters import is_adapter, merged
 from transferscope.parameter_distance._blocks import HEAD, Parameters
 from transferscope.parameter_distance._checkpoints import (
-    Array,
     Checkpoint,
     Tensor,
     open_checkpoint,
 )
 from transferscope.parameter_distance._initialisation import Law
+from transferscope.parameter_distance._sums import Measure, Steps, Sums, compare, expected_sums
 from transferscope.results import LayerDistance, LayerDistances
 
 if TYPE_CHECKING:
     from torch import nn
 
-Measure = Literal["mean_abs", "l2", "relative_l2", "cosine"]
 Group = Literal["block", "parameter"]
 MEASURES = ("mean_abs", "l2", "relative_l2", "cosine")
 #: A block whose weights moved by less than this share of their norm could have been frozen:
@@ -35,6 +36,8 @@ MEASURES = ("mean_abs", "l2", "relative_l2", "cosine")
 FREEZE_DRIFT = 0.01
 #: Below this share of matched weights two checkpoints are of different architectures.
 _SAME_ARCHITECTURE = 0.5
+#: Tensors are compared on several threads, up to what memory can feed.
+_THREADS = 4
 
 
 def layer_transferability(
@@ -153,31 +156,43 @@ def layer_transferability(
             initial_names = _matched(counted, base, drawn, parameters, unmatched)
             _refuse_other_architecture(initial_names, counted, blocks, base, drawn)
 
-        moved: dict[str, _Sums] = {}
-        carried: dict[str, list[_Sums]] = {name: [] for name in names}
-        updates: dict[str, tuple[float, float]] = {}
-        for name, b_name in names.items():
-            a, b = base.tensors[name], target.tensors[b_name]
-            r_name = initial_names.get(name)
+        steps = Steps()
+
+        def measured(name: str) -> list[Sums]:
+            a, b, r_name = base.tensors[name], target.tensors[names[name]], initial_names.get(name)
             law = None if r_name is None else initial.laws.get(r_name)
-            compared = [(a, f"{name} of {base.label}")]
+            tensors = [(a, f"{name} of {base.label}")]
             if drawn is not None and r_name is not None and not (law and law.has_expectation):
-                compared.append((drawn.tensors[r_name], f"{r_name} of {drawn.label}"))
-            moved[name], *carried[name] = _sums((b, f"{b_name} of {target.label}"), compared)
+                tensors.append((drawn.tensors[r_name], f"{r_name} of {drawn.label}"))
+            sums = compare((b, f"{names[name]} of {target.label}"), tensors, steps)
             if law is not None and law.has_expectation:
-                carried[name].append(_expected(b, law))
-            if spectra and len(b.shape) > 1:
-                updates[name] = _spectrum(a, b)
-            for tensor in [a, b] + ([drawn.tensors[r_name]] if drawn and r_name else []):
+                sums.append(expected_sums(b, law))
+            for tensor, _ in [(b, ""), *tensors]:
                 tensor.done()
-        del drawn
-        for more in initial.further():
-            for name, r_name in initial_names.items():
-                if name in names:
-                    b = target.tensors[names[name]]
-                    place = (b, f"{names[name]} of {target.label}")
-                    carried[name] += _sums(place, [(more.tensors[r_name], r_name)])
-                    b.done()
+            return sums
+
+        def redrawn(name: str, more: Checkpoint) -> Sums:
+            b, r_name = target.tensors[names[name]], initial_names[name]
+            tensors = [(more.tensors[r_name], f"{r_name} of {more.label}")]
+            (sums,) = compare((b, f"{names[name]} of {target.label}"), tensors, steps)
+            b.done()
+            return sums
+
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
+            found = dict(zip(names, threads.map(measured, names), strict=True))
+            moved = {name: sums[0] for name, sums in found.items()}
+            carried = {name: sums[1:] for name, sums in found.items()}
+            drawn = None
+            again = [name for name in names if name in initial_names]
+            for more in initial.further():
+                sums = threads.map(redrawn, again, itertools.repeat(more))
+                for name, one in zip(again, sums, strict=False):
+                    carried[name].append(one)
+        updates = {
+            name: _spectrum(base.tensors[name], target.tensors[there])
+            for name, there in names.items()
+            if spectra and len(base.tensors[name].shape) > 1
+        }
 
     rows = _rows(group, counted)
     layers = [
@@ -271,17 +286,15 @@ def _matched(
         there = translate(name)
         tensor = other.tensors.get(there)
         shape = base.tensors[name].shape
+        text = f"{name}: {shape} pre-trained, {tensor and tensor.shape} in {other.label}"
         if tensor is None or not tensor.is_float:
             unmatched.add("missing", name, f"{name}: not in {other.label}")
         elif tensor.shape == shape:
             found[name] = there
         elif tensor.size == math.prod(shape) and _same_elements(tensor.shape, shape):
             found[name] = there
-            unmatched.add(
-                "reshaped", name, f"{name}: {shape} pre-trained, {tensor.shape} in {other.label}"
-            )
+            unmatched.add("reshaped", name, text)
         else:
-            text = f"{name}: {shape} pre-trained, {tensor.shape} in {other.label}"
             unmatched.add("other_shape", name, text)
     known = {translate(name) for name in base.tensors}
     for name, tensor in other.tensors.items():
@@ -386,85 +399,6 @@ class _Initial:
             yield _initialisation.draw(self.build, seed, ExitStack())
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Sums over the elements of a tensor a and a target b."""
-
-    n: int
-    absolute: float
-    squares: float
-    a: float
-    b: float
-
-    def distance(self, measure: Measure) -> float | None:
-        """D(a, b); None where a norm of zero leaves it undefined."""
-        if measure == "mean_abs":
-            return self.absolute / self.n
-        if measure == "l2":
-            return math.sqrt(self.squares)
-        if measure == "relative_l2":
-            return math.sqrt(self.squares / self.b) if self.b > 0 else None
-        # 1 - cos without the cancellation of 1 - a·b / |a||b| near 1
-        if self.a <= 0 or self.b <= 0:
-            return None
-        norms = math.sqrt(self.a), math.sqrt(self.b)
-        excess = self.squares - (norms[0] - norms[1]) ** 2
-        return max(excess, 0.0) / (2 * norms[0] * norms[1])
-
-
-def _sums(target: tuple[Tensor, str], others: Sequence[tuple[Tensor, str]]) -> list[_Sums]:
-    """One pass over the target and what it is compared with."""
-    tensor, where = target
-    totals = np.zeros((len(others), 3))
-    own = 0.0
-    for start, stop in tensor.pieces():
-        b = tensor.read(start, stop)
-        square = float(b @ b)
-        own += square if math.isfinite(square) else _squares(b, where)
-        for total, (other, name) in zip(totals, others, strict=True):
-            a = other.read(start, stop)
-            total += _piece(a, b, name)
-    return [
-        _Sums(tensor.size, float(absolute), float(squares), float(a), own)
-        for absolute, squares, a in totals
-    ]
-
-
-def _piece(a: Array, b: Array, name: str) -> tuple[float, float, float]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        step = a - b
-        squares, own = float(step @ step), float(a @ a)
-        absolute = float(np.sum(np.abs(step, out=step)))
-    if math.isfinite(squares) and math.isfinite(own) and math.isfinite(absolute):
-        return absolute, squares, own
-    own = _squares(a, name)  # refuses NaN; what is left has overflowed in float32
-    wide = np.abs(a.astype(np.float64) - b)
-    return float(wide.sum()), float(wide @ wide), own
-
-
-def _squares(values: Array, name: str) -> float:
-    """Sum of squares in float64, of values that overflowed in float32 or are not finite."""
-    if not np.all(np.isfinite(values)):
-        what = "NaN" if np.any(np.isnan(values)) else "infinity"
-        raise CheckpointError(
-            f"{name} holds {what}: training diverged, or the file is damaged. Take an earlier "
-            "checkpoint."
-        )
-    wide = values.astype(np.float64)
-    return float(wide @ wide)
-
-
-def _expected(target: Tensor, law: Law) -> _Sums:
-    absolute = squares = own = 0.0
-    for start, stop in target.pieces():
-        b = target.read(start, stop)
-        absolute += law.expected_absolute(b)
-        squares += law.expected_square(b)
-        own += float(b @ b)
-    a = target.size * (law.mean**2 + law.deviation**2)
-    return _Sums(target.size, absolute, squares, a, own)
-
-
 def _spectrum(a: Tensor, b: Tensor) -> tuple[float, float]:
     """Spectral norm and effective rank of b - a, rows by all other axes."""
     step = (b.whole().reshape(b.shape) - a.whole().reshape(b.shape)).reshape(b.shape[0], -1)
@@ -493,8 +427,8 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _ratios(
     names: Sequence[str],
-    moved: Mapping[str, _Sums],
-    carried: Mapping[str, list[_Sums]],
+    moved: Mapping[str, Sums],
+    carried: Mapping[str, list[Sums]],
     measure: Measure,
 ) -> tuple[float | None, list[float]]:
     """D(θ_A, θ_B) of a layer and D(θ_r, θ_B) of every draw, over the tensors that have all."""
@@ -513,8 +447,8 @@ def _ratios(
 def _layer(
     row: str,
     names: Sequence[str],
-    moved: Mapping[str, _Sums],
-    carried: Mapping[str, list[_Sums]],
+    moved: Mapping[str, Sums],
+    carried: Mapping[str, list[Sums]],
     updates: Mapping[str, tuple[float, float]],
     unmatched: _Unmatched,
     measure: Measure,
@@ -528,7 +462,7 @@ def _layer(
     near, far = _ratios(with_random or here, moved, carried, measure)
     sums = [moved[name] for name in here]
     step, a, b = (math.sqrt(sum(getattr(s, k) for s in sums)) for k in ("squares", "a", "b"))
-    whole = _Sums(n, 0.0, step * step, a * a, b * b).distance("cosine")
+    whole = Sums(n, 0.0, step * step, a * a, b * b).distance("cosine")
     spectra = [updates[name] for name in here if name in updates]
     reason: str | None = None
     if near is None:
@@ -566,8 +500,8 @@ def _layer(
 def _summary(
     layers: list[LayerDistance],
     is_head: Mapping[str, bool],
-    carried: Mapping[str, list[_Sums]],
-    moved: Mapping[str, _Sums],
+    carried: Mapping[str, list[Sums]],
+    moved: Mapping[str, Sums],
     rows: Mapping[str, list[str]],
     measure: Measure,
     parameters: Parameters,
