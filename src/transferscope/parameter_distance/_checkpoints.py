@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 #: Elements read at a time: two pieces and their difference fit into a core's own cache.
-PIECE = 2**17
+PIECE = 2**18
 
 #: How safetensors stores floats; NumPy has no bfloat16, whose bits are read instead.
 _FLOATS: dict[str, np.dtype[Any]] = {
@@ -334,12 +334,24 @@ def _working(values: Array) -> Array:
 
 
 def _of_module(module: nn.Module) -> dict[str, Tensor]:
-    trained = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
     return {
-        name: _in_memory(value, is_buffer=name not in trained)
-        for name, value in module.state_dict().items()
+        name: _in_memory(value, is_buffer=name in buffers)
+        for name, value in _as_saved(module).items()
         if hasattr(value, "shape")
     }
+
+
+def _as_saved(module: nn.Module) -> Mapping[str, Any]:
+    """The state dict, under the names of its files: transformers 5 has others in memory."""
+    state: Mapping[str, Any] = module.state_dict()
+    if not (hasattr(module, "save_pretrained") and hasattr(module, "config")):
+        return state
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # before version 5 there was one set of names
+        return state
+    return dict(revert_weight_conversion(module, dict(state)))
 
 
 def _of_mapping(content: Mapping[str, Any], *, mapped: bool = False) -> dict[str, Tensor]:

@@ -353,7 +353,8 @@ def _refuse_other_architecture(
         raise CheckpointError(
             f"{base.label} and {other.label} are of different architectures: {len(matched)} of "
             f"{len(body)} weights have the same name and shape, and {example} is not among them. "
-            "Give checkpoints of one architecture."
+            "Give checkpoints of one architecture; of a transformers model in memory the module, "
+            "for its state dict may have other names than its files."
         )
 
 
@@ -374,7 +375,7 @@ class _Initial:
         is_weights = isinstance(random, Mapping | str | os.PathLike)
         if isinstance(random, str) and random.startswith("timm/"):
             random, is_weights = _initialisation.architecture(random), False
-        if is_weights or hasattr(random, "named_parameters"):
+        if is_weights or (hasattr(random, "state_dict") and not isinstance(random, type)):
             return cls("checkpoint", open_checkpoint(random, "random", files))
         if not callable(random):
             raise CheckpointError(
