@@ -37,8 +37,10 @@ def test_table_of_metrics_is_up_to_date():
 
 def test_every_command_named_exists():
     text = README.read_text(encoding="utf-8")
-    commands = set(re.findall(r"`transferscope (\w+)", text))
-    assert commands == {"rank", "score", "extract", "ped", "encoders", "metrics", "cache"}
+    commands = set(re.findall(r"`transferscope ([\w-]+)", text))
+    listings = {"encoders", "metrics", "cache"}
+    scoring = {"rank", "score", "extract", "ped"}
+    assert commands == {*scoring, "distance", "dataset-factors", *listings}
     listed = subprocess.run(
         [sys.executable, "-m", "transferscope", "--help"],
         capture_output=True,
