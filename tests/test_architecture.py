@@ -35,6 +35,7 @@ FLOORS = {
     # floor 3: torch and the outside world; what scores features at hand
     "relatedness": 3,
     "parameter_distance": 3,
+    "weights_files": 3,  # read by encoders and parameter_distance, which are strangers
     "encoders": 3,
     "datasets": 3,
     "training": 3,

@@ -41,8 +41,8 @@ def test_every_command_named_exists():
     text = README.read_text(encoding="utf-8")
     named = set(re.findall(r"`transferscope ([\w-]+)", text))
     groups = {group.name for group in app.registered_groups}
-    registered = {command.name or command.callback.__name__ for command in app.registered_commands}
-    assert named == registered | groups
+    callbacks = {command.callback.__name__ for command in app.registered_commands}
+    assert named == {name.replace("_", "-") for name in callbacks} | groups
 
 
 @pytest.mark.parametrize("target", ["install", "demo", "test", "bench"])

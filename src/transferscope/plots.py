@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transferscope.errors import InputError, StoreError, require
-from transferscope.results import Agreement, PedTrace, Ranking
+from transferscope.results import Agreement, LayerDistances, PedTrace, Ranking
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -217,6 +219,71 @@ def plot_layers(ranking: Ranking) -> Figure:
         panel.set_visible(False)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", fontsize=8)
+    return figure
+
+
+def plot_layer_distances(targets: Mapping[str, LayerDistances]) -> Figure:
+    """Draw the transferability of every layer, one curve per target.
+
+    Parameters
+    ----------
+    targets : dict of str to LayerDistances
+        Name of the target -> its layers. A layer without a value leaves a gap.
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    InputError
+        If no target is given, or none has a value (no random initialisation was given).
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    if not any(layer.transferability for one in targets.values() for layer in one.layers):
+        raise InputError(
+            "there is no transferability to draw; give targets, with a random initialisation."
+        )
+    require("matplotlib", extra="report", purpose="draw figures")
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
+    names = list(dict.fromkeys(layer.name for one in targets.values() for layer in one.layers))
+    heads = {name for one in targets.values() for name in one.head}
+    names.sort(key=lambda name: name in heads)
+    figure = Figure(figsize=(max(6, min(20, 2.5 + 0.42 * len(names))), 5), layout="constrained")
+    axes = figure.subplots()
+    for i, (target, one) in enumerate(targets.items()):
+        values = {layer.name: layer.transferability for layer in one.layers}
+        spreads = {layer.name: layer.spread or 0.0 for layer in one.layers}
+        given = [values.get(name) or math.nan for name in names]
+        overall = "" if one.overall is None else f" ({one.overall:.3g})"
+        axes.errorbar(
+            range(len(names)),
+            given,
+            yerr=[spreads.get(name, 0.0) for name in names],
+            marker="o",
+            markersize=4,
+            linewidth=1.2,
+            color=colormaps["tab10"](i % 10),
+            linestyle=("-", "--", ":")[i // 10 % 3],
+            label=target + overall,
+        )
+    axes.axhline(1, color="0.4", linewidth=0.8, linestyle="--")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    axes.set_ylabel("transferability (times closer than random weights)")
+    axes.set_title(
+        "How far pre-training carried each layer to where fine-tuning ended\n"
+        "(in brackets: mean without the head; dashed: no closer than random weights)",
+        fontsize=9,
+    )
+    axes.legend(fontsize=8)
     return figure
 
 

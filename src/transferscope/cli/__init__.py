@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from transferscope.cli._agreement import benchmarks, evaluate
 from transferscope.cli._cache import cache
+from transferscope.cli._distance import dataset_factors, distance
 from transferscope.cli._features import extract, ped, score
 from transferscope.cli._ground_truth import finetune, pretrain, probe
 from transferscope.cli._listings import encoders, metrics
@@ -34,6 +35,7 @@ app = typer.Typer(
 COMMANDS = (
     *(rank, score, extract, ped),
     *(evaluate, benchmarks, probe, finetune, pretrain),
+    *(distance, dataset_factors),
     *(encoders, metrics),
 )
 for command in COMMANDS:

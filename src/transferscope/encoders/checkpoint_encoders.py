@@ -29,8 +29,8 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transferscope.encoders._weights_file import read_weights_file
 from transferscope.errors import CheckpointError, UnknownNameError, require
+from transferscope.weights_files import read_weights_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,0 +1,240 @@
+"""Factors of data sets, the regression on them, and the commands of parameter distance."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save_file
+
+from reference import parameter_distance as literal
+from transferscope import cli
+from transferscope.errors import FeatureError, InputError
+from transferscope.metrics import frechet
+from transferscope.parameter_distance import (
+    dataset_factors,
+    domain_gap,
+    intraclass_variance,
+    predict_transferability,
+    published_runs,
+)
+
+RNG = np.random.default_rng(0)
+FEATURES, REFERENCE = RNG.standard_normal((80, 5)), 1 + 2 * RNG.standard_normal((90, 5))
+LABELS = np.arange(80) % 3
+NEW = {"domain_gap": 1.0, "intraclass_variance": 0.2, "n_samples": 3000}
+
+
+def test_domain_gap_is_the_metric_frechet_negated():
+    assert domain_gap(FEATURES, REFERENCE) == pytest.approx(-frechet(FEATURES, REFERENCE))
+    assert domain_gap(FEATURES, FEATURES) == pytest.approx(0, abs=1e-12)
+    step = FEATURES.mean(axis=0) - REFERENCE.mean(axis=0)
+    assert domain_gap(FEATURES, REFERENCE, "means") == pytest.approx(float(step @ step))
+
+
+def test_variance_within_classes_written_out():
+    within = 0.0
+    for c in range(3):
+        rows = FEATURES[c == LABELS]
+        for row in rows:
+            within += float(np.sum((row - rows.mean(axis=0)) ** 2))
+    total = float(np.sum((FEATURES - FEATURES.mean(axis=0)) ** 2))
+    assert intraclass_variance(FEATURES, LABELS) == pytest.approx(within / total)
+    assert intraclass_variance(FEATURES, LABELS, "absolute") == pytest.approx(within / 80)
+    assert intraclass_variance(np.eye(3)[LABELS], LABELS) == pytest.approx(0, abs=1e-12)
+
+
+def test_factors_accept_every_array_library(backend):
+    factors = dataset_factors(backend(FEATURES), LABELS, backend(REFERENCE))
+    plain = dataset_factors(FEATURES, LABELS, REFERENCE)
+    assert factors.domain_gap == pytest.approx(plain.domain_gap)
+    assert factors.intraclass_variance == pytest.approx(plain.intraclass_variance)
+    assert (factors.n_samples, factors.n_classes) == (80, 3)
+
+
+def test_few_samples_are_said():
+    factors = dataset_factors(FEATURES[:4], [0, 0, 1, 1], REFERENCE)
+    assert factors.warnings == ("4 samples for 5 features: the domain gap is too large",)
+    assert dataset_factors(FEATURES, LABELS).domain_gap is None
+    assert json.loads(factors.to_json())["n_samples"] == 4
+    assert len(factors.to_frame()) == 1
+
+
+def test_bad_features_are_refused():
+    broken = FEATURES.copy()
+    broken[3, 3] = math.nan
+    for call in (lambda: domain_gap(broken, REFERENCE), lambda: domain_gap(FEATURES, broken)):
+        with pytest.raises(FeatureError):
+            call()
+    with pytest.raises(InputError, match="columns of features"):
+        domain_gap(FEATURES, REFERENCE[:, :4])
+    with pytest.raises(InputError, match="at least 2 samples"):
+        domain_gap(FEATURES[:1], REFERENCE)
+    with pytest.raises(InputError, match="frechet or means"):
+        domain_gap(FEATURES, REFERENCE, "mmd")
+    with pytest.raises(InputError, match="relative or absolute"):
+        intraclass_variance(FEATURES, LABELS, "some")
+    with pytest.raises(InputError, match="two classes"):
+        intraclass_variance(FEATURES, np.zeros(80, int))
+
+
+def test_published_table():
+    """Chen et al., arXiv 2212.00399, as copied in design/ANALYSES.md."""
+    table = published_runs()
+    assert len(table) == 12
+    assert table.loc["Flowers"].tolist() == [1.64, 0.449, 1088, 106.30]
+    assert np.log(table["transferability"]).mean() == pytest.approx(2.84, abs=0.005)
+    target, size = np.log(table["transferability"]), np.log(table["n_samples"])
+    _, r_squared = literal.ordinary_least_squares([size, np.ones(12)], target)
+    assert 0.8 < r_squared < 0.92  # size alone explains most
+
+
+def test_regression_is_ordinary_least_squares():
+    table = published_runs()
+    columns = [table["domain_gap"], table["intraclass_variance"], np.log(table["n_samples"])]
+    wanted, r_squared = literal.ordinary_least_squares(
+        [*columns, np.ones(12)], np.log(table["transferability"])
+    )
+    forecast = predict_transferability(NEW)
+    found = [c["value"] for c in forecast.coefficients.values()]
+    assert found == pytest.approx(list(wanted), rel=1e-6)
+    assert forecast.r_squared == pytest.approx(r_squared)
+    point = np.array([1.0, 0.2, math.log(3000), 1.0])
+    assert forecast.transferability == pytest.approx(math.exp(point @ wanted), rel=1e-6)
+    # the interval: Student's t with 12 - 4 degrees of freedom, 2.306
+    design = np.array([*columns, np.ones(12)]).T
+    residual = np.log(table["transferability"]) - design @ wanted
+    variance = float(residual @ residual) / 8
+    width = 2.306004 * math.sqrt(variance * (1 + point @ np.linalg.inv(design.T @ design) @ point))
+    assert math.log(forecast.high / forecast.transferability) == pytest.approx(width, rel=1e-5)
+    assert forecast.published["ResNet-50"] == {
+        "domain_gap": -0.26,
+        "intraclass_variance": 0.32,
+        "log_n_samples": -0.61,
+        "constant": 2.86,
+    }
+    assert "Compare signs, not sizes" in forecast.remark
+    assert forecast.warnings == ()
+    assert len(forecast.to_frame()) == 4
+    json.loads(forecast.to_json())
+
+
+def test_known_coefficients_come_back():
+    rng = np.random.default_rng(3)
+    records = [
+        {"domain_gap": g, "intraclass_variance": v, "n_samples": n,
+         "transferability": math.exp(-0.3 * g + 2 * v - 0.5 * math.log(n) + 5)}
+        for g, v, n in zip(rng.uniform(0, 3, 9), rng.uniform(0, 1, 9),
+                           rng.integers(100, 9000, 9), strict=True)
+    ]  # fmt: skip
+    forecast = predict_transferability(records=records)
+    found = [c["value"] for c in forecast.coefficients.values()]
+    assert found == pytest.approx([-0.3, 2, -0.5, 5])
+    assert forecast.transferability is None
+    far = predict_transferability({**NEW, "domain_gap": 50.0}, records)
+    assert "domain_gap 50 lies outside of the records" in far.warnings[0]
+    beyond = predict_transferability({**NEW, "intraclass_variance": 1e6}, records)
+    assert beyond.transferability is None
+    assert "beyond all numbers" in beyond.warnings[-1]
+    json.loads(beyond.to_json())
+
+
+def test_bad_records_are_refused():
+    table = published_runs()
+    cases = [
+        (table.drop(columns="n_samples"), "n_samples is missing"),
+        (table.head(4), "at least 5 records, got 4"),
+        (table.assign(transferability=0.0), "must be positive"),
+        (table.assign(domain_gap=math.nan), "must be finite"),
+        (table.assign(domain_gap="far"), "must be numbers"),
+        (table.assign(domain_gap=1.0), "do not vary independently"),
+    ]
+    for records, message in cases:
+        with pytest.raises(InputError, match=message):
+            predict_transferability(NEW, records)
+    for factors, message in (
+        ({**NEW, "domain_gap": None}, "give a reference data set"),
+        ({**NEW, "n_samples": 0}, "must be positive"),
+        ({**NEW, "intraclass_variance": math.inf}, "must be a finite number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predict_transferability(factors)
+
+
+# ---------------------------------------------------------------- commands
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("warnings.showwarning", None)
+    for console in (cli.stdout, cli.stderr):
+        monkeypatch.setattr(console, "width", 200)
+
+    def call(*arguments, check=0):
+        monkeypatch.setattr(sys, "argv", ["transferscope", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        assert (stopped.value.code or 0) == check, captured.err
+        return captured.out if check == 0 else captured.err
+
+    for seed, name in enumerate("rab"):
+        rng = np.random.default_rng(seed)
+        names = ("layers.0.weight", "layers.1.weight", "fc.weight")
+        save_file({n: rng.standard_normal((4, 4)) for n in names}, tmp_path / f"{name}.safetensors")
+    return call
+
+
+FILES = ("--pretrained", "a.safetensors", "--finetuned", "b.safetensors")
+
+
+def test_distance_prints_layers(run, tmp_path):
+    out = run("distance", "--random", "r.safetensors", *FILES, "--spectra", "--plot", "p.png")
+    assert [line[1:9] for line in out.splitlines() if line.startswith("│")] == [
+        "layers.0",
+        "layers.1",
+        "head    ",
+    ]
+    assert "overall (mean without the head): " in out
+    assert "effective rank" in out
+    assert (tmp_path / "p.png").stat().st_size > 5_000
+    record = json.loads(run("distance", "--random", "r.safetensors", *FILES, "--format", "json"))
+    assert [layer["name"] for layer in record["layers"]] == ["layers.0", "layers.1", "head"]
+    assert record["measure"] == "mean_abs"
+    assert "no random initialisation" in run("distance", *FILES)
+
+
+def test_distance_refuses(run):
+    assert "cannot be opened" in run("distance", "--random", "x.pth", *FILES, check=2)
+    both = ("--random", "r.safetensors", "--arch", "resnet18")
+    assert "--random and --arch" in run("distance", *both, *FILES, check=2)
+    assert "different architectures" in run("distance", "--arch", "resnet18", *FILES, check=2)
+
+
+def test_dataset_factors_prints_and_predicts(run, tmp_path):
+    pytest.importorskip("torch")
+    data = ("sklearn/digits", "-e", "mini/resnet-mnist-supervised", "--per-class", 12)
+    out = run("dataset-factors", *data)
+    assert "domain gap (frechet): - (give --reference)" in out
+    assert "samples: 120 in 10 classes" in out
+    with_reference = (*data, "--reference", "sklearn/digits")
+    record = json.loads(run("dataset-factors", *with_reference, "--format", "json"))
+    assert record["domain_gap"] > 0
+    assert 0 < record["intraclass_variance"] < 1
+    rows = [[i % 3 + 0.1 * i, (i % 4) / 4, 100 + 50 * (i % 5), 5 + i] for i in range(9)]
+    columns = ["domain_gap", "intraclass_variance", "n_samples", "transferability"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "runs.csv")
+    out = run("dataset-factors", *with_reference, "--records", "runs.csv")
+    assert "expected transferability of the weights: " in out
+    assert "ResNet-50" in out
+    out = run("dataset-factors", *with_reference, "--records", "runs.csv", "--format", "json")
+    assert set(json.loads(out)) == {"factors", "forecast"}
+    assert "cannot be read as .csv" in run(
+        "dataset-factors", *with_reference, "--records", "no.csv", check=2
+    )
