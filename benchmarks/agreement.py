@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import rankdata, weightedtau
-from transferscope.agreement import evaluate
 
 from transferscope import open_dataset, rank
+from transferscope.agreement import evaluate
 from transferscope.datasets import Dataset
 from transferscope.encoders.mini_zoo import list_mini, mini_card
+from transferscope.scoring import DEFAULT_METRICS
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data" / "images"
@@ -101,7 +102,8 @@ LARGE = ("mnist", "fashion_mnist", "usps", "cifar10_32px")
 NEEDS_MORE = ("leep", "nce", "pactran_dirichlet", "pactran_gamma", "frechet", "otce", "ot_nce")
 #: Baselines that never look at the target.
 BASELINES = ("source accuracy", "parameters")
-LARGEST_SET = 3
+#: What costs next to nothing beside the forward pass.
+QUICK = ("logme", "regularized_h_score", "linear_probe", "knn")
 
 
 def truth(folder: Path) -> tuple[Truth, Truth]:
@@ -156,47 +158,61 @@ def tau_and_regret(scores: dict[str, float], accuracy: dict[str, float]) -> tupl
     values, known = [scores[e] for e in names], [accuracy[e] for e in names]
     # of tied first ones the worst: a ranking that cannot decide earns no luck
     top = min(a for v, a in zip(values, known, strict=True) if v == max(values))
-    return float(weightedtau(values, known).statistic), 100 * (max(known) - top)
+    # undefined where all scores are the same: they foresee nothing
+    tau = float(np.nan_to_num(weightedtau(values, known).statistic))
+    return tau, 100 * (max(known) - top)
 
 
-def choose(table: Table, accuracy: Truth, sizes: Sequence[int]) -> tuple[list[str], str]:
-    """Leave one data set out: choose on the others, measure on it.
+Members = tuple[str, ...]
 
-    Returns the members chosen on all data sets, and lines that say what each choice came to.
-    """
-    metrics = [m for m in next(iter(table.values())) if m not in (*NEEDS_MORE, *BASELINES)]
-    metrics = [m for m in metrics if m.removesuffix("+ped") not in NEEDS_MORE]
-    metrics = [
-        m for m in metrics if all(set(accuracy[n]) <= set(table[n].get(m, {})) for n in table)
+
+def available(table: Table, accuracy: Truth) -> list[str]:
+    """Metrics that any data set allows, and that every encoder has here."""
+    return [
+        m
+        for m in next(iter(table.values()))
+        if m.removesuffix("+ped") not in NEEDS_MORE
+        and m not in BASELINES
+        and all(set(accuracy[n]) <= set(table[n].get(m, {})) for n in table)
     ]
-    plain = [m for m in metrics if not m.endswith("+ped") and not m.startswith("ncti_")]
-    sets = [(m,) for m in metrics] if max(sizes) == 1 else []
-    for size in sizes:
-        if size > 1:
-            sets += list(itertools.combinations(plain, size))
-    found = np.array(
+
+
+def measure_sets(table: Table, accuracy: Truth, sets: Sequence[Members]) -> np.ndarray:
+    """Weighted tau and regret of each set's consensus on each data set, (sets, data sets, 2)."""
+    return np.array(
         [
             [tau_and_regret(consensus(table[n], members), accuracy[n]) for n in table]
             for members in sets
         ]
-    )  # (sets, data sets, 2)
-    lines, held_out = [], []
-    for d, name in enumerate(table):
-        others = np.delete(found, d, axis=1)
-        best = _best(others)
-        held_out.append(found[best, d])
-        lines.append(
-            f"| {name} | {' + '.join(sets[best])} | {found[best, d, 0]:.3f} "
-            f"| {found[best, d, 1]:.2f} |"
-        )
-    mean = np.mean(held_out, axis=0)
-    overall = _best(found)
-    lines.append(f"| **mean** | | **{mean[0]:.3f}** | **{mean[1]:.2f}** |")
-    on_all = found[overall].mean(axis=0)
-    lines.append(
-        f"| chosen on all | {' + '.join(sets[overall])} | {on_all[0]:.3f} | {on_all[1]:.2f} |"
     )
-    return list(sets[overall]), "\n".join(lines)
+
+
+def choose(table: Table, accuracy: Truth, sets: Sequence[Members]) -> str:
+    """Leave one data set out: choose among the sets on the others, measure on it."""
+    found = measure_sets(table, accuracy, sets)
+    lines = ["| left out | chosen on the others | weighted tau | regret@1, points |"]
+    lines.append("|" + " --- |" * 4)
+    held_out = []
+    for d, name in enumerate(table):
+        best = _best(np.delete(found, d, axis=1))
+        held_out.append(found[best, d])
+        tau, regret = held_out[-1]
+        lines.append(f"| {name} | {' + '.join(sets[best])} | {tau:.3f} | {regret:.2f} |")
+    tau, regret = np.mean(held_out, axis=0)
+    lines.append(f"| **mean** | | **{tau:.3f}** | **{regret:.2f}** |")
+    best = _best(found)
+    tau, regret = found[best].mean(axis=0)
+    lines.append(f"| chosen on all | {' + '.join(sets[best])} | {tau:.3f} | {regret:.2f} |")
+    return "\n".join(lines)
+
+
+def compare_sets(table: Table, accuracy: Truth, sets: dict[str, Members]) -> str:
+    """Sets that were fixed beforehand, measured on all data sets."""
+    lines = ["| set | members | weighted tau | regret@1, points |", "|" + " --- |" * 4]
+    found = measure_sets(table, accuracy, list(sets.values())).mean(axis=1)
+    for (title, members), (tau, regret) in zip(sets.items(), found, strict=True):
+        lines.append(f"| {title} | {' + '.join(members)} | {tau:.3f} | {regret:.2f} |")
+    return "\n".join(lines)
 
 
 def _best(found: np.ndarray) -> int:
@@ -274,20 +290,32 @@ def report(folder: Path, results: Path) -> None:
             f"| {metric} | {tau.value:.3f} | {tau.low:.2f} to {tau.high:.2f} "
             f"| {worst} ({single[worst]:.2f}) | {100 * (regret.value or 0):.2f} | {len(single)} |"
         )
-    _, alone_lines = choose(table, accuracy, (1,))
-    members, together_lines = choose(table, accuracy, range(2, LARGEST_SET + 1))
-    head = "| left out | chosen on the others | weighted tau | regret@1, points |"
-    head += "\n|" + " --- |" * 4
+    metrics = available(table, accuracy)
+    singles = [(m,) for m in metrics]
+    plain = [m for m in metrics if not m.endswith("+ped") and not m.startswith("ncti_")]
+    triples = [c for k in (2, 3) for c in itertools.combinations(plain, k)]
+    quick = [c for k in range(1, len(QUICK) + 1) for c in itertools.combinations(QUICK, k)]
+    fixed = {
+        "default": DEFAULT_METRICS,
+        "default and knn (the default before this table)": QUICK,
+        "default and logistic_probe": (*DEFAULT_METRICS, "logistic_probe"),
+        "default and parc": (*DEFAULT_METRICS, "parc"),
+        "default and logistic_probe, parc": (*DEFAULT_METRICS, "logistic_probe", "parc"),
+    }
     parts = [
         f"Made by `benchmarks/agreement.py` on {datetime.now(UTC).date()}, 2 cores, no GPU.",
         "## Every metric",
         "\n".join(lines),
         "## The best single metric, chosen without the data set it is measured on",
-        head + "\n" + alone_lines,
-        f"## The best consensus of 2 to {LARGEST_SET} metrics, chosen in the same way",
-        head + "\n" + together_lines,
+        choose(table, accuracy, singles),
+        "## The best consensus of two or three metrics, chosen in the same way",
+        choose(table, accuracy, triples),
+        f"## The same among the quick ones ({', '.join(QUICK)})",
+        choose(table, accuracy, quick),
+        "## Fixed sets, on all data sets",
+        compare_sets(table, accuracy, fixed),
         "## Small samples",
-        "\n".join(small_samples(accuracy, members)),
+        "\n".join(small_samples(accuracy, DEFAULT_METRICS)),
         "## Accuracy after fine-tuning, percent (spread over three seeds)",
         _accuracy_table(accuracy, spread),
     ]

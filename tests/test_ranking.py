@@ -107,7 +107,7 @@ def test_the_better_an_encoder_sees_the_classes_the_higher_it_stands(data):
     assert [row.encoder for row in ranking.encoders] == ["best", "middle", "bad"]
     assert [row.rank for row in ranking.encoders] == [1, 2, 3]
     assert ranking.metrics == list(DEFAULT_METRICS)
-    assert ranking.ranked_by == "consensus of logme, regularized_h_score, knn, linear_probe"
+    assert ranking.ranked_by == "consensus of logme, regularized_h_score, linear_probe"
     assert ranking.best.p_best > 0.9
     assert not ranking.encoders[2].tied_with_best
     assert ranking.advice.startswith("Fine-tune best")

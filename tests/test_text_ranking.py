@@ -265,7 +265,7 @@ def test_pairs_go_through_the_tokenizers_own_encoding(bert: str, tmp_path: Path)
         path, bert, label_column="similarity", store=tmp_path, device="cpu"
     )
     assert ranking.dataset["task"] == "regression"
-    assert {"logme", "knn"} <= set(ranking.best.scores)
+    assert {"logme", "linear_probe"} <= set(ranking.best.scores)
     data = open_dataset(path, label_column="similarity")
     pairs = list(zip(TEXTS, TEXTS[::-1], strict=True))
     assert [data[i] for i in range(50)] == pairs

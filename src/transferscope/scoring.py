@@ -14,8 +14,9 @@ from transferscope.metrics import METRICS, Measurement, Metric, Need
 from transferscope.ped_metrics import resolve_metrics
 from transferscope.results import Score, ScoreTable
 
-#: What `rank` and `score` compute when nothing else is asked for.
-DEFAULT_METRICS = ("logme", "regularized_h_score", "knn", "linear_probe")
+#: What `rank` and `score` compute when nothing else is asked for: the quick metrics that agreed
+#: best with fine-tuning, see benchmarks/results/agreement.md.
+DEFAULT_METRICS = ("logme", "regularized_h_score", "linear_probe")
 
 _WHENCE: dict[Need, str] = {
     "source_probabilities": "an encoder with a head gives (source_logits serve as well)",

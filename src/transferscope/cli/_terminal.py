@@ -52,7 +52,8 @@ EncodersOption = Annotated[
         "--encoders",
         "-e",
         help="Names with commas between: mini/all, timm/NAME, torchvision/NAME, hf/ID or folder, "
-        "checkpoint:FILE?arch=NAME.",
+        "checkpoint:FILE?arch=NAME; or a list: text-base, text-large, vision-base, vision-large, "
+        "vision-ssl.",
         show_default=False,
     ),
 ]

@@ -6,10 +6,13 @@
 ``mini/<name>``                        a small encoder bundled with this package (works offline)
 ``timm/<name>`` or ``timm/<folder>``   PyTorch Image Models, by name or from a folder
 ``torchvision/<name>``                 torchvision; ``?weights=IMAGENET1K_V1`` picks its weights
-``hf/<id>`` or ``hf/<folder>``         vision models of transformers, from the hub or a folder
+``hf/<id>`` or ``hf/<folder>``         vision and text models of transformers, from hub or folder
 ``checkpoint:<path>?arch=<timm name>`` weights from research code, in a timm architecture, or with
                                        ``mini/<name>`` those of a bundled encoder trained on
 =====================================  ============================================================
+
+``text-base``, ``text-large``, ``vision-base``, ``vision-large`` and ``vision-ssl`` are lists of
+such names, see `candidates`.
 
 Anything else is made an encoder in Python: ``from_module`` takes a torch module or a function, and
 any object that follows `Encoder` is used as it is.
@@ -35,6 +38,7 @@ from transferscope.encoders._encoder import (
     Preprocessing,
     TrainableEncoder,
 )
+from transferscope.encoders.candidates import CANDIDATES, CHECKED
 from transferscope.encoders.mini_zoo import (
     list_mini,
     load_mini,
@@ -49,6 +53,8 @@ if TYPE_CHECKING:
     from transferscope.encoders.module_encoders import from_module
 
 __all__ = [
+    "CANDIDATES",
+    "CHECKED",
     "POOLED",
     "Embedded",
     "Encoder",
@@ -183,7 +189,8 @@ def _unknown(spec: str) -> UnknownNameError:
     near = difflib.get_close_matches(spec.rpartition("/")[2], named, n=3, cutoff=0.6)
     hint = f"Did you mean {' or '.join(named[name] for name in near)}? " if near else ""
     return UnknownNameError(
-        f"There is no encoder {spec!r}: a name begins with one of {', '.join(_PREFIXES)}. {hint}"
+        f"There is no encoder {spec!r}: a name begins with one of {', '.join(_PREFIXES)}, or is "
+        f"one of the lists mini/all, {', '.join(CANDIDATES)}. {hint}"
         "List them with: transferscope encoders"
     )
 
@@ -195,8 +202,9 @@ def expand_encoders(specs: str | Encoder | Sequence[str | Encoder]) -> list[str 
     ----------
     specs : str, Encoder, or sequence of these
         Each string may list several names with commas between them; ``mini/all`` stands for the
-        whole bundled zoo. A name that itself contains a comma, such as a path, would be split:
-        give the encoder that `load_encoder` makes of it, or rename the file.
+        whole bundled zoo, ``text-base`` and the other names of `CANDIDATES` for their encoders. A
+        name that itself contains a comma, such as a path, would be split: give the encoder that
+        `load_encoder` makes of it, or rename the file.
 
     Returns
     -------
@@ -221,7 +229,12 @@ def expand_encoders(specs: str | Encoder | Sequence[str | Encoder]) -> list[str 
             single.append(spec)
             continue
         for part in filter(None, map(str.strip, spec.split(","))):
-            single += [f"mini/{name}" for name in list_mini()] if part == "mini/all" else [part]
+            if part == "mini/all":
+                single += [f"mini/{name}" for name in list_mini()]
+            elif part in CANDIDATES:
+                single += [candidate.name for candidate in CANDIDATES[part]]
+            else:
+                single.append(part)
     if not single:
         raise InputError("No encoder was given. Name at least one, such as mini/all.")
     # by identity for objects: they need not be hashable
@@ -233,7 +246,8 @@ def list_encoders(pattern: str | None = None) -> list[EncoderListing]:
     """Encoders that can be asked for by name.
 
     The bundled ones are always listed; pre-trained timm models where timm is installed. Models of
-    torchvision and of the Hugging Face hub are not listed, and load all the same.
+    torchvision and of the Hugging Face hub are not listed, but for those of the lists of
+    candidates, and load all the same.
 
     Parameters
     ----------
@@ -244,7 +258,7 @@ def list_encoders(pattern: str | None = None) -> list[EncoderListing]:
     Returns
     -------
     list of EncoderListing
-        Bundled ones first, then timm's in alphabetical order.
+        Bundled ones first, then the lists of candidates, then timm's in alphabetical order.
 
     Examples
     --------
@@ -261,6 +275,14 @@ def list_encoders(pattern: str | None = None) -> list[EncoderListing]:
                 f"mini/{name}", card.summary, card.n_parameters, card.feature_dim, (32, 32)
             )
         )
+    for group, candidates in CANDIDATES.items():
+        rows += [
+            EncoderListing(
+                one.name, f"of {group}; licence {one.licence} (as of {CHECKED})", one.n_parameters
+            )
+            for one in candidates
+            if one.name.startswith("hf/")
+        ]
     # importing timm takes seconds: not for a question that it cannot answer
     if not (pattern or "").startswith("mini/"):
         rows += _timm_rows()
