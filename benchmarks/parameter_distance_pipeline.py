@@ -124,7 +124,10 @@ def main() -> None:
         x, y = load(given.data / "cifar10_jpeg.npz", 4_000)
         accuracy = train(model, x, y, given.epochs, 0.05)
         save_file(model.state_dict(), pretrained)
-        print(f"pre-trained on 4,000 images of CIFAR-10: {100 * accuracy:.0f} % of them right\n", flush=True)
+        print(
+            f"pre-trained on 4,000 images of CIFAR-10: {100 * accuracy:.0f} % of them right\n",
+            flush=True,
+        )
         with torch.no_grad():
             reference = model.features(x[:2000])
         curves, records = {}, []
