@@ -38,7 +38,7 @@ def test_table_of_metrics_is_up_to_date():
 def test_every_command_named_exists():
     text = README.read_text(encoding="utf-8")
     commands = set(re.findall(r"`transferscope (\w+)", text))
-    assert commands == {"rank", "score", "extract", "ped", "encoders", "metrics", "cache"}
+    assert commands == {"rank", "score", "extract", "ped", "relate", "encoders", "metrics", "cache"}
     listed = subprocess.run(
         [sys.executable, "-m", "transferscope", "--help"],
         capture_output=True,

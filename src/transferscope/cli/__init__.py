@@ -19,6 +19,7 @@ from transferscope.cli._cache import cache
 from transferscope.cli._features import extract, ped, score
 from transferscope.cli._listings import encoders, metrics
 from transferscope.cli._ranking import rank, show_ranking
+from transferscope.cli._relatedness import relate
 from transferscope.cli._terminal import progress_bar, stderr, stdout
 from transferscope.errors import StoreError, TransferscopeError
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-for command in (rank, score, extract, ped, encoders, metrics):
+for command in (rank, score, extract, ped, relate, encoders, metrics):
     app.command()(command)
 app.add_typer(cache, name="cache")
 

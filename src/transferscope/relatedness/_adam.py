@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from transferscope import arrays, transport
-from transferscope.arrays import Array
 from transferscope.relatedness._head import Head, Numbers, beside, product
 from transferscope.relatedness._transform import SMALLEST_SHARE, Side, Transform, label_map
 from transferscope.relatedness._transport import Ids
@@ -38,7 +37,7 @@ def learn_by_adam(
     n_target, n_reference = shares.shape
     prior = np.bincount(target.labels, minlength=n_target) / len(target.labels)
     label_matrix, mass = label_map(shares, prior)
-    theta = {"A": np.eye(d), "inverse": np.eye(d), "b": np.zeros(d)}
+    theta: dict[str, Numbers] = {"A": np.eye(d), "inverse": np.eye(d), "b": np.zeros(d)}
     if learn_labels:
         theta["B"], theta["D"] = START * label_matrix, np.log(np.maximum(mass, 1e-6))
     first = {name: np.zeros_like(value) for name, value in theta.items()}
@@ -54,10 +53,10 @@ def learn_by_adam(
         if learn_labels:
             label_matrix, mass = _softmax(theta["B"]), _softmax(theta["D"])
         counts = np.bincount(y, minlength=n_reference)
-        present = np.where(counts > 0, mass, 0.0)
+        present: Numbers = np.where(counts > 0, mass, 0.0)
         row_weights = (present / np.maximum(counts, 1))[y] / present.sum()
         target_counts = np.bincount(t, minlength=n_target)
-        column_weights = (prior / np.maximum(target_counts, 1))[t]
+        column_weights: Numbers = (prior / np.maximum(target_counts, 1))[t]
         column_weights = column_weights / column_weights.sum()
         moved = z @ beside(theta["A"].T, z) + beside(theta["b"], z)
         distance = arrays.to_numpy(transport.ground_cost(moved, x, "euclidean"))
@@ -66,8 +65,8 @@ def learn_by_adam(
         plan = transport.exact_plan(distance + LABEL_COST * apart, row_weights, column_weights)
         log_p = head.log_probabilities(z)
         losses = -log_p[np.arange(len(y)), y]
-        class_losses = np.bincount(y, weights=losses, minlength=n_reference)
-        class_losses = class_losses / np.maximum(counts, 1)
+        sums = np.bincount(y, weights=losses, minlength=n_reference)
+        class_losses = sums / np.maximum(counts, 1)
         logs = np.log(np.maximum(label_matrix, 1e-30))
         mismatch = -np.sum(label_matrix * logs, axis=0)
         short = label_matrix @ mass - prior
@@ -110,7 +109,7 @@ def learn_by_adam(
         joint = joint / joint.sum(axis=1, keepdims=True)
         joint = np.where(joint < SMALLEST_SHARE, 0.0, joint)
         shares = joint / joint.sum(axis=1, keepdims=True)
-    matrix = np.linalg.inv(theta["A"])
+    matrix: Numbers = np.asarray(np.linalg.inv(theta["A"]), np.float64)
     return Transform(matrix, -matrix @ theta["b"], shares, tuple(trace))
 
 

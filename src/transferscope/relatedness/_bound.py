@@ -12,7 +12,7 @@ from transferscope import arrays
 from transferscope.arrays import Array
 from transferscope.errors import BoundError, InputError
 from transferscope.relatedness._adam import ITERATIONS, learn_by_adam
-from transferscope.relatedness._head import Head, Numbers, train_head
+from transferscope.relatedness._head import Head, Numbers, train_best_head, train_head
 from transferscope.relatedness._sides import Task, match_classes, prepare, restricted
 from transferscope.relatedness._transform import (
     Side,
@@ -57,6 +57,7 @@ def task_relatedness(
     n_reference_classes: int | None = None,
     method: Method = "blocks",
     iterations: int = ITERATIONS,
+    measure_target: bool = True,
     seed: int = 0,
 ) -> Relatedness:
     """Bound the loss of a linear head on a target task by its relatedness to a reference task.
@@ -100,6 +101,8 @@ def task_relatedness(
         ``adam``: the authors' stochastic procedure, for comparison (`iterations` of it); with
         labels only.
     iterations : int
+    measure_target : bool
+        Whether to train a head on the target's labels, to compare with; False saves its time.
     seed : int
 
     Returns
@@ -198,12 +201,12 @@ def task_relatedness(
     if unlabelled:
         learning = Side(target.learn.features, relabel(learned, target.learn.features))
         held_out = Side(held_out.features, relabel(learned, held_out.features))
-        if target_labels is not None and not _apart(target):
+        if target_labels is not None:
             agreement = _agreement(held_out.labels, target.held_out.labels)
     terms = evaluate(head, learned, reference.held_out, held_out, learning.labels)
     target_loss = target_accuracy = None
-    if target_labels is not None and not _apart(target):
-        own = train_head(*target.learn, len(target.names), None, target.judge)
+    if target_labels is not None and measure_target:
+        own = train_best_head(*target.learn, len(target.names), target.judge)
         log_p = own.log_probabilities(target.held_out.features)
         target_loss, target_accuracy = _loss_and_accuracy(log_p, target.held_out.labels)
     singular = np.linalg.svd(learned.matrix, compute_uv=False)
@@ -235,11 +238,6 @@ def task_relatedness(
         seconds=time.perf_counter() - start,
         warnings=tuple(warnings),
     )
-
-
-def _apart(target: Task) -> bool:
-    """Whether the target's held-out samples have no labels."""
-    return bool(np.any(target.held_out.labels < 0))
 
 
 def _check_options(
@@ -306,10 +304,12 @@ def evaluate(
     Raises
     ------
     BoundError
-        If their sum is below the loss of the transformed head.
+        If their sum is below the loss of the transformed head, or not finite.
     """
     n_target = len(learned.shares)
-    prior = np.bincount(learning_labels, minlength=n_target) / len(learning_labels)
+    # half a sample for pseudo-classes that were not met while learning: they may be met here
+    counts = np.maximum(np.bincount(learning_labels, minlength=n_target), 0.5)
+    prior = counts / counts.sum()
     label_matrix, _ = label_map(learned.shares, prior)
     carried = learned.carry(target.features)
     log_p = head.log_probabilities(carried)
@@ -319,7 +319,9 @@ def evaluate(
     losses = -head.log_probabilities(reference.features)
     losses = losses[np.arange(len(reference.labels)), reference.labels]
     cost, solved = couple(
-        carried, reference.features, make_blocks(target.labels, reference.labels, learned.shares, None)
+        carried,
+        reference.features,
+        make_blocks(target.labels, reference.labels, learned.shares, None),
     )
     tau = steepness(head, log_p, learned.shares, target.labels)
     reference_loss = label_mismatch = 0.0
@@ -336,10 +338,10 @@ def evaluate(
         potentials = plan.row_potentials - plan.row_potentials.mean() + plan.cost
         terms[block.targets] = own + mixed + tau * potentials
     bound = reference_loss + label_mismatch + tau * cost
-    if bound < loss - 1e-6 * max(1.0, abs(loss)):
+    if not loss - 1e-6 * max(1.0, abs(loss)) <= bound < np.inf:
         raise BoundError(
-            f"the bound {bound:.6g} is below the loss {loss:.6g} of the transformed head; "
-            "please report this with the features."
+            f"the bound {bound:.6g} is no finite number above the loss {loss:.6g} of the "
+            "transformed head; please report this with the features."
         )
     return Terms(
         reference_loss, label_mismatch + 0.0, cost, tau, loss, accuracy, label_matrix, mass, terms

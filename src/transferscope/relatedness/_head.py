@@ -18,8 +18,8 @@ Numbers = npt.NDArray[np.float64]
 MAX_STEPS, PATIENCE = 200, 10
 #: Price of a gradient norm above tau, squared.
 PENALTY = 100.0
-#: Ridge that keeps the weights of separable classes finite.
-RIDGE = 1e-6
+#: Ridge that keeps the weights of separable classes finite, and those to choose from.
+RIDGE, RIDGES = 1e-6, (1e-1, 1e-2, 1e-3, 1e-4)
 
 
 class Head(NamedTuple):
@@ -40,12 +40,12 @@ class Head(NamedTuple):
         return np.asarray(scipy.special.log_softmax(logits, axis=1))
 
     def slopes(self, log_probabilities: Numbers) -> Numbers:
-        """Norm of the gradient of ``-ln p_j`` by the features, (n, n_classes), for every class j."""
+        """Gradient norm of ``-ln p_j`` by the features, for every class j: (n, n_classes)."""
         gram = self.weights @ self.weights.T
         p = np.exp(log_probabilities)
         crossed = p @ gram
         squares = np.sum(crossed * p, axis=1, keepdims=True) - 2 * crossed + np.diag(gram)
-        return np.sqrt(np.maximum(squares, 0.0))
+        return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
 
 
 def product(features: Array, matrix: Numbers) -> Numbers:
@@ -65,6 +65,9 @@ def train_head(
     n_classes: int,
     tau: float | None,
     held_out: tuple[Array, npt.NDArray[np.int64]],
+    *,
+    ridge: float = RIDGE,
+    start: Head | None = None,
 ) -> Head:
     """Fit a softmax head by L-BFGS, and keep the step that is best on held-out samples.
 
@@ -79,6 +82,10 @@ def train_head(
         samples of ``(norm − tau)²``; None: steep as may be.
     held_out : (features, labels)
         What the steps are judged on.
+    ridge : float
+        Half of it is the price of the weights' squared norm.
+    start : Head, optional
+        To start from; zeros by default.
 
     Notes
     -----
@@ -122,9 +129,10 @@ def train_head(
             by_p = factor * (residual @ gram)
             by_logits = residual + p * (by_p - np.sum(p * by_p, axis=1, keepdims=True))
             by_weights = ((factor * residual).T @ residual) @ head.weights
-        features_part = arrays.to_numpy(beside(by_logits, features).T @ features)
-        by_weights = (by_weights + features_part) / n + RIDGE * head.weights
-        value += RIDGE / 2 * float(np.sum(head.weights**2))
+        # this way round the product keeps its speed on many threads
+        features_part = arrays.to_numpy(features.T @ beside(by_logits, features)).T
+        by_weights = (by_weights + features_part) / n + ridge * head.weights
+        value += ridge / 2 * float(np.sum(head.weights**2))
         return value, np.concatenate([by_weights.ravel(), by_logits.mean(axis=0)])
 
     def judge(intermediate_result: Any) -> None:
@@ -138,13 +146,37 @@ def train_head(
             if best[2] >= PATIENCE:
                 raise StopIteration
 
-    start = np.zeros(n_classes * d + n_classes)
+    first = np.zeros(n_classes * d + n_classes)
+    if start is not None:
+        first = np.concatenate([start.weights.ravel(), start.bias])
     found = scipy.optimize.minimize(
         value_and_gradient,
-        start,
+        first,
         jac=True,
         method="L-BFGS-B",
         callback=judge,
         options={"maxiter": MAX_STEPS, "ftol": 1e-10, "gtol": 1e-7},
     )
     return unpack(found.x if best[1] is None else best[1])
+
+
+def train_best_head(
+    features: Array,
+    labels: npt.NDArray[np.int64],
+    n_classes: int,
+    held_out: tuple[Array, npt.NDArray[np.int64]],
+) -> Head:
+    """A head as steep as is good for its loss on held-out samples.
+
+    The ridge is lowered as long as that loss falls, each head starting from the last.
+    """
+    rows = np.arange(len(held_out[1]))
+    best, lowest = None, np.inf
+    for ridge in RIDGES:
+        head = train_head(features, labels, n_classes, None, held_out, ridge=ridge, start=best)
+        loss = -float(np.mean(head.log_probabilities(held_out[0])[rows, held_out[1]]))
+        if best is not None and loss >= lowest:
+            break
+        best, lowest = head, loss
+    assert best is not None
+    return best

@@ -73,8 +73,6 @@ def prepare(
     else:
         held = _features(test_features, f"{name}_test_features", matrix)
         held_ids = _known_labels(test_labels, int(held.shape[0]), held, names, labels is None, name)
-        present = np.flatnonzero(held_ids >= 0)
-        held, held_ids = _rows(held, present), held_ids[present]
     learn, judge = _divided(rows, ids, JUDGING, rng)
     mean, deviation = _scale(_rows(matrix, rows))
     if not np.any(deviation > 0):
@@ -143,9 +141,7 @@ def _rows(matrix: Array, rows: Ids) -> Array:
     return arrays.namespace(matrix).take(matrix, arrays.to_like(rows, matrix), axis=0)
 
 
-def _divided(
-    rows: Ids, ids: Ids, share: float, rng: np.random.Generator
-) -> tuple[Ids, Ids]:
+def _divided(rows: Ids, ids: Ids, share: float, rng: np.random.Generator) -> tuple[Ids, Ids]:
     """Rows in two parts, the second with about `share` of each class and at least one of it."""
     shuffled = rng.permutation(rows)
     order = shuffled[np.argsort(ids[shuffled], kind="stable")]
@@ -165,9 +161,7 @@ def _scale(matrix: Array) -> tuple[Numbers, Numbers]:
         mean += arrays.to_numpy(xp.sum(arrays.double(matrix[rows, :]), axis=0)) / n
     centre = arrays.to_like(mean, matrix)
     for rows in arrays.chunks(matrix):
-        squares += arrays.to_numpy(
-            xp.sum((arrays.double(matrix[rows, :]) - centre) ** 2, axis=0)
-        )
+        squares += arrays.to_numpy(xp.sum((arrays.double(matrix[rows, :]) - centre) ** 2, axis=0))
     deviation = np.sqrt(squares / n)
     return mean, np.where(
         deviation > 10 * float(xp.finfo(matrix.dtype).eps) * np.abs(mean), deviation, 0.0

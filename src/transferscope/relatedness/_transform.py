@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def log_labels(log_p: Numbers, label_matrix: Numbers) -> Numbers:
 def pseudo_labels(head: Head, transform: Transform, label_matrix: Numbers, x: Array) -> Ids:
     """Most probable target class of each sample under the transformed head."""
     log_p = head.log_probabilities(transform.carry(x))
-    return np.argmax(log_labels(log_p, label_matrix), axis=1).astype(np.int64)
+    return np.asarray(np.argmax(log_labels(log_p, label_matrix), axis=1), np.int64)
 
 
 def learn_transform(
@@ -172,7 +172,8 @@ def learn_transform(
     side = labelled(target, current)
     if learn_assignment and relabel is None:
         current = replace(
-            current, shares=_reassigned(current, side, reference, losses, tau, prior_of(side.labels))
+            current,
+            shares=_reassigned(current, side, reference, losses, tau, prior_of(side.labels)),
         )
         if judged(current) > judged(identity(d, shares)):
             current = identity(d, shares)
@@ -211,7 +212,7 @@ def learn_transform(
 
 
 def steepness(head: Head, log_p: Numbers, shares: Numbers, labels: Ids) -> float:
-    """Largest gradient norm of ``-ln h_j`` over target samples and the j coupled with their class."""
+    """Largest gradient norm of ``-ln h_j`` over target samples, for every j coupled with them."""
     return float(np.max(np.where(shares[labels] > 0, head.slopes(log_p), 0.0)))
 
 
@@ -314,7 +315,7 @@ def _reassigned(
     for _ in range(MAX_ROUNDS):
         before = choice.copy()
         for k in range(n_target):
-            mass = np.bincount(choice, weights=prior, minlength=n_reference)
+            mass = np.bincount(choice, weights=prior, minlength=n_reference).astype(np.float64)
             mass[choice[k]] -= prior[k]
             shared = mass + prior[k]
             # label mismatch of a column: Σ q ln q, of the column's sum taken away
@@ -322,12 +323,13 @@ def _reassigned(
             choice[k] = int(np.argmin(prior[k] * price[k] + mixing))
         if np.array_equal(before, choice):
             break
-    return np.eye(n_reference)[choice]
+    return np.asarray(np.eye(n_reference)[choice], np.float64)
 
 
-def _xlogx(values: Numbers) -> Numbers:
-    positive = np.maximum(values, 0.0)
-    return np.asarray(positive * np.log(np.where(positive > 0, positive, 1.0)))
+def _xlogx(values: Any) -> Numbers:
+    positive: Numbers = np.maximum(values, 0.0)
+    logs: Numbers = np.log(np.where(positive > 0, positive, 1.0))
+    return np.asarray(positive * logs, np.float64)
 
 
 def class_means(features: Array, labels: Ids, n_classes: int) -> tuple[Numbers, Numbers]:
