@@ -32,8 +32,8 @@ FLOORS = {
     "dynamics": 2,
     "metrics": 2,
     "resampling": 2,
+    "relatedness": 2,
     # floor 3: torch and the outside world; what scores features at hand
-    "relatedness": 3,
     "parameter_distance": 3,
     "weights_files": 3,  # read by encoders and parameter_distance, which are strangers
     "encoders": 3,
@@ -61,7 +61,8 @@ NUMERIC = 2
 ACQUAINTED = {
     "embedding": {"moments"},
     "dynamics": {"moments"},
-    "metrics": {"embedding", "moments", "transport"},
+    "relatedness": {"transport"},
+    "metrics": {"embedding", "moments", "transport", "relatedness"},
 }
 #: room -> what it must never import, whatever the floor.
 FORBIDDEN = {

@@ -11,6 +11,7 @@
     │   └── MissingInputError          a metric needs an input that was not given
     ├── FeatureError(ValueError)       an encoder's features are NaN, infinite or constant
     ├── StoreError(OSError)            the feature store cannot be written or read
+    ├── BoundError(ArithmeticError)    a bound came out below what it bounds
     └── MissingExtraError(ImportError) an optional dependency is not installed
 
     TransferscopeWarning(UserWarning)
@@ -59,6 +60,10 @@ class FeatureError(TransferscopeError, ValueError):
 
 class StoreError(TransferscopeError, OSError):
     """Raised when the feature store cannot be written or read (disk full, no permission)."""
+
+
+class BoundError(TransferscopeError, ArithmeticError):
+    """Raised when a bound is below the loss that it must bound: an error, never a result."""
 
 
 class MissingExtraError(TransferscopeError, ImportError):

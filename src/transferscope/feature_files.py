@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "|b1"}
 _DTYPES |= {f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)}
 
 
-def read_feature_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]]:
+def read_feature_file(
+    path: str | os.PathLike[str], names: Sequence[str] = KNOWN_ARRAYS
+) -> dict[str, np.ndarray[Any, Any]]:
     """Read the arrays of a feature file.
 
     Parameters
@@ -37,11 +39,13 @@ def read_feature_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any,
     path : path
         ``.npz``, or ``.safetensors``, whose arrays are memory-mapped and so may be larger than
         memory.
+    names : sequence of str
+        Arrays to read where they are there; "features" must be.
 
     Returns
     -------
     dict of str to array
-        Those of ``features, labels, targets, source_probabilities, source_logits,
+        By default those of ``features, labels, targets, source_probabilities, source_logits,
         reference_features, reference_labels`` that are there.
 
     Raises
@@ -54,9 +58,9 @@ def read_feature_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any,
         raise InputError(f"there is no file {path}; give a .npz or .safetensors feature file.")
     try:
         if path.suffix == ".npz":
-            found = _read_npz(path)
+            found = _read_npz(path, names)
         elif path.suffix == ".safetensors":
-            found = _map_safetensors(path)
+            found = _map_safetensors(path, names)
         else:
             raise InputError(
                 f"a feature file is .npz or .safetensors, got {path.name}; "
@@ -69,20 +73,20 @@ def read_feature_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any,
     if "features" not in found:
         raise InputError(
             f"{path} holds no array 'features' (it holds {sorted(found) or 'none that is known'}); "
-            f"known names are {', '.join(KNOWN_ARRAYS)}."
+            f"known names are {', '.join(names)}."
         )
     return found
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+def _read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
     with path.open("rb") as file:  # np.load leaves a damaged file open
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise InputError(f"{path} is a bare array; save it with np.savez(..., features=...).")
-        return {name: archive[name] for name in KNOWN_ARRAYS if name in archive.files}
+        return {name: archive[name] for name in names if name in archive.files}
 
 
-def _map_safetensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+def _map_safetensors(path: Path, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
     # mapped by hand: safetensors' own NumPy reader copies every array into memory
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -93,7 +97,7 @@ def _map_safetensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         raise ValueError("its header is no table")
     mapped = np.memmap(path, dtype=np.uint8, mode="r")
     found = {}
-    for name in KNOWN_ARRAYS:
+    for name in names:
         if name in header:
             entry = header[name]
             if entry["dtype"] not in _DTYPES:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transferscope.errors import InputError, StoreError, require
-from transferscope.results import Agreement, LayerDistances, PedTrace, Ranking
+from transferscope.results import Agreement, LayerDistances, PedTrace, Ranking, Relatedness
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -284,6 +284,75 @@ def plot_layer_distances(targets: Mapping[str, LayerDistances]) -> Figure:
         fontsize=9,
     )
     axes.legend(fontsize=8)
+    return figure
+
+
+def plot_relatedness(results: Relatedness | Mapping[str, Relatedness]) -> Figure:
+    """Draw the terms of the bound, stacked, beside the measured losses.
+
+    Parameters
+    ----------
+    results : Relatedness, or mapping of name to Relatedness
+        Of one, also how the target was carried to the reference: held-out samples in the plane of
+        the reference's first two principal axes.
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    require("matplotlib", extra="report", purpose="draw figures")
+    from matplotlib.figure import Figure
+
+    alone = isinstance(results, Relatedness)
+    named = {results.setting: results} if isinstance(results, Relatedness) else dict(results)
+    width = 4.0 if alone else max(5.0, 1.0 + 0.75 * len(named))
+    figure = Figure(figsize=(11 if alone else width, 5), layout="constrained")
+    if alone:
+        bars, plane = figure.subplots(1, 2, width_ratios=(2, 3))
+    else:
+        bars = figure.subplots()
+    places = range(len(named))
+    base = [0.0] * len(named)
+    terms = (
+        ("reference_loss", "re-weighted reference loss", "#4c72b0"),
+        ("label_mismatch", "label mismatch", "#dd8452"),
+        ("distribution_mismatch", "distribution mismatch", "#55a868"),
+    )
+    for term, label, colour in terms:
+        heights = [getattr(one, term) for one in named.values()]
+        bars.bar(places, heights, 0.6, base, color=colour, label=label)
+        base = [low + height for low, height in zip(base, heights, strict=True)]
+    for field, label, marker in (
+        ("transformed_loss", "loss of the transformed head", "D"),
+        ("target_loss", "loss of a head trained on the target", "o"),
+    ):
+        points = [(i, getattr(one, field)) for i, one in zip(places, named.values(), strict=True)]
+        known = [point for point in points if point[1] is not None]
+        if known:
+            bars.plot(*zip(*known, strict=True), marker, color="black", mfc="white", label=label)
+    slanted = {} if alone else {"rotation": 40, "ha": "right"}
+    bars.set_xticks(list(places), list(named), **slanted)
+    bars.set_xlim(-0.8, len(named) - 0.2)
+    bars.set_ylim(0, 1.35 * max(base))
+    bars.set_ylabel("nats")
+    bars.set_title("The bound and its terms", fontsize=9)
+    bars.legend(fontsize=8, loc="upper left", ncols=1 if alone else 2)
+    for one in named.values() if alone else ():
+        colours = {"reference": "#4c72b0", "target": "0.7", "carried": "#c44e52"}
+        labels = {"target": "target as it is", "carried": "target carried to the reference"}
+        for kind, colour in colours.items():
+            x, y = zip(*one.view[kind], strict=True)
+            plane.scatter(x, y, 9, colour, alpha=0.6, label=labels.get(kind, kind), linewidths=0)
+        plane.set_aspect("equal", adjustable="datalim")
+        plane.set_xlabel("first principal axis of the reference")
+        plane.set_ylabel("second axis")
+        plane.set_title("Held-out samples, in the reference's space", fontsize=9)
+        plane.legend(fontsize=8)
     return figure
 
 

@@ -66,6 +66,8 @@ DECLARED = {
     "sfda":                "yes   yes   yes   yes   yes    no    yes   no     warns  value  value",
     "frechet":             "yes   no    yes   yes   yes    yes   yes   no     warns  value  value",
     "ncti_variability":    "yes   no    yes   yes   yes    yes   yes   no     warns  value  value",
+    "relatedness":         "yes   yes   no    yes   no     no    yes   yes    value  value  warns",
+    "relatedness_unlabelled": "yes   no    no    yes   no     no    yes   yes  warns  value  value",
     "ncti_geometry":       "yes   yes   yes   yes   yes    yes   yes   no     warns  value  value",
     "ncti_nearest_center": "yes   yes   yes   yes   yes    yes   yes   no     warns  value  value",
 }  # fmt: skip
@@ -97,6 +99,8 @@ FLOAT32 = {
     "sfda": 1e-5,
     "frechet": 1e-5,
     "ncti_variability": 1e-5,
+    "relatedness": 1e-3,
+    "relatedness_unlabelled": 1e-3,
     "ncti_geometry": 1e-5,
     "ncti_nearest_center": 1e-5,
 }

@@ -22,6 +22,7 @@ from transferscope.cli._features import extract, ped, score
 from transferscope.cli._ground_truth import finetune, pretrain, probe
 from transferscope.cli._listings import encoders, metrics
 from transferscope.cli._ranking import rank, show_ranking
+from transferscope.cli._relatedness import relate
 from transferscope.cli._terminal import progress_bar, stderr, stdout
 from transferscope.errors import StoreError, TransferscopeError
 
@@ -35,7 +36,7 @@ app = typer.Typer(
 COMMANDS = (
     *(rank, score, extract, ped),
     *(evaluate, benchmarks, probe, finetune, pretrain),
-    *(distance, dataset_factors),
+    *(relate, distance, dataset_factors),
     *(encoders, metrics),
 )
 for command in COMMANDS:

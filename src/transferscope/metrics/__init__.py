@@ -24,6 +24,7 @@ from transferscope.metrics import otce as _otce
 from transferscope.metrics import pactran as _pactran
 from transferscope.metrics import pactran_source as _pactran_source
 from transferscope.metrics import parc as _parc
+from transferscope.metrics import relatedness as _relatedness
 from transferscope.metrics import sfda as _sfda
 from transferscope.metrics import transrate as _transrate
 from transferscope.metrics import within_between as _within_between
@@ -47,6 +48,7 @@ from transferscope.metrics.otce import ot_nce, otce
 from transferscope.metrics.pactran import pactran_gaussian
 from transferscope.metrics.pactran_source import pactran_dirichlet, pactran_gamma
 from transferscope.metrics.parc import parc
+from transferscope.metrics.relatedness import relatedness, relatedness_unlabelled
 from transferscope.metrics.sfda import sfda
 from transferscope.metrics.transrate import transrate
 from transferscope.metrics.within_between import within_between
@@ -82,6 +84,8 @@ __all__ = [
     "pactran_gaussian",
     "parc",
     "regularized_h_score",
+    "relatedness",
+    "relatedness_unlabelled",
     "sfda",
     "transrate",
     "within_between",
@@ -188,6 +192,14 @@ METRICS: dict[str, Metric] = {
         Metric("ot_nce", _otce.measure_ot_nce, _CLASSES, needs=_REFERENCE, from_moments=False,
                range="-ln C to 0", summary="minus entropy of labels given the transported ones",
                reference="Tan et al., CVPR 2021"),
+        Metric("relatedness", _relatedness.measure_relatedness, _CLASSES, needs=_REFERENCE,
+               from_moments=False, range="at most 0",
+               summary="minus the bound on a head's loss by relatedness to the reference task",
+               reference="Mehra et al., NeurIPS 2024"),
+        Metric("relatedness_unlabelled", _relatedness.measure_relatedness_unlabelled, _ANY,
+               needs=_REFERENCE, from_moments=False, range="at most 0",
+               summary="the same bound by pseudo-labels; label-free",
+               reference="Mehra et al., NeurIPS 2024"),
         # over the encoders of a ranking
         zoo_metric("ncti",
                    {"ncti_variability": 1.0, "ncti_geometry": 1.0, "ncti_nearest_center": 1.0},

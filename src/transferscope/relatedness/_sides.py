@@ -1,0 +1,248 @@
+"""What comes in, made ready: checked, standardised, divided, and classes matched."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.optimize
+
+from transferscope import arrays, checks
+from transferscope.arrays import Array
+from transferscope.errors import FeatureError, InputError
+from transferscope.relatedness._head import Numbers, beside
+from transferscope.relatedness._transform import Side, class_means
+from transferscope.relatedness._transport import Ids
+
+#: Share of each class that the bound is evaluated on, and of the rest that judges the learning.
+HELD_OUT, JUDGING = 0.2, 0.25
+
+
+class Task(NamedTuple):
+    """One task: samples to learn from, to judge the learning, and to evaluate on."""
+
+    learn: Side
+    judge: Side
+    held_out: Side
+    names: npt.NDArray[Any]
+    mean: Numbers
+    deviation: Numbers
+    held_out_rows: Ids | None  # None where they were given apart
+
+
+def prepare(
+    features: Any,
+    labels: Any,
+    test_features: Any,
+    test_labels: Any,
+    name: str,
+    like: Array,
+    seed: int,
+    warnings: list[str],
+) -> Task:
+    """Check a task, leave out what cannot be used, standardise and divide it.
+
+    Without `labels` all samples are of one class, "unlabelled". Classes with fewer than three
+    samples cannot be learned, judged and held out: they are left out, and `warnings` says so.
+    """
+    matrix = _features(features, f"{name}_features", like)
+    n = int(matrix.shape[0])
+    ids, names = _labels(labels, n, matrix, name)
+    counts = np.bincount(ids)
+    least = 3 if test_features is None else 2
+    small = np.flatnonzero(counts < least)
+    if small.size:
+        if len(counts) - small.size < 2:
+            raise InputError(
+                f"{name} classes need at least {least} samples each, to learn from and to hold "
+                f"out; only {len(counts) - small.size} of {len(counts)} have them."
+            )
+        warnings.append(
+            f"{name} classes with fewer than {least} samples are left out: "
+            + ", ".join(str(names[c]) for c in small[:5])
+            + (f" and {small.size - 5} more" if small.size > 5 else "")
+        )
+    rows = np.flatnonzero(counts[ids] >= least)
+    kept = np.flatnonzero(counts >= least)
+    names, ids = names[kept], np.searchsorted(kept, ids)
+    rng, out = np.random.default_rng(seed), None
+    if test_features is None:
+        rows, out = _divided(rows, ids, HELD_OUT, rng)
+        held, held_ids = _rows(matrix, out), ids[out]
+    else:
+        held = _features(test_features, f"{name}_test_features", matrix)
+        held_ids = _known_labels(test_labels, int(held.shape[0]), held, names, labels is None, name)
+    learn, judge = _divided(rows, ids, JUDGING, rng)
+    mean, deviation = _scale(_rows(matrix, rows))
+    if not np.any(deviation > 0):
+        raise FeatureError(
+            f"{name}_features are the same for all samples; nothing can be compared. "
+            "Check the encoder's weights and preprocessing."
+        )
+    deviation = np.where(deviation > 0, deviation, 1.0)
+
+    def side(features: Array, ids: Ids) -> Side:
+        return Side((features - beside(mean, features)) / beside(deviation, features), ids)
+
+    return Task(
+        side(_rows(matrix, learn), ids[learn]),
+        side(_rows(matrix, judge), ids[judge]),
+        side(held, held_ids),
+        names,
+        mean,
+        deviation,
+        out,
+    )
+
+
+def _features(features: Any, name: str, like: Array) -> Array:
+    matrix = checks.features_matrix(features, name)
+    checks.finite(matrix, name)
+    if like is None:
+        return matrix
+    if int(matrix.shape[1]) != int(like.shape[1]):
+        raise InputError(
+            f"{name} must have {int(like.shape[1])} columns as the others have, got "
+            f"{int(matrix.shape[1])}; all must come from the same encoder."
+        )
+    return arrays.beside(matrix, like)
+
+
+def _labels(labels: Any, n: int, like: Array, name: str) -> tuple[Ids, npt.NDArray[Any]]:
+    if labels is None:
+        return np.zeros(n, np.int64), np.array(["unlabelled"])
+    try:
+        ids, names = checks.class_labels(labels, n, like)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    return arrays.to_numpy(ids), names
+
+
+def _known_labels(
+    labels: Any, n: int, like: Array, names: npt.NDArray[Any], unlabelled: bool, name: str
+) -> Ids:
+    """Ids of test labels among the names of the training classes."""
+    if unlabelled:
+        return np.zeros(n, np.int64)
+    if labels is None:
+        raise InputError(f"{name}_test_features need {name}_test_labels; give both or neither.")
+    ids, test_names = _labels(labels, n, like, f"{name}_test")
+    strange = sorted(set(test_names.tolist()) - set(names.tolist()))
+    if strange:
+        raise InputError(
+            f"{name}_test_labels hold {strange[:5]}, which no usable class of {name}_labels is; "
+            "give at least two training samples of each class or drop these rows."
+        )
+    return np.searchsorted(names, test_names)[ids]
+
+
+def _rows(matrix: Array, rows: Ids) -> Array:
+    return arrays.namespace(matrix).take(matrix, arrays.to_like(rows, matrix), axis=0)
+
+
+def _divided(rows: Ids, ids: Ids, share: float, rng: np.random.Generator) -> tuple[Ids, Ids]:
+    """Rows in two parts, the second with about `share` of each class and at least one of it."""
+    shuffled = rng.permutation(rows)
+    order = shuffled[np.argsort(ids[shuffled], kind="stable")]
+    counts = np.bincount(ids[order])
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    second = np.maximum(1, np.rint(share * counts)).astype(np.int64)
+    out = place < np.repeat(second, counts)
+    return np.sort(order[~out]), np.sort(order[out])
+
+
+def _scale(matrix: Array) -> tuple[Numbers, Numbers]:
+    """Mean and standard deviation of each feature, 0 where it is rounding."""
+    xp = arrays.namespace(matrix)
+    n, d = map(int, matrix.shape)
+    mean, squares = np.zeros(d), np.zeros(d)
+    for rows in arrays.chunks(matrix):
+        mean += arrays.to_numpy(xp.sum(arrays.double(matrix[rows, :]), axis=0)) / n
+    centre = arrays.to_like(mean, matrix)
+    for rows in arrays.chunks(matrix):
+        squares += arrays.to_numpy(xp.sum((arrays.double(matrix[rows, :]) - centre) ** 2, axis=0))
+    deviation = np.sqrt(squares / n)
+    return mean, np.where(
+        deviation > 10 * float(xp.finfo(matrix.dtype).eps) * np.abs(mean), deviation, 0.0
+    )
+
+
+def match_classes(
+    reference: Task, target: Task, match: str, n_wanted: int | None, seed: int
+) -> tuple[Ids, Numbers]:
+    """Choose reference classes for the target's: one for each, or `n_wanted` in all.
+
+    Those beyond one for each target class are the nearest that are left, each joined to the target
+    class that it is nearest to.
+
+    Returns
+    -------
+    chosen : int64 numpy array
+        The reference classes that take part.
+    shares : float64 numpy array of shape (n_target_classes, len(chosen))
+        One for the class that stands for each target class. Where there are fewer reference
+        classes than target classes, some stand for several.
+    """
+    n_reference, n_target = len(reference.names), len(target.names)
+    if match == "name":
+        place = {str(name): j for j, name in enumerate(reference.names)}
+        strange = [str(name) for name in target.names if str(name) not in place]
+        if strange:
+            raise InputError(
+                f"match='name' needs a reference class of each target class's name, there is none "
+                f"for {strange[:5]}; use match='transport'."
+            )
+        choice = np.array([place[str(name)] for name in target.names])
+    elif match == "random":
+        rng = np.random.default_rng(seed)
+        rounds = -(-n_target // n_reference)
+        order = np.concatenate([rng.permutation(n_reference) for _ in range(rounds)])
+        choice = order[:n_target]
+    elif match == "transport":
+        means, _ = class_means(target.learn.features, target.learn.labels, n_target)
+        centres, _ = class_means(reference.learn.features, reference.learn.labels, n_reference)
+        gaps = np.sqrt(np.sum((means[:, None] - centres[None]) ** 2, axis=2))
+        choice = np.argmin(gaps, axis=1)
+        rows, columns = scipy.optimize.linear_sum_assignment(gaps)
+        choice[rows] = columns
+        if n_wanted is not None:
+            return _with_more(choice, gaps, n_wanted)
+    else:
+        raise InputError(f"match is 'transport', 'name' or 'random', got {match!r}.")
+    chosen = np.unique(choice)
+    return chosen, np.eye(len(chosen))[np.searchsorted(chosen, choice)]
+
+
+def _with_more(choice: Ids, gaps: Numbers, n_wanted: int) -> tuple[Ids, Numbers]:
+    used = np.unique(choice)
+    if not len(used) <= n_wanted <= gaps.shape[1]:
+        raise InputError(
+            f"n_reference_classes lies between {len(used)}, one for each target class, and the "
+            f"{gaps.shape[1]} that there are; got {n_wanted}."
+        )
+    nearest = gaps.min(axis=0)
+    nearest[used] = -1.0
+    chosen = np.sort(np.argsort(nearest, kind="stable")[:n_wanted])
+    shares = np.zeros(gaps.shape)
+    shares[np.arange(len(choice)), choice] = 1.0
+    more = np.setdiff1d(chosen, used)
+    shares[np.argmin(gaps[:, more], axis=0), more] = 1.0
+    return chosen, (shares / shares.sum(axis=1, keepdims=True))[:, chosen]
+
+
+def restricted(task: Task, chosen: Ids) -> Task:
+    """The task with these classes only, numbered anew."""
+
+    def side(side: Side) -> Side:
+        rows = np.flatnonzero(np.isin(side.labels, chosen))
+        return Side(_rows(side.features, rows), np.searchsorted(chosen, side.labels[rows]))
+
+    if len(chosen) == len(task.names):
+        return task
+    return task._replace(
+        learn=side(task.learn),
+        judge=side(task.judge),
+        held_out=side(task.held_out),
+        names=task.names[chosen],
+    )

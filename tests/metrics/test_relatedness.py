@@ -1,0 +1,351 @@
+"""Task-relatedness: a bound that is one, its terms, and what comes in badly."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from reference import relatedness as literal
+from transferscope import rank, score
+from transferscope.cli import app
+from transferscope.embedding import Embedding
+from transferscope.errors import BoundError, FeatureError, InputError
+from transferscope.feature_files import write_feature_file
+from transferscope.metrics import relatedness, relatedness_unlabelled
+from transferscope.metrics.relatedness import measure_relatedness
+from transferscope.plots import plot_relatedness, save_figure
+from transferscope.relatedness import SETTINGS, Head, _bound, task_relatedness
+from transferscope.relatedness._head import train_head
+from transferscope.relatedness._transform import Side, Transform, label_map
+
+
+def task(seed, n=240, d=5, n_classes=4, spread=1.0, imbalance=0.0):
+    """Gaussian classes; `imbalance` > 0 makes later classes rarer."""
+    rng = np.random.default_rng(seed)
+    shares = np.exp(-imbalance * np.arange(n_classes))
+    labels = rng.choice(n_classes, size=n, p=shares / shares.sum())
+    labels[: 6 * n_classes] = np.repeat(np.arange(n_classes), 6)
+    centres = 2 * np.random.default_rng(99).standard_normal((max(n_classes, 12), d))
+    return centres[labels] + spread * rng.standard_normal((n, d)), labels
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_bound_is_never_below_the_loss(part):
+    """200 random pairs over sizes, class counts, imbalance and settings."""
+    for seed in range(20 * part, 20 * part + 20):
+        rng = np.random.default_rng(seed)
+        d = int(rng.integers(1, 12))
+        z, y = task(seed, int(rng.integers(60, 160)), d, int(rng.integers(2, 6)),
+                    float(rng.uniform(0.2, 3)), float(rng.uniform(0, 1)))  # fmt: skip
+        x, t = task(seed + 1000, int(rng.integers(60, 160)), d, int(rng.integers(2, 6)),
+                    float(rng.uniform(0.2, 3)), float(rng.uniform(0, 1)))  # fmt: skip
+        x = x @ rng.standard_normal((d, d)) + 5 * rng.standard_normal(d)
+        found = task_relatedness(
+            z, y, x, t, SETTINGS[seed % 4], unlabelled=seed % 7 == 0, measure_target=False,
+            match=("transport", "random")[seed % 3 == 0], tau=float(rng.uniform(0.05, 1)),
+        )  # fmt: skip
+        assert found.bound >= found.transformed_loss, seed
+        terms = found.reference_loss + found.label_mismatch + found.distribution_mismatch
+        assert found.bound == pytest.approx(terms)
+        assert found.bound == pytest.approx(float(np.mean(found.target_terms)))
+
+
+@pytest.mark.parametrize("n_reference", [2, 3, 5])
+def test_terms_are_those_of_the_literal_formula(n_reference):
+    rng = np.random.default_rng(n_reference)
+    z, y = task(1, 40, 3, n_reference)
+    x, t = task(2, 24, 3, 3)
+    shares = rng.dirichlet(np.ones(n_reference), 3) if n_reference > 2 else np.eye(2)[[0, 1, 1]]
+    learned = Transform(rng.standard_normal((3, 3)), rng.standard_normal(3), shares)
+    head = Head(rng.standard_normal((n_reference, 3)), rng.standard_normal(n_reference))
+    terms = _bound.evaluate(head, learned, Side(z, y), Side(x, t), t)
+    label_matrix, prior = label_map(shares, np.bincount(t) / len(t))
+    np.testing.assert_allclose(label_matrix.sum(axis=0), 1)
+    np.testing.assert_allclose(label_matrix @ prior, np.bincount(t) / len(t))
+    expected = literal.relatedness(
+        *head, learned.matrix, learned.offset, label_matrix, shares, z, y, x, t
+    )
+    np.testing.assert_allclose(terms[:2], expected[:2], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(terms[2:5], expected[2:], rtol=1e-7)
+
+
+def test_a_bound_that_is_none_is_an_error(monkeypatch):
+    monkeypatch.setattr(_bound, "steepness", lambda *_: 0.0)
+    z, y = task(0)
+    x, t = task(1)
+    with pytest.raises(BoundError, match="no finite number above the loss"):
+        task_relatedness(z, y, x[:, ::-1], t, "fixed_all", match="random", seed=1)
+
+
+def test_gradient_of_the_head_is_its_objective_s():
+    z, y = task(3, 400, 4, 3)
+    steep = train_head(z[:300], y[:300], 3, None, (z[300:], y[300:]))
+    flat = train_head(z[:300], y[:300], 3, 0.2, (z[300:], y[300:]))
+    steepest = [
+        head.slopes(head.log_probabilities(z))[np.arange(400), y].max() for head in (steep, flat)
+    ]
+    assert steepest[1] < 0.5 * steepest[0]
+    # slopes are norms of gradients: held against differences
+    step, one = 1e-6, z[:1]
+    for j in range(3):
+        slope = [
+            (flat.log_probabilities(one + step * e) - flat.log_probabilities(one - step * e))[0, j]
+            for e in np.eye(4)
+        ]
+        norm = np.linalg.norm(slope) / (2 * step)
+        assert flat.slopes(flat.log_probabilities(one))[0, j] == pytest.approx(norm, rel=1e-6)
+
+
+def test_learning_lowers_the_bound_and_finds_the_map():
+    z, y = task(4, 1500, 6, 4, 0.5)
+    x, t = task(5, 1500, 6, 4, 0.5)
+    mix = np.eye(6) + 0.3 * np.random.default_rng(0).standard_normal((6, 6))
+    found = {
+        setting: task_relatedness(z, y, x @ mix + 3, t, setting, match="name")
+        for setting in SETTINGS
+    }
+    assert found["learned_a"].bound < 0.9 * found["fixed_all"].bound
+    assert found["sparse"].bound <= found["learned_a"].bound * 1.001
+    trace = found["learned_a"].trace
+    assert all(after <= before * (1 + 1e-9) for before, after in itertools.pairwise(trace))
+    assert found["sparse"].transformed_accuracy > 0.95
+    assert found["fixed_all"].condition_number == 1
+
+
+def test_all_learned_mends_a_wrong_matching():
+    z, y = task(4, 900, 6, 4, 0.3)
+    x, t = task(5, 900, 6, 4, 0.3)
+    wrong = task_relatedness(z, y, x, t, "fixed_all", match="random", seed=3)
+    mended = task_relatedness(z, y, x, t, "learned_all", match="random", seed=3)
+    assert mended.bound < 0.7 * wrong.bound
+    assert mended.transformed_accuracy > 0.9 > wrong.transformed_accuracy
+
+
+def test_more_reference_classes_share_a_target_class():
+    z, y = task(6, 900, 5, 6, 0.6)
+    x, t = z[::2] + 0.1, y[::2] // 2
+    one = task_relatedness(z, y, x, t)
+    more = task_relatedness(z, y, x, t, n_reference_classes=6)
+    assert len(one.reference_classes) == 3
+    assert more.label_matrix.shape == (3, 6)
+    assert more.label_mismatch == 0
+    assert more.reference_prior.sum() == pytest.approx(1)
+    fewer = task_relatedness(x, t, z, y)
+    assert fewer.label_mismatch > 0.3
+    with pytest.raises(InputError, match="between 3, one for each target class, and the 6"):
+        task_relatedness(z, y, x, t, n_reference_classes=7)
+
+
+def test_unlabelled_finds_the_classes_and_says_how_well():
+    z, y = task(4, 900, 6, 4, 0.3)
+    x, t = task(5, 900, 6, 4, 0.3)
+    found = task_relatedness(z, y, x + 1, t, unlabelled=True)
+    assert found.pseudo_label_agreement > 0.9
+    blind = task_relatedness(z, y, x + 1)
+    assert (blind.pseudo_label_agreement, blind.target_loss, blind.gap) == (None, None, None)
+    assert json.loads(blind.to_json())["target_head"] is None
+
+
+def test_pseudo_class_that_was_not_met_while_learning():
+    z, y = task(4, 60, 3, 3)
+    learned = Transform(np.eye(3), np.zeros(3), np.eye(3))
+    head = train_head(z, y, 3, 0.2, (z, y))
+    terms = _bound.evaluate(head, learned, Side(z, y), Side(z, y), np.zeros(9, np.int64))
+    assert np.isfinite(terms.values()["bound"])
+    np.testing.assert_array_equal(terms.label_matrix, np.eye(3))
+
+
+def test_given_head_is_used_on_the_features_as_they_are():
+    z, y = task(7, 600, 4, 3)
+    head = (np.random.default_rng(0).standard_normal((3, 4)), np.array([0.1, 0.2, 0.3]))
+    found = task_relatedness(z, y, z[::-1], y[::-1], "fixed_all", match="name", reference_head=head)
+    rows = np.arange(600)
+    log_p = Head(*head).log_probabilities(z)
+    assert found.reference_loss == pytest.approx(-log_p[rows, y].mean(), rel=0.25)
+    with pytest.raises(InputError, match="reference_head must be weights"):
+        task_relatedness(z, y, z, y, reference_head=(np.eye(3), np.zeros(3)))
+
+
+def test_test_samples_are_what_is_evaluated():
+    z, y = task(8, 400)
+    x, t = task(9, 400)
+    found = task_relatedness(
+        z[:300], y[:300], x[:300], t[:300],
+        reference_test_features=z[300:], reference_test_labels=y[300:],
+        target_test_features=x[300:], target_test_labels=t[300:],
+    )  # fmt: skip
+    assert found.held_out_rows is None
+    assert len(found.target_terms) == 100
+    with pytest.raises(InputError, match="hold \\[9\\]"):
+        task_relatedness(z, y, x, t, target_test_features=x[:9],
+                         target_test_labels=[9, 0, 1, 2, 0, 1, 2, 0, 1])  # fmt: skip
+    with pytest.raises(InputError, match="both or neither"):
+        task_relatedness(z, y, x, t, target_test_features=x)
+    with pytest.raises(InputError, match="or neither"):
+        task_relatedness(z, y, x, t, reference_test_features=x)
+    with pytest.raises(InputError, match="need target_test_features"):
+        task_relatedness(z, y, x, t, target_test_labels=t)
+
+
+def test_deterministic_and_the_same_for_torch(as_backend):
+    z, y = task(10, 300)
+    x, t = task(11, 300)
+    first, second = (task_relatedness(z, y, x, t) for _ in range(2))
+    assert first.bound == second.bound
+    for library in ("torch", "cuda", "strict"):
+        try:
+            found = task_relatedness(as_backend(library, z), y, as_backend(library, x), t)
+        except pytest.skip.Exception:
+            continue
+        assert found.bound == pytest.approx(first.bound, rel=1e-6)
+
+
+def test_adam_learns_too():
+    z, y = task(4, 600, 4, 3, 0.5)
+    x, t = task(5, 600, 4, 3, 0.5)
+    for setting in ("learned_a", "learned_all"):
+        found = task_relatedness(z, y, x + 2, t, setting, method="adam", iterations=40)
+        assert len(found.trace) == 40
+        assert found.trace[-1] < found.trace[0]
+    with pytest.raises(InputError, match="needs target labels"):
+        task_relatedness(z, y, x, method="adam")
+
+
+def test_bad_input_is_named():
+    z, y = task(12)
+    x, t = task(13)
+    bad = x.copy()
+    bad[3, 1] = np.nan
+    with pytest.raises(FeatureError, match="target_features must be finite, but row 3"):
+        task_relatedness(z, y, bad, t)
+    with pytest.raises(FeatureError, match="reference_features are the same"):
+        task_relatedness(np.ones_like(z), y, x, t)
+    with pytest.raises(InputError, match="columns"):
+        task_relatedness(z, y, x[:, :3], t)
+    with pytest.raises(InputError, match="target: labels must not be negative"):
+        task_relatedness(z, y, x, t - 1)
+    with pytest.raises(InputError, match="reference: labels and features"):
+        task_relatedness(z, y[:-1], x, t)
+    with pytest.raises(InputError, match="match='name' needs"):
+        task_relatedness(z, y, x, np.array(list("abcd"))[t], match="name")
+    with pytest.raises(InputError, match="target classes need at least 3 samples"):
+        task_relatedness(z, y, x[:4], [0, 1, 2, 3])
+    for option, value in (("setting", "all"), ("match", "best"), ("method", "sgd")):
+        with pytest.raises(InputError, match=f"{option} is one of"):
+            task_relatedness(z, y, x, t, **{option: value})
+    for option, value in (("tau", 0.0), ("tau", np.inf), ("iterations", 0)):
+        with pytest.raises(InputError, match=f"{option} must be"):
+            task_relatedness(z, y, x, t, **{option: value})
+
+
+def test_rare_classes_are_left_out_and_said():
+    z, y = task(12)
+    x, t = task(13)
+    t = np.r_[t, 8, 9, 9]
+    x = np.r_[x, x[:3]]
+    found = task_relatedness(z, y, x, t)
+    assert found.target_classes == ("0", "1", "2", "3")
+    assert "fewer than 3 samples are left out: 8, 9" in found.warnings[0]
+    constant = np.column_stack([z, np.full(len(z), 3.0)])
+    assert np.isfinite(task_relatedness(constant, y, np.column_stack([x, x[:, 0]]), t).bound)
+
+
+def test_record_and_figures(tmp_path):
+    z, y = task(14)
+    x, t = task(15)
+    found = task_relatedness(z, y, x, t)
+    record = json.loads(found.to_json())
+    assert record["transformed_head"]["loss"] == found.transformed_loss
+    assert record["bound"] == found.bound
+    assert found.gap == found.bound - found.target_loss
+    assert found.to_frame()["value"]["bound"] == found.bound
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    figure = plot_relatedness(found)
+    bars, plane = figure.axes
+    tops = [patch.get_y() + patch.get_height() for patch in bars.patches]
+    assert max(tops) == pytest.approx(found.bound)
+    assert len(plane.collections) == 3
+    several = plot_relatedness({"a": found, "b": task_relatedness(z, y, x)})
+    save_figure(several, tmp_path / "several.png")
+    assert len(several.axes[0].patches) == 6
+
+
+def test_metric_is_minus_the_bound_and_orders():
+    z, y = task(16, 400, 5, 4, 0.5)
+    near, t = task(17, 400, 5, 4, 0.5)
+    far = np.random.default_rng(0).standard_normal(near.shape)
+    for value in (
+        [relatedness(x, t, z, y) for x in (near, far)],
+        [relatedness_unlabelled(x, z, y) for x in (near, far)],
+    ):
+        assert 0 >= value[0] > value[1]
+    table = score(near, t, "relatedness", reference_features=z, reference_labels=y)
+    assert table["relatedness"] == relatedness(near, t, z, y)
+    assert "reference_features" in score(near, t, "relatedness").skipped["relatedness"]
+
+
+def test_large_sides_are_sampled(monkeypatch):
+    # the metric of that name hides the module
+    module = importlib.import_module("transferscope.metrics.relatedness")
+    monkeypatch.setattr(module, "LIMIT", 100)
+    z, y = task(18)
+    x, t = task(19)
+    measured = measure_relatedness(Embedding(x, t, reference_features=z, reference_labels=y))
+    assert "samples: a stratified sample of 100 of 240" in measured.warnings
+    assert np.count_nonzero(measured.influence()) > 5
+
+
+def test_standard_error_is_of_the_size_of_the_spread():
+    """Over fresh data sets; the transform learned anew adds what the influences leave out."""
+    z, y = task(20, 400)
+    values, errors = [], []
+    for seed in range(20):
+        x, t = task(100 + seed, 400)
+        measured = measure_relatedness(Embedding(x, t, reference_features=z, reference_labels=y))
+        values.append(measured.value)
+        errors.append(measured.influence().std() / 20)
+    assert 0.3 < np.mean(errors) / np.std(values, ddof=1) < 3
+
+
+def test_rank_by_relatedness():
+    ranking = rank(
+        "sklearn/digits", "mini/resnet-mnist-supervised,mini/resnet-random",
+        "relatedness,relatedness_unlabelled", reference="sklearn/digits", per_class=20,
+        keep_features=False,
+    )  # fmt: skip
+    assert ranking.best.error is None
+    assert set(ranking.metrics) == {"relatedness", "relatedness_unlabelled"}
+
+
+def test_command(tmp_path):
+    z, y = task(21)
+    x, t = task(22)
+    write_feature_file(tmp_path / "r.safetensors", {"features": z, "labels": y}, {})
+    np.savez(tmp_path / "t.npz", features=x[40:], labels=t[40:], test_features=x[:40],
+             test_labels=t[:40])  # fmt: skip
+    files = ["relate", "--reference", str(tmp_path / "r.safetensors"), "--target",
+             str(tmp_path / "t.npz")]  # fmt: skip
+    done = CliRunner().invoke(app, [*files, "--setting", "learned_all", "--format", "json"])
+    assert done.exit_code == 0, done.output
+    expected = task_relatedness(
+        z, y, x[40:], t[40:], "learned_all", target_test_features=x[:40], target_test_labels=t[:40]
+    )
+    found = json.loads(done.stdout)
+    assert found["bound"] == expected.bound
+    assert set(found) >= {
+        "setting", "bound", "reference_loss", "label_mismatch", "distribution_mismatch", "tau",
+        "wasserstein", "transformed_head", "target_head", "condition_number", "seconds", "warnings",
+    }  # fmt: skip
+    shown = CliRunner().invoke(app, [*files, "--unlabelled", "--plot", str(tmp_path / "f.png")])
+    assert "pseudo label agreement" in shown.output
+    assert (tmp_path / "f.png").stat().st_size > 5_000
+    np.savez(tmp_path / "bare.npz", features=x)
+    done = CliRunner().invoke(app, ["relate", "--reference", str(tmp_path / "bare.npz"),
+                                    "--target", str(tmp_path / "t.npz")])  # fmt: skip
+    assert isinstance(done.exception, InputError)
+    assert "holds no labels" in str(done.exception)
