@@ -148,7 +148,9 @@ def test_truncation_is_reported_now_and_when_read_again(
             keep_features=keep, device="cpu",
         )  # fmt: skip
         (warning,) = ranking.best.warnings
-        assert warning.startswith("4 samples have more tokens than it reads, up to ")
+        assert warning.startswith(
+            "4 samples have more tokens than it reads at once: of the longest "
+        )
     assert "4 samples have more tokens" in ranking.to_csv()
     assert Ranking.from_json(ranking.to_json()) == ranking
 
