@@ -22,7 +22,7 @@ import text_checkpoints as tiny  # noqa: E402
 import transferscope  # noqa: E402
 from transferscope.datasets import open_dataset  # noqa: E402
 
-#: Metrics that prefer the trained encoder on all five sets of the benchmark; the others do not.
+#: Metrics that prefer the trained encoder to its twin on all five sets of the benchmark.
 WORKING = "lfc,linear_probe,logistic_probe,sfda,parc,nleep"
 
 
