@@ -51,9 +51,11 @@ def memory_of_layers(folder: Path) -> None:
     config = transformers.BertConfig()
     torch.manual_seed(0)
     transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    rows = open_dataset(TEXTS / "sst2.csv"), open_dataset(TEXTS / "sst2.csv", split="test")
+    rows = open_dataset(TEXTS / "trec6.csv"), open_dataset(TEXTS / "trec6.csv", split="test")
     texts = [data[i] for data in rows for i in range(len(data))]
-    texts += [f"{a} {b}" for a, b in zip(texts[:1000], texts[1000:2000], strict=True)]
+    texts += [f"{a} really" for a in texts]
+    # as many long ones as fill the largest batch, where the hidden states of all layers peak
+    texts = [" ".join(texts[i : i + 14]) for i in range(64)] + texts[: 5000 - 64]
     labels = np.arange(len(texts)) % 2
     encoder = transferscope.load_encoder(f"hf/{folder}")
     encoder.embed(encoder.preprocessing.collate(["warm up"]))

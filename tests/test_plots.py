@@ -10,7 +10,14 @@ import pytest
 from transferscope.agreement import evaluate
 from transferscope.errors import InputError, StoreError
 from transferscope.ped_metrics import trace_ped
-from transferscope.plots import plot_agreement, plot_ped, plot_scores, save_figure
+from transferscope.plots import (
+    plot_agreement,
+    plot_layers,
+    plot_ped,
+    plot_scores,
+    save_figure,
+)
+from transferscope.results import EncoderResult, Ranking, Score
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
@@ -104,3 +111,27 @@ def test_scatter_shows_every_encoder(agreement, tmp_path):
     assert points == [4, 5, 5, 5]
     assert figure.axes[3].get_title().endswith("weighted tau -")
     save_figure(figure, tmp_path / "a.png")
+
+
+def test_layers_are_drawn_a_panel_per_metric_and_a_line_per_encoder():
+    def row(name, values, chosen):
+        layers = {
+            layer: {"logme": Score(value), "knn": Score(value / 2)}
+            for layer, value in zip(("layer1", "layer2", "pooled"), values, strict=True)
+        }
+        return EncoderResult(name, rank=1, layers=layers, layer=chosen)
+
+    rows = (row("one", (0.1, 0.3, 0.2), "layer2"), row("two", (0.2, 0.1, 0.4), "pooled"))
+    figure = plot_layers(Ranking({}, "logme", (*rows, EncoderResult("failed", error="no")), ""))
+    drawn = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in drawn] == ["logme", "knn"]
+    for axes, scale in zip(drawn, (1.0, 0.5), strict=True):
+        lines = [line for line in axes.get_lines() if len(line.get_xdata()) == 3]
+        assert [list(line.get_ydata()) for line in lines] == [
+            [scale * v for v in (0.1, 0.3, 0.2)],
+            [scale * v for v in (0.2, 0.1, 0.4)],
+        ]
+        chosen = [line for line in axes.get_lines() if len(line.get_xdata()) == 1]
+        assert [line.get_ydata()[0] for line in chosen] == [0.3 * scale, 0.4 * scale]
+    with pytest.raises(InputError, match='layers="all"'):
+        plot_layers(Ranking({}, "logme", (EncoderResult("one"),), ""))

@@ -148,7 +148,9 @@ def test_truncation_is_reported_now_and_when_read_again(
             keep_features=keep, device="cpu",
         )  # fmt: skip
         (warning,) = ranking.best.warnings
-        assert warning.startswith("4 samples have more tokens than it reads, up to ")
+        assert warning.startswith(
+            "4 samples have more tokens than it reads at once: of the longest "
+        )
     assert "4 samples have more tokens" in ranking.to_csv()
     assert Ranking.from_json(ranking.to_json()) == ranking
 
@@ -429,12 +431,12 @@ def test_the_command_of_the_issue(
     out = capsys.readouterr().out
     assert "reviews (all): 50 samples, 2 classes" in out
     assert "layer" in out.splitlines()[3]
-    assert sum(line.startswith("│ layer") for line in out.splitlines()) == 6
+    assert sum(line.startswith("│layer") for line in out.splitlines()) == 6
     assert "samples have more tokens than it reads" in out
     assert (tmp_path / "layers.png").stat().st_size > 10_000
     assert call(monkeypatch, *rank, "--text-column", "words_,more", "--layers", "best") == 0
     out = capsys.readouterr().out
-    assert not any(line.startswith("│ layer") for line in out.splitlines())
+    assert not any(line.startswith("│layer") for line in out.splitlines())
     assert call(monkeypatch, *rank, "--text-column", "words_", "--plot", "x.png") == 2
     assert "Give --layers all" in capsys.readouterr().err
     assert call(monkeypatch, *rank, "--text-column", "words_", "--layers", "some") == 2

@@ -124,8 +124,8 @@ class Extracted:
             if sink.truncated is not None and sink.truncated[0]:
                 count, longest = sink.truncated
                 return (
-                    f"{count:,} samples have more tokens than it reads, up to {longest:,} more: "
-                    "their rest was cut off (of words: read apart)",
+                    f"{count:,} samples have more tokens than it reads at once: of the longest "
+                    f"{longest:,} were not seen",
                 )
         return ()
 

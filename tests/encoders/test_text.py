@@ -345,6 +345,17 @@ def test_half_precision_weights_run_in_full(tmp_path: Path) -> None:
     assert {p.dtype for p in encoder.module.parameters()} == {torch.float32}
 
 
+def test_a_model_that_cannot_mask_padding_is_refused(tmp_path: Path) -> None:
+    config = transformers.FNetConfig(
+        vocab_size=400, hidden_size=32, num_hidden_layers=1, intermediate_size=32,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    transformers.FNetModel(config).save_pretrained(tmp_path)
+    tiny.tokenizer("unigram").save_pretrained(tmp_path)
+    with pytest.raises(EncoderError, match=r"takes no attention_mask"):
+        load_encoder(f"hf/{tmp_path}")
+
+
 def test_pictures_and_missing_devices_are_refused(tmp_path: Path) -> None:
     encoder: Any = load_encoder(tiny.saved(tmp_path, "bert"))
     with pytest.raises(EncoderError, match=r"takes texts, and a sample is a ndarray"):

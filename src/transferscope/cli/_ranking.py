@@ -194,7 +194,8 @@ def show_layers(ranking: Ranking, console: Console) -> None:
             continue
         metrics = [name for name in row.scores if any(name in one for one in row.layers.values())]
         digits = {m: score_digits([row.scores[m]]) for m in metrics}
-        table = Table(title=escape(row.encoder), title_justify="left", header_style="bold")
+        console.print(f"layers of {escape(row.encoder)}:", soft_wrap=True)
+        table = Table(header_style="bold", pad_edge=False)
         table.add_column("layer", no_wrap=True)
         for name in metrics:
             table.add_column(name.replace("_", "_\n"), justify="right", no_wrap=True)

@@ -691,7 +691,8 @@ def load_text(
     elif not own:
         pooling = (str(options.pooling),)
     limit = _limit(tokenizer, model, config, recipe, options, identifier)
-    preprocessing = _preprocessing(tokenizer, limit, recipe.prompt if recipe else "", accepted)
+    prompt = recipe.prompt if recipe else ""
+    preprocessing = _preprocessing(tokenizer, limit, prompt, accepted, identifier)
     described = (pooling, options.subwords, kind, keep_pooler, finish, bool(recipe))
     return TextEncoder(
         model,
@@ -964,12 +965,15 @@ def _limit(
 
 
 def _preprocessing(
-    tokenizer: Any, limit: int | None, prompt: str, accepted: set[str]
+    tokenizer: Any, limit: int | None, prompt: str, accepted: set[str], identifier: str
 ) -> TextPreprocessing:
+    if "attention_mask" not in accepted:
+        raise EncoderError(
+            f"{identifier} cannot leave padding out of account (it takes no attention_mask): its "
+            "features would depend on the texts beside. Choose another encoder."
+        )
     names = [name for name in tokenizer.model_input_names if name in accepted]
-    if "kwargs" in accepted and "attention_mask" in tokenizer.model_input_names:
-        names = list(dict.fromkeys([*names, "attention_mask"]))
-    tokenizer.model_input_names = names
+    tokenizer.model_input_names = list(dict.fromkeys([*names, "attention_mask"]))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = repr(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
     specials = sorted((k, str(v)) for k, v in tokenizer.special_tokens_map.items())
