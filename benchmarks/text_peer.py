@@ -38,7 +38,7 @@ data = Dataset.from_list([{"text": r["text"], "label": r["label"]} for r in rows
 loaded = time.perf_counter()
 ranker = TransformerRanker(data, text_column="text", label_column="label")
 result = ranker.run(sys.argv[2:], estimator="hscore", layer_aggregator="layermean", device="cpu")
-print("RESULT", json.dumps([time.perf_counter() - loaded, dict(result._results)]))
+print("RESULT", json.dumps([time.perf_counter() - loaded, result.scores]))
 """
 OUR_RANKING = """
 import sys, json, time, tempfile
