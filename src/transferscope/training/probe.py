@@ -26,8 +26,9 @@ VALIDATION = 0.2
 #: Eigenvalues of the scatter below this share of the largest are directions without samples.
 RANK = 1e-7
 MAX_ITERATIONS = 300
-#: Stop when no derivative of the mean loss, in the scaled coordinates, is larger.
-TOLERANCE = 1e-5
+#: Stop when no derivative of the mean loss, in the scaled coordinates, is larger than this share
+#: of the loss at the start (at most of one).
+TOLERANCE = 1e-4
 
 
 class LogisticFit(NamedTuple):
@@ -227,7 +228,6 @@ def _descend(
     optimiser = torch.optim.LBFGS(
         [point],
         max_iter=MAX_ITERATIONS,
-        tolerance_grad=TOLERANCE,
         tolerance_change=1e-9,
         history_size=10,
         line_search_fn="strong_wolfe",
@@ -245,6 +245,7 @@ def _descend(
         point.grad = torch.cat([inputs.T @ error + shrink * w, free * error.sum(dim=0)[None]])
         return float(loss + 0.5 * (shrink * w.square()).sum(dtype=torch.float64))
 
+    optimiser.param_groups[0]["tolerance_grad"] = TOLERANCE * min(1.0, closure())
     optimiser.step(closure)  # type: ignore[no-untyped-call]
     found = point.detach()
     return found[:-1] * scale, found[-1] * free
