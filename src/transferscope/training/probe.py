@@ -28,7 +28,7 @@ RANK = 1e-7
 MAX_ITERATIONS = 300
 #: Stop when no derivative of the mean loss, in the scaled coordinates, is larger than this share
 #: of the loss at the start (at most of one).
-TOLERANCE = 1e-4
+TOLERANCE = 3e-5
 
 
 class LogisticFit(NamedTuple):
