@@ -346,3 +346,16 @@ def test_benchmarks_are_listed_and_written(run):
     lines = run("benchmarks", "ped-ssl", check=0).stdout.splitlines()
     assert lines[:2] == ["dataset,encoder,accuracy", "aircraft,byol,82.1"]
     assert len(lines) == 133
+
+
+def test_probe_refuses_parts_of_other_classes(run, tmp_path):
+    images = np.zeros((12, 8, 8, 3), dtype=np.uint8)
+    np.savez(
+        tmp_path / "parts.npz",
+        train_images=images,
+        train_labels=np.arange(12) % 3,
+        test_images=images,
+        test_labels=np.arange(12) % 2,
+    )
+    done = run("probe", "parts.npz", "--test-split", "test", "-e", "mini/vit-random", check=2)
+    assert "same classes" in done.stderr

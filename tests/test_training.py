@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression  # noqa: E402
 
 from transferscope.datasets import open_dataset  # noqa: E402
 from transferscope.encoders import ImagePreprocessing, from_module, load_encoder  # noqa: E402
-from transferscope.errors import EncoderError, FeatureError, InputError  # noqa: E402
+from transferscope.errors import EncoderError, FeatureError, InputError, StoreError  # noqa: E402
 from transferscope.training import finetune, fit_logistic, pretrain, probe  # noqa: E402
 from transferscope.training._descent import Data, Objective, augmented  # noqa: E402
 from transferscope.training.fine_tuning import hold_out  # noqa: E402
@@ -448,3 +448,18 @@ def test_cuda_gives_the_accuracy_of_the_cpu(train, test_part):
     on_gpu = fit_logistic(torch.from_numpy(features).cuda(), labels, [0.1])[0].weight
     on_cpu = fit_logistic(features, labels, [0.1])[0].weight
     assert np.abs(on_gpu.cpu().numpy() - on_cpu).max() < 1e-3 * np.abs(on_cpu).max()
+
+
+# -- what must not pass ------------------------------------------------------------------------
+
+
+def test_texts_are_refused_for_an_image_encoder():
+    texts = open_dataset(([f"number {i}" for i in range(20)], np.arange(20) % 2))
+    with pytest.raises(EncoderError, match="takes images"):
+        finetune(ENCODER, texts, epochs=1, **QUICK)
+
+
+def test_folder_that_cannot_be_made_is_a_named_error(train, test_part, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be made"):
+        finetune(ENCODER, train, test_part, epochs=1, out=tmp_path / "file" / "x", **QUICK)

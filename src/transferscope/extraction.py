@@ -23,7 +23,13 @@ import numpy.typing as npt
 from transferscope import arrays
 from transferscope.datasets import Dataset
 from transferscope.embedding import INFLUENCE_SAMPLES, Embedding, stratified_rows
-from transferscope.encoders import POOLED, Encoder, Preprocessing, load_encoder
+from transferscope.encoders import (
+    POOLED,
+    Encoder,
+    Preprocessing,
+    load_encoder,
+    refuse_other_modality,
+)
 from transferscope.errors import (
     DatasetError,
     EncoderError,
@@ -465,11 +471,7 @@ def _job(
     seed: int,
 ) -> _Job:
     encoder = load_encoder(spec, device=device)
-    if encoder.input_size is not None and dataset.modality != "image":
-        raise EncoderError(
-            f"{encoder.identifier} takes images, and the samples of {dataset.name} are "
-            f"{dataset.modality}s. Choose encoders for {dataset.modality}s."
-        )
+    refuse_other_modality(encoder, dataset)
     sinks: dict[str, Sink] = {}
     for layer in chosen_layers(encoder, layers):
         sinks[layer] = (

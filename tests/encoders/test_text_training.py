@@ -47,3 +47,14 @@ def test_forward_gives_the_features_of_embed(architecture, texts, tmp_path):
     )
     expected = encoder.embed(batch).features["pooled"]
     assert torch.allclose(encoder.forward(batch).detach(), expected, atol=1e-5)
+
+
+def test_words_with_tags_are_fine_tuned(tmp_path):
+    encoder = load_encoder(saved(tmp_path / "model", "bert"))
+    path = tmp_path / "tags.csv"
+    rows = ["fox dog cost bank,A A B B" for _ in range(15)]
+    path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    tags = open_dataset(path, task="tags")
+    quick = {"weight_decays": (1e-4,), "n_seeds": 1, "patience": None}
+    assert len(tags) == 60
+    assert finetune(encoder, tags, learning_rates=(3e-3,), epochs=6, **quick).value > 0.9

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,9 @@ from transferscope.cli._terminal import (
     SeedOption,
     SplitOption,
     StoreOption,
+    Task,
+    TaskOption,
+    TextOption,
     progress_bar,
     stderr,
     stdout,
@@ -64,7 +68,9 @@ def probe(
     format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
     store: StoreOption = None,
     split: SplitOption = None,
+    text_column: TextOption = None,
     label_column: LabelOption = None,
+    task: TaskOption = None,
     max_samples: MaxOption = None,
     device: DeviceOption = None,
     seed: SeedOption = 0,
@@ -73,10 +79,12 @@ def probe(
     from transferscope.encoders import expand_encoders
     from transferscope.extraction import extract
     from transferscope.feature_store import FeatureStore
-    from transferscope.training import STRENGTHS, TEST, hold_out
+    from transferscope.training import STRENGTHS, TEST, hold_out, refuse_other_classes
     from transferscope.training import probe as train_probe
 
-    data, test = _parts(dataset, split, test_split, label_column, max_samples, seed)
+    data, test = _parts(
+        dataset, split, test_split, text_column, label_column, task, max_samples, seed
+    )
     if data.task != "classification":
         raise InputError(
             f"a probe is a classifier, and the labels of {data.name} are for {data.task}. "
@@ -84,6 +92,8 @@ def probe(
         )
     if test is None:
         data, test = hold_out(data, TEST, 0)
+    else:
+        refuse_other_classes(data, test)
     tried = STRENGTHS if strengths is None else _numbers(strengths, "--strengths")
     names, kept = expand_encoders(encoders), FeatureStore(store)
     records, failed = [], {}
@@ -136,7 +146,9 @@ def finetune(
     csv: AccuracyOption = None,
     format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
     split: SplitOption = None,
+    text_column: TextOption = None,
     label_column: LabelOption = None,
+    task: TaskOption = None,
     max_samples: MaxOption = None,
     device: DeviceOption = None,
     seed: SeedOption = 0,
@@ -145,7 +157,9 @@ def finetune(
     from transferscope.encoders import expand_encoders
     from transferscope.training import finetune as fine_tune
 
-    data, test = _parts(dataset, split, test_split, label_column, max_samples, seed)
+    data, test = _parts(
+        dataset, split, test_split, text_column, label_column, task, max_samples, seed
+    )
     first, _, every = part.partition("/")
     if not (first.isdigit() and every.isdigit()):
         raise InputError(f"--part is written as 2/4, the second of four; got {part!r}.")
@@ -196,7 +210,9 @@ def pretrain(
     max_gradient_norm: GradientOption = None,
     format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
     split: SplitOption = None,
+    text_column: TextOption = None,
     label_column: LabelOption = None,
+    task: TaskOption = None,
     max_samples: MaxOption = None,
     device: DeviceOption = None,
     seed: SeedOption = 0,
@@ -204,7 +220,9 @@ def pretrain(
     """Train an encoder with labels from the weights it has, and keep both ends."""
     from transferscope.training import pretrain as train
 
-    data, test = _parts(dataset, split, test_split, label_column, max_samples, seed)
+    data, test = _parts(
+        dataset, split, test_split, text_column, label_column, task, max_samples, seed
+    )
     with progress_bar() as progress:
         found = train(
             encoder,
@@ -230,18 +248,23 @@ def _parts(
     dataset: str,
     split: str | None,
     test_split: str | None,
+    text_column: str | None,
     label_column: str | None,
+    task: Task | None,
     max_samples: int | None,
     seed: int,
 ) -> tuple[Dataset, Dataset | None]:
     from transferscope.datasets import open_dataset
 
-    train = open_dataset(
-        dataset, split=split, label_column=label_column, max_samples=max_samples, seed=seed
+    read = partial(
+        open_dataset,
+        dataset,
+        input_column=text_column,
+        label_column=label_column,
+        task=None if task is None else task.value,
     )
-    if test_split is None:
-        return train, None
-    return train, open_dataset(dataset, split=test_split, label_column=label_column)
+    train = read(split=split, max_samples=max_samples, seed=seed)
+    return train, None if test_split is None else read(split=test_split)
 
 
 def _numbers(text: str, option: str) -> tuple[float, ...]:

@@ -50,6 +50,7 @@ from transferscope.errors import EncoderError, InputError, UnknownNameError, req
 if TYPE_CHECKING:
     from torch import nn
 
+    from transferscope.datasets import Dataset
     from transferscope.encoders.module_encoders import from_module
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "from_module",
     "list_encoders",
     "load_encoder",
+    "refuse_other_modality",
 ]
 
 _PREFIXES = ("mini/", "timm/", "torchvision/", "hf/", "checkpoint:")
@@ -125,6 +127,21 @@ def load_encoder(spec: str | Encoder | nn.Module, *, device: str | None = None) 
     """
     encoder = _load(spec) if isinstance(spec, str) else _adopt(spec)
     return encoder if device is None else encoder.to(device)
+
+
+def refuse_other_modality(encoder: Encoder, dataset: Dataset) -> None:
+    """Refuse texts and vectors for an encoder that takes images.
+
+    Raises
+    ------
+    EncoderError
+        With what the encoder takes and what the samples are.
+    """
+    if encoder.input_size is not None and dataset.modality != "image":
+        raise EncoderError(
+            f"{encoder.identifier} takes images, and the samples of {dataset.name} are "
+            f"{dataset.modality}s. Choose encoders for {dataset.modality}s."
+        )
 
 
 def _load(spec: str) -> Encoder:

@@ -5,7 +5,22 @@ Importing this module imports no torch; training does.
 
 from __future__ import annotations
 
-from transferscope.training.fine_tuning import TEST, finetune, hold_out, pretrain
+from transferscope.training.fine_tuning import (
+    TEST,
+    finetune,
+    hold_out,
+    pretrain,
+    refuse_other_classes,
+)
 from transferscope.training.probe import STRENGTHS, fit_logistic, probe
 
-__all__ = ["STRENGTHS", "TEST", "finetune", "fit_logistic", "hold_out", "pretrain", "probe"]
+__all__ = [
+    "STRENGTHS",
+    "TEST",
+    "finetune",
+    "fit_logistic",
+    "hold_out",
+    "pretrain",
+    "probe",
+    "refuse_other_classes",
+]

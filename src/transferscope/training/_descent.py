@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from transferscope.datasets import Dataset
-from transferscope.encoders import ImagePreprocessing, Preprocessing, TrainableEncoder
+from transferscope.encoders import Preprocessing, TrainableEncoder
 from transferscope.errors import EncoderError, InputError, StoreError
 
 Mode = Literal["full", "last-block", "head"]
@@ -176,7 +176,12 @@ class Run:
             record: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
             self._same(record["identity"], identity)
             return record["result"]  # type: ignore[no-any-return]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"{self.folder} cannot be made ({error}); choose another --out."
+            ) from error
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode") as self._pool:
             result = self._train(identity)
         _write_text(finished, json.dumps({"identity": identity, "result": result}, indent=2))
@@ -286,7 +291,13 @@ class Run:
                 )
             # parameters are registered in order of depth: the block and what follows it
             names = list(chosen)
-            first = next(i for i, name in enumerate(names) if name.startswith(f"{block}."))
+            inside = (i for i, name in enumerate(names) if name.startswith(f"{block}."))
+            first = next(inside, None)
+            if first is None:
+                raise EncoderError(
+                    f"the last block of {self.encoder.identifier}, {block}, holds no weights. "
+                    "Use mode='head' or mode='full'."
+                )
             chosen = {name: chosen[name] for name in names[first:]}
         for parameter in chosen.values():
             parameter.requires_grad_(parameter.is_floating_point())
@@ -512,11 +523,6 @@ def augmented(
         turned = rng.random(n) < 0.5
         shifted[turned] = shifted[turned, :, ::-1]
     return shifted
-
-
-def can_be_augmented(preprocessing: Preprocessing) -> bool:
-    """Whether these samples are images."""
-    return isinstance(preprocessing, ImagePreprocessing)
 
 
 @contextmanager

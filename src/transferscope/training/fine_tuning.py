@@ -15,7 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from transferscope.datasets import Dataset
-from transferscope.encoders import Encoder, TrainableEncoder, load_encoder
+from transferscope.encoders import (
+    Encoder,
+    TrainableEncoder,
+    load_encoder,
+    refuse_other_modality,
+)
 from transferscope.errors import EncoderError, InputError, require
 from transferscope.results import FineTuned, TrainingRun
 
@@ -130,6 +135,7 @@ def finetune(
 
     started = time.perf_counter()
     trained = _trainable(encoder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    refuse_other_modality(trained, train)
     parts = _parts(train, test, seed)
     if max_gradient_norm is not None and train.task == "regression":
         raise InputError(
@@ -346,14 +352,26 @@ def _parts(train: Dataset, test: Dataset | None, seed: int) -> dict[str, Dataset
     if test is None:
         # always by seed 0: every run is measured on the same samples
         train, test = hold_out(train, TEST, 0)
-    elif (train.task, train.class_names) != (test.task, test.class_names):
+    else:
+        refuse_other_classes(train, test)
+    kept, validation = hold_out(train, VALIDATION, seed)
+    return {"train": kept, "validation": validation, "test": test}
+
+
+def refuse_other_classes(train: Dataset, test: Dataset) -> None:
+    """Refuse a test part whose class ids do not mean those of the training part.
+
+    Raises
+    ------
+    InputError
+        With the numbers of classes of both.
+    """
+    if (train.task, train.class_names) != (test.task, test.class_names):
         raise InputError(
             f"train and test must have the same classes; {train.name} ({train.split}) has "
             f"{train.n_classes}, {test.name} ({test.split}) has {test.n_classes}, or their names "
-            "differ."
+            "differ. Give parts with the same classes, or leave --test-split out."
         )
-    kept, validation = hold_out(train, VALIDATION, seed)
-    return {"train": kept, "validation": validation, "test": test}
 
 
 def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
