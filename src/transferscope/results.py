@@ -384,7 +384,8 @@ class FineTuned:
     measure : {"accuracy", "r2", "mean_average_precision"}
     mode : {"full", "last-block", "head"}
     value : float
-        Mean of the measure over the seeds of the chosen hyper-parameters, on the test part.
+        Mean of the measure over the seeds of the chosen hyper-parameters, on the test part. A seed
+        that diverged does not count; it stands in `runs` without a test value.
     spread : float or None
         Standard deviation over the seeds; None for a single one.
     learning_rate, weight_decay : float
