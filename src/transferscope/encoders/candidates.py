@@ -1,9 +1,9 @@
 """Lists of encoders that are worth a try, each to be asked for by one name.
 
-As on the day in `CHECKED`: vision names and licences from the registry of timm 1.0.31; sizes of text
-counted on the architectures of transformers 5.23. Of the licences of text only those of
-Qwen3-Embedding and DeBERTa-v3-large were looked up, the others are from memory: read the model's own
-page before you depend on one. Sizes are parameters without head and pooler.
+As on the day in `CHECKED`: vision names and licences from the registry of timm 1.0.31; sizes of
+text counted on the architectures of transformers 5.23. Of the licences of text only those of
+Qwen3-Embedding and DeBERTa-v3-large were looked up, the others are from memory: read the model's
+own page before you depend on one. Sizes are parameters without head and pooler.
 """
 
 from __future__ import annotations
