@@ -5,8 +5,8 @@
 
 Both methods get the same features and the same trained head; its training, that of the target's
 head and the evaluation are left out of the times. Two figures are given for the authors' procedure:
-its own (distances in the target's space, steepness measured on the reference) and ours, evaluated
-for the transformation it found. The smaller of them is what ours is held against.
+its own (distances in the target's space; the same tau) and ours, evaluated for the transformation
+it found. The smaller of them is what ours is held against.
 """
 
 from __future__ import annotations
@@ -45,12 +45,11 @@ def authors_figure(head, learned, reference, target):
     loss = mass @ (np.bincount(reference.labels, -log_p[rows, reference.labels]) / n)
     joint = prior[:, None] * learned.shares
     mismatch = -np.sum(joint * np.log(np.where(joint > 0, label_matrix, 1)))
-    tau = head.slopes(log_p)[rows, reference.labels].max()
     a = np.linalg.inv(learned.matrix)
     moved = (reference.features - learned.offset) @ a.T
     blocks = make_blocks(target.labels, reference.labels, learned.shares, None)
     cost, _ = couple(target.features, moved, blocks)
-    return loss + mismatch + tau * cost
+    return loss + mismatch + head.steepness * cost
 
 
 def side_by_side(seeds, iterations):

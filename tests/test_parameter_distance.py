@@ -824,6 +824,28 @@ def test_record_converts(triple):
     assert list(found.to_frame().index) == list(literal.RESNET50)
 
 
+def test_runs_of_this_library(tmp_path):
+    """`pretrain` keeps no head in its first file, `finetune` calls its own target_head."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"patches.weight": (4, 3), "blocks.0.a.weight": (4, 4), "blocks.0.b.weight": (4, 4)}
+    shapes |= {"blocks.1.a.weight": (4, 4), "blocks.1.b.weight": (4, 4)}
+    files = []
+    for i in range(3):
+        state = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        if i:
+            state["target_head.weight"] = torch.randn(2, 4, generator=generator)
+        files.append(tmp_path / f"{i}.safetensors")
+        save_file(state, files[-1])
+    found = layer_transferability(*files)
+    assert [layer.name for layer in found.layers] == ["stem", "blocks.0", "blocks.1", "head"]
+    assert found.head == ("head",)
+    without = [layer.transferability for layer in found.layers[:-1]]
+    assert found.overall == pytest.approx(np.mean(without))
+    figure = plot_layer_distances({"mine": found})
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["stem", "blocks.0", "blocks.1"]  # a head without a value takes no room
+
+
 def test_figure_has_a_curve_per_target(triple, tmp_path):
     pytest.importorskip("matplotlib")
     found = layer_transferability(*triple)
@@ -836,10 +858,8 @@ def test_figure_has_a_curve_per_target(triple, tmp_path):
     )
     figure = plot_layer_distances({"one": found, "two": frozen})
     (axes,) = figure.axes
-    assert [text.get_text().split(" ")[0] for text in axes.get_legend().get_texts()] == [
-        "one",
-        "two",
-    ]
+    (legend,) = figure.legends
+    assert [text.get_text().split(" ")[0] for text in legend.get_texts()] == ["one", "two"]
     assert axes.get_xticklabels()[-1].get_text() == "head"
     drawn = axes.lines[0].get_ydata()
     assert drawn == pytest.approx([layer.transferability for layer in found.layers])

@@ -250,20 +250,21 @@ def plot_layer_distances(targets: Mapping[str, LayerDistances]) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    names = list(dict.fromkeys(layer.name for one in targets.values() for layer in one.layers))
+    layers = [layer for one in targets.values() for layer in one.layers if layer.transferability]
+    names = list(dict.fromkeys(layer.name for layer in layers))
     heads = {name for one in targets.values() for name in one.head}
     names.sort(key=lambda name: name in heads)
-    figure = Figure(figsize=(max(6, min(20, 2.5 + 0.42 * len(names))), 5), layout="constrained")
+    figure = Figure(figsize=(max(8, min(22, 4.5 + 0.42 * len(names))), 5), layout="constrained")
     axes = figure.subplots()
     for i, (target, one) in enumerate(targets.items()):
         values = {layer.name: layer.transferability for layer in one.layers}
-        spreads = {layer.name: layer.spread or 0.0 for layer in one.layers}
+        spreads = {layer.name: layer.spread for layer in one.layers if layer.spread}
         given = [values.get(name) or math.nan for name in names]
         overall = "" if one.overall is None else f" ({one.overall:.3g})"
         axes.errorbar(
             range(len(names)),
             given,
-            yerr=[spreads.get(name, 0.0) for name in names],
+            yerr=[spreads.get(name, 0.0) for name in names] if spreads else None,
             marker="o",
             markersize=4,
             linewidth=1.2,
@@ -283,7 +284,7 @@ def plot_layer_distances(targets: Mapping[str, LayerDistances]) -> Figure:
         "(in brackets: mean without the head; dashed: no closer than random weights)",
         fontsize=9,
     )
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 

@@ -774,7 +774,8 @@ class Relatedness:
     distribution_mismatch : float
         ``tau * wasserstein``.
     tau : float
-        Largest norm of the gradient of the loss, as measured where the bound needs it.
+        Largest norm that the gradient of the reference head's loss by the standardised features
+        has anywhere.
     wasserstein : float
         Mean distance, in standard deviations of the reference features, between target samples
         that were carried back and the reference samples they are coupled with, class by class.

@@ -8,13 +8,16 @@ import json
 
 import numpy as np
 import pytest
+import scipy.optimize
 from typer.testing import CliRunner
 
 from reference import relatedness as literal
 from transferscope import rank, score
 from transferscope.cli import app
+from transferscope.datasets import open_dataset
 from transferscope.embedding import Embedding
 from transferscope.errors import BoundError, FeatureError, InputError
+from transferscope.extraction import extract
 from transferscope.feature_files import write_feature_file
 from transferscope.metrics import relatedness, relatedness_unlabelled
 from transferscope.metrics.relatedness import measure_relatedness
@@ -74,31 +77,74 @@ def test_terms_are_those_of_the_literal_formula(n_reference):
     np.testing.assert_allclose(terms[2:5], expected[2:], rtol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("setting", "reference_loss", "wasserstein", "transformed_loss", "bound"),
+    [
+        ("fixed_all", 0.90454, 1.01395, 0.96049, 1.41152),
+        ("learned_a", 0.90454, 0.88289, 0.96676, 1.34599),
+        ("sparse", 0.90454, 0.88289, 0.96676, 1.34599),
+        ("learned_all", 0.90454, 0.88289, 0.96676, 1.34599),
+    ],
+)
+def test_stored_values(setting, reference_loss, wasserstein, transformed_loss, bound):
+    """What this library gave on 2026-11-21, after the head's steepness was bounded."""
+    z, y = task(30, 300, 5, 4, 0.7)
+    x, t = task(31, 300, 5, 4, 0.9)
+    found = task_relatedness(z, y, x * [1, 2, 0.5, 1, 3] + 1, t, setting, tau=0.5)
+    assert found.reference_loss == pytest.approx(reference_loss, rel=1e-3)
+    assert found.wasserstein == pytest.approx(wasserstein, rel=1e-3)
+    assert found.transformed_loss == pytest.approx(transformed_loss, rel=1e-3)
+    assert found.bound == pytest.approx(bound, rel=1e-3)
+    assert found.tau == pytest.approx(0.5)
+    assert found.label_mismatch == 0
+
+
 def test_a_bound_that_is_none_is_an_error(monkeypatch):
-    monkeypatch.setattr(_bound, "steepness", lambda *_: 0.0)
+    monkeypatch.setattr(Head, "steepness", 0.0)
     z, y = task(0)
     x, t = task(1)
     with pytest.raises(BoundError, match="no finite number above the loss"):
         task_relatedness(z, y, x[:, ::-1], t, "fixed_all", match="random", seed=1)
 
 
-def test_gradient_of_the_head_is_its_objective_s():
+def test_no_gradient_of_the_head_is_longer_than_its_steepness():
+    """Gradients taken by differences, near the samples and far away, where one class is certain."""
     z, y = task(3, 400, 4, 3)
-    steep = train_head(z[:300], y[:300], 3, None, (z[300:], y[300:]))
-    flat = train_head(z[:300], y[:300], 3, 0.2, (z[300:], y[300:]))
-    steepest = [
-        head.slopes(head.log_probabilities(z))[np.arange(400), y].max() for head in (steep, flat)
-    ]
-    assert steepest[1] < 0.5 * steepest[0]
-    # slopes are norms of gradients: held against differences
-    step, one = 1e-6, z[:1]
-    for j in range(3):
-        slope = [
-            (flat.log_probabilities(one + step * e) - flat.log_probabilities(one - step * e))[0, j]
+    head = train_head(z[:300], y[:300], 3, 0.4, (z[300:], y[300:]))
+    step, longest = 1e-5, 0.0
+    for place in np.concatenate([z[:50], 1000 * z[:50]]):
+        slopes = [
+            head.log_probabilities(np.stack([place + step * e, place - step * e]))
             for e in np.eye(4)
         ]
-        norm = np.linalg.norm(slope) / (2 * step)
-        assert flat.slopes(flat.log_probabilities(one))[0, j] == pytest.approx(norm, rel=1e-6)
+        gradients = np.array([(s[0] - s[1]) / (2 * step) for s in slopes])
+        longest = max(longest, float(np.linalg.norm(gradients, axis=0).max()))
+    assert 0.99 * head.steepness < longest < head.steepness * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("tau", [0.02, 0.2, 1.0])
+def test_the_head_is_the_best_of_its_steepness(tau):
+    """Against scipy's SLSQP, which is told of the distances as constraints."""
+    z, y = task(3, 400, 4, 3)
+    head = train_head(z, y, 3, tau, (z, y))
+    assert head.steepness <= tau * (1 + 1e-12)
+
+    def unpack(theta):
+        return Head(theta[:12].reshape(3, 4), theta[12:])
+
+    def loss(theta):
+        return -np.mean(unpack(theta).log_probabilities(z)[np.arange(400), y])
+
+    def room(theta):
+        return tau**2 - unpack(theta).distances()[np.triu_indices(3, 1)] ** 2
+
+    start = np.concatenate([0.5 * head.weights.ravel(), head.bias])
+    best = scipy.optimize.minimize(
+        loss, start, constraints={"type": "ineq", "fun": room}, options={"ftol": 1e-12}
+    )
+    assert best.success
+    mine = loss(np.concatenate([head.weights.ravel(), head.bias]))
+    assert mine == pytest.approx(best.fun, rel=2e-3)
 
 
 def test_learning_lowers_the_bound_and_finds_the_map():
@@ -106,7 +152,7 @@ def test_learning_lowers_the_bound_and_finds_the_map():
     x, t = task(5, 1500, 6, 4, 0.5)
     mix = np.eye(6) + 0.3 * np.random.default_rng(0).standard_normal((6, 6))
     found = {
-        setting: task_relatedness(z, y, x @ mix + 3, t, setting, match="name")
+        setting: task_relatedness(z, y, x @ mix + 3, t, setting, match="name", tau=2)
         for setting in SETTINGS
     }
     assert found["learned_a"].bound < 0.9 * found["fixed_all"].bound
@@ -349,3 +395,29 @@ def test_command(tmp_path):
                                     "--target", str(tmp_path / "t.npz")])  # fmt: skip
     assert isinstance(done.exception, InputError)
     assert "holds no labels" in str(done.exception)
+    done = CliRunner().invoke(app, [*files, "--target-split", "test"])
+    assert "feature files have no splits" in str(done.exception)
+
+
+def test_command_on_two_parts_of_a_data_set(tmp_path):
+    """The same as extracting both parts and handing in their features."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (60, 8, 8), dtype=np.uint8)
+    labels = np.arange(60) % 3
+    images[np.arange(60), labels] = 255
+    data = tmp_path / "stripes.npz"
+    np.savez(data, train_images=images[:36], train_labels=labels[:36], test_images=images[36:],
+             test_labels=labels[36:])  # fmt: skip
+    done = CliRunner().invoke(
+        app,
+        ["relate", "--reference", str(data), "--target", str(data), "--target-split", "test",
+         "--encoder", "mini/resnet-random", "--store", str(tmp_path / "s"), "--format", "json"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    sides = [
+        extract(open_dataset(data, split=split), ["mini/resnet-random"], store=None)
+        for split in ("train", "test")
+    ]
+    z, x = (next(iter(side)).embedding(0).features for side in sides)
+    expected = task_relatedness(z, labels[:36], x, labels[36:])
+    assert json.loads(done.stdout)["bound"] == pytest.approx(expected.bound, rel=1e-6)

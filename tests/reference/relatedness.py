@@ -29,7 +29,8 @@ def relatedness(weights, bias, matrix, offset, label_matrix, shares, z, y, x, t)
     Returns (reference loss, label mismatch, wasserstein, tau, loss of the transformed head).
     """
     n_target, n_reference = shares.shape
-    reference_loss = mismatch = wasserstein = tau = loss = 0.0
+    reference_loss = mismatch = wasserstein = loss = 0.0
+    tau = max(np.linalg.norm(one - other) for one in weights for other in weights)
     carried = [matrix @ one + offset for one in x]
     for k in range(n_target):
         mine = [u for u, label in zip(carried, t, strict=True) if label == k]
@@ -47,9 +48,6 @@ def relatedness(weights, bias, matrix, offset, label_matrix, shares, z, y, x, t)
                 reference_loss -= share * weight * log_head(weights, bias, one)[j]
                 theirs.append(one)
                 columns.append(weight)
-            for u in mine:
-                p = np.exp(log_head(weights, bias, u))
-                tau = max(tau, np.linalg.norm(weights.T @ (p - np.eye(n_reference)[j])))
         cost = np.array([[np.linalg.norm(u - one) for one in theirs] for u in mine])
         wasserstein += share * transport_cost(cost, np.full(len(mine), 1 / len(mine)), columns)
         for u in mine:

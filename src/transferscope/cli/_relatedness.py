@@ -16,6 +16,7 @@ from transferscope.cli._terminal import (
     MaxOption,
     PlainFormat,
     SeedOption,
+    SplitOption,
     StoreOption,
     progress_bar,
     stderr,
@@ -55,12 +56,20 @@ def relate(
     method: Annotated[
         str, typer.Option(help="blocks, or adam: the authors' stochastic procedure.")
     ] = "blocks",
-    tau: Annotated[float, typer.Option(help="Steepness that the reference head is held to.")] = 0.2,
+    tau: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest gradient that the reference head may have.",
+            show_default="2 / root of the number of features",
+        ),
+    ] = None,
     format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
     plot: Annotated[
         Path | None, typer.Option(help="Draw it to this .png, .pdf or .svg file.")
     ] = None,
     store: StoreOption = None,
+    reference_split: SplitOption = None,
+    target_split: SplitOption = None,
     max_samples: MaxOption = None,
     batch_size: BatchOption = 64,
     device: DeviceOption = None,
@@ -69,14 +78,16 @@ def relate(
     """Bound the loss on a target by its relatedness to a reference task, term by term."""
     from transferscope.relatedness import task_relatedness
 
-    def read(name: str) -> dict[str, Any]:
+    def read(name: str, split: str | None) -> dict[str, Any]:
         if encoder is not None:
-            return _seen_by(encoder, name, store, max_samples, batch_size, device, seed)
+            return _seen_by(encoder, name, split, store, max_samples, batch_size, device, seed)
         from transferscope.feature_files import read_feature_file
 
         return read_feature_file(name, ARRAYS)
 
-    known, wanted = read(reference), read(target)
+    if encoder is None and (reference_split or target_split):
+        raise InputError("feature files have no splits; name the --encoder of the data sets.")
+    known, wanted = read(reference, reference_split), read(target, target_split)
     if "labels" not in known:
         raise InputError(f"{reference} holds no labels; a reference task has them.")
     with stderr.status("relating the tasks"):
@@ -118,6 +129,7 @@ def relate(
 def _seen_by(
     encoder: str,
     name: str,
+    split: str | None,
     store: Path | None,
     max_samples: int | None,
     batch_size: int,
@@ -133,7 +145,7 @@ def _seen_by(
     specs = expand_encoders(encoder)
     if len(specs) != 1:
         raise InputError(f"--encoder names one encoder, {encoder!r} stands for {len(specs)}.")
-    data = open_dataset(name, max_samples=max_samples, seed=seed)
+    data = open_dataset(name, split=split, max_samples=max_samples, seed=seed)
     with progress_bar() as progress:
         (item,) = extract(
             data, specs, store=FeatureStore(store), batch_size=batch_size, device=device,

@@ -205,6 +205,8 @@ def _unknown(spec: str) -> UnknownNameError:
     named = {name.partition("/")[2]: name for name in known}
     near = difflib.get_close_matches(spec.rpartition("/")[2], named, n=3, cutoff=0.6)
     hint = f"Did you mean {' or '.join(named[name] for name in near)}? " if near else ""
+    if Path(spec).is_dir():
+        hint = f"For the Hugging Face folder of that path write hf/{spec}. "
     return UnknownNameError(
         f"There is no encoder {spec!r}: a name begins with one of {', '.join(_PREFIXES)}, or is "
         f"one of the lists mini/all, {', '.join(CANDIDATES)}. {hint}"

@@ -19,10 +19,10 @@ STEM, HEAD = "stem", "head"
 
 _HEAD = re.compile(
     r"(fc|heads?|head_dist|head_drop|aux_head|classif|classifiers?|classifier_dist|last_linear|"
-    r"distillation_classifier|lm_head|score|qa_outputs|logits|output_layer|cls|linear_head)"
+    r"distillation_classifier|lm_head|score|qa_outputs|logits|output_layer|cls|linear_head|target_head)"
 )
 _STEM = re.compile(
-    r"(conv_?[0-9]?[a-z]?|bn_?[0-9]?|norm0|conv0|stem\w*|conv_stem|patch_embed\w*|embed\w*|"
+    r"(conv_?[0-9]?[a-z]?|bn_?[0-9]?|norm0|conv0|stem\w*|conv_stem|patches|patch_embed\w*|embed\w*|"
     r"\w*embeddings?|pos_embed\w*|\w*_token|wte|wpe|norm_pre|pre_?norm|ln_pre|pre_layrnorm|"
     r"embed_tokens|embedder|class_embedding|conv_proj)"
 )

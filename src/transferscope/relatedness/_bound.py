@@ -22,7 +22,6 @@ from transferscope.relatedness._transform import (
     learn_transform,
     log_labels,
     pseudo_labels,
-    steepness,
 )
 from transferscope.relatedness._transport import Ids, couple, make_blocks
 from transferscope.results import Relatedness
@@ -33,6 +32,9 @@ Method = Literal["blocks", "adam"]
 SETTINGS: tuple[Setting, ...] = get_args(Setting)
 MATCHES: tuple[Match, ...] = get_args(Match)
 
+#: Steepness of the reference head times the root of the number of features, when none is given: the
+#: authors' 0.2 for about a hundred features and 0.04 for 2048, where they take 0.02.
+STEEPNESS = 2.0
 #: Points of each kind in the record's view.
 VIEW = 300
 #: A condition number beyond this is none.
@@ -52,7 +54,7 @@ def task_relatedness(
     target_test_features: Any = None,
     target_test_labels: Any = None,
     reference_head: tuple[Any, Any] | None = None,
-    tau: float = 0.2,
+    tau: float | None = None,
     match: Match = "transport",
     n_reference_classes: int | None = None,
     method: Method = "blocks",
@@ -89,9 +91,11 @@ def task_relatedness(
         Held-out samples; by default a fifth of each class is held out.
     reference_head : (weights (n_classes, d), bias (n_classes,)), optional
         Of the reference classes in sorted order, on the features as given; else trained here.
-    tau : float
-        Norm of the loss's gradient by the standardised features beyond which the training of the
-        reference head is penalised. Positive. The bound uses the norm that is then measured.
+    tau : float, optional
+        Largest gradient of the loss by the standardised features that the reference head may have.
+        Positive. Smaller: the distribution mismatch counts less and the reference loss is larger.
+        By default 2/√d: distances grow with √d, so that encoders of any width then compare. A head
+        that is handed in keeps its own.
     match : {"transport", "name", "random"}
         How reference classes are chosen for target classes: by nearness of the class means (one
         for each, optimal in sum), by name, or at random.
@@ -120,11 +124,13 @@ def task_relatedness(
 
     Notes
     -----
-    Why it holds: ``-ln h_j`` is convex in the features, so its value at a carried sample u exceeds
-    that at a reference sample z by at most ``‖∇(-ln h_j)(u)‖ ‖u − z‖``; τ is the largest of these
-    norms over held-out target samples and the reference classes they are coupled with. Distances
-    are taken in the space of the reference, where the head lives. The authors take them in the
-    target's, ``‖A z + b − x‖``, with the same τ: that is a bound only as long as A does not shrink.
+    Why it holds: the gradient of ``-ln h_j`` is a mean of differences between the weights of two
+    classes, so that its length nowhere exceeds the longest of these, τ. The loss of a carried
+    sample u therefore exceeds that of a reference sample z by at most ``τ ‖u − z‖``. Distances are
+    taken in the space of the reference, where the head lives. The authors take them in the
+    target's, ``‖A z + b − x‖``, with the same τ, which is a bound only as long as A does not
+    shrink; and they keep gradients short by a penalty on the training samples of the reference,
+    which does not hold elsewhere (measured: 3.3 on a target, where 0.2 was asked for).
 
     B and D are kept as one joint distribution whose sums are the target's class shares, so that
     ``B D = P_T`` holds exactly and W is never infinite. With fewer reference than target classes
@@ -214,10 +220,6 @@ def task_relatedness(
     if condition is not None and condition > LARGEST_CONDITION:
         condition = None
         warnings.append("A⁻¹ is singular: it has no condition number")
-    if terms.tau > 1.5 * tau:
-        warnings.append(
-            f"the loss is steeper on the target (tau {terms.tau:.3g}) than the {tau:g} asked for"
-        )
     names = tuple(str(name) for name in reference.names)
     return Relatedness(
         setting=setting,
@@ -241,7 +243,7 @@ def task_relatedness(
 
 
 def _check_options(
-    setting: str, match: str, method: str, tau: float, iterations: int, unlabelled: bool
+    setting: str, match: str, method: str, tau: float | None, iterations: int, unlabelled: bool
 ) -> None:
     for name, given, allowed in (
         ("setting", setting, SETTINGS),
@@ -250,7 +252,7 @@ def _check_options(
     ):
         if given not in allowed:
             raise InputError(f"{name} is one of {', '.join(allowed)}, got {given!r}.")
-    if not 0 < tau < np.inf:
+    if tau is not None and not 0 < tau < np.inf:
         raise InputError(f"tau must be positive and finite, got {tau}.")
     if iterations < 1:
         raise InputError(f"iterations must be at least 1, got {iterations}.")
@@ -259,9 +261,10 @@ def _check_options(
 
 
 def _reference_head(
-    reference: Task, given: tuple[Any, Any] | None, chosen: Ids, n_classes: int, tau: float
+    reference: Task, given: tuple[Any, Any] | None, chosen: Ids, n_classes: int, tau: float | None
 ) -> Head:
     if given is None:
+        tau = STEEPNESS / len(reference.mean) ** 0.5 if tau is None else tau
         return train_head(*reference.learn, len(chosen), tau, reference.judge)
     weights, bias = (np.asarray(arrays.to_numpy(arrays.as_array(a)), np.float64) for a in given)
     d = len(reference.mean)
@@ -323,7 +326,7 @@ def evaluate(
         reference.features,
         make_blocks(target.labels, reference.labels, learned.shares, None),
     )
-    tau = steepness(head, log_p, learned.shares, target.labels)
+    tau = head.steepness
     reference_loss = label_mismatch = 0.0
     mass = np.zeros(learned.shares.shape[1])
     terms = np.zeros(len(rows))

@@ -1,4 +1,4 @@
-"""Linear softmax heads: trained on features, steep or kept flat by a gradient penalty."""
+"""Linear softmax heads: trained on features, as steep as may be or held to a slope."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Numbers = npt.NDArray[np.float64]
 
 #: Most steps of L-BFGS, and steps without a better validation loss after which it stops earlier.
 MAX_STEPS, PATIENCE = 200, 10
-#: Price of a gradient norm above tau, squared.
-PENALTY = 100.0
+#: Price of the squared share by which the weights of two classes lie further apart than tau.
+PENALTY = 10.0
 #: Ridge that keeps the weights of separable classes finite, and those to choose from.
 RIDGE, RIDGES = 1e-6, (1e-1, 1e-2, 1e-3, 1e-4)
 
@@ -39,13 +39,28 @@ class Head(NamedTuple):
         logits = product(features, self.weights.T) + self.bias
         return np.asarray(scipy.special.log_softmax(logits, axis=1))
 
-    def slopes(self, log_probabilities: Numbers) -> Numbers:
-        """Gradient norm of ``-ln p_j`` by the features, for every class j: (n, n_classes)."""
-        gram = self.weights @ self.weights.T
-        p = np.exp(log_probabilities)
-        crossed = p @ gram
-        squares = np.sum(crossed * p, axis=1, keepdims=True) - 2 * crossed + np.diag(gram)
+    def distances(self) -> Numbers:
+        """Between the weights of every two classes, (n_classes, n_classes)."""
+        centred = self.weights - self.weights.mean(axis=0)
+        gram = centred @ centred.T
+        squares = np.add.outer(np.diag(gram), np.diag(gram)) - 2 * gram
+        np.fill_diagonal(squares, 0.0)
         return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
+
+    @property
+    def steepness(self) -> float:
+        """The Lipschitz constant of ``-ln p_j`` in the features, the same for every class j.
+
+        The gradient is ``Wᵀ(p − e_j)``, a mean of differences between the weights of two classes:
+        never longer than the longest of these, and as near to it as one likes.
+        """
+        return float(self.distances().max())
+
+    def held_to(self, tau: float | None) -> Head:
+        """This head, or one with weights so short that its steepness is tau."""
+        if tau is None or self.steepness <= tau:
+            return self
+        return Head(self.weights * (tau / self.steepness), self.bias)
 
 
 def product(features: Array, matrix: Numbers) -> Numbers:
@@ -78,8 +93,7 @@ def train_head(
         In 0..n_classes-1.
     n_classes : int
     tau : float or None
-        Norms of ``∇ loss`` by the features that exceed it are penalised, by the mean over the
-        samples of ``(norm − tau)²``; None: steep as may be.
+        Largest steepness; None: as steep as may be.
     held_out : (features, labels)
         What the steps are judged on.
     ridge : float
@@ -89,56 +103,48 @@ def train_head(
 
     Notes
     -----
-    Cost per step: two products O(n d n_classes); the penalty adds only O(n n_classes²), because a
-    gradient ``Wᵀ(p − e_y)`` has the norm that the Gram matrix ``W Wᵀ`` gives it.
+    Weights further apart than tau are penalised while training, and brought to it by one factor at
+    the end; before that they were too far apart by 0.1 to 0.3 % (features of digits and clothes).
+
+    Cost per step: two products O(n d n_classes), and O(n_classes² d) for the distances.
     """
     n, d = map(int, features.shape)
-    rows = np.arange(n)
     best: tuple[float, Numbers | None, int] = (np.inf, None, 0)
 
-    def unpack(theta: Numbers) -> Head:
-        return Head(theta[: n_classes * d].reshape(n_classes, d), theta[n_classes * d :])
+    # weights in units of tau: their size is then that of the bias, which L-BFGS needs
+    unit = 1.0 if tau is None else tau
 
-    def objective(
-        head: Head, features: Array, labels: npt.NDArray[np.int64]
-    ) -> tuple[float, Numbers, Numbers, Numbers, Numbers]:
-        """Value, probabilities minus one-hot, Gram matrix, norms and what exceeds tau."""
+    def unpack(theta: Numbers) -> Head:
+        weights = unit * theta[: n_classes * d].reshape(n_classes, d)
+        return Head(weights, theta[n_classes * d :])
+
+    def loss(head: Head, features: Array, labels: npt.NDArray[np.int64]) -> tuple[float, Numbers]:
+        """Mean loss, and probabilities minus one-hot."""
         log_p = head.log_probabilities(features)
         index = np.arange(len(labels))
-        value = -float(np.mean(log_p[index, labels]))
         residual = np.exp(log_p)
         residual[index, labels] -= 1
-        gram = head.weights @ head.weights.T
-        excess = norms = np.zeros(0)
-        if tau is not None:
-            squares = np.sum((residual @ gram) * residual, axis=1)
-            norms = np.sqrt(np.maximum(squares, 1e-24))
-            excess = np.maximum(norms - tau, 0.0)
-            value += PENALTY * float(np.mean(excess**2))
-        return value, residual, gram, norms, excess
+        return -float(np.mean(log_p[index, labels])), residual
 
     def value_and_gradient(theta: Numbers) -> tuple[float, Numbers]:
         head = unpack(theta)
-        value, residual, gram, norms, excess = objective(head, features, labels)
-        by_logits = residual
-        by_weights = np.zeros((n_classes, d))
-        if tau is not None and np.any(excess > 0):
-            factor = (2 * PENALTY * excess / norms)[:, None]
-            p = residual.copy()
-            p[rows, labels] += 1
-            by_p = factor * (residual @ gram)
-            by_logits = residual + p * (by_p - np.sum(p * by_p, axis=1, keepdims=True))
-            by_weights = ((factor * residual).T @ residual) @ head.weights
+        value, residual = loss(head, features, labels)
         # this way round the product keeps its speed on many threads
-        features_part = arrays.to_numpy(features.T @ beside(by_logits, features)).T
-        by_weights = (by_weights + features_part) / n + ridge * head.weights
+        by_weights = arrays.to_numpy(features.T @ beside(residual, features)).T / n
+        by_weights = by_weights + ridge * head.weights
         value += ridge / 2 * float(np.sum(head.weights**2))
-        return value, np.concatenate([by_weights.ravel(), by_logits.mean(axis=0)])
+        if tau is not None:
+            apart = head.distances()
+            excess = np.maximum(apart / tau - 1, 0.0)
+            value += PENALTY / 2 * float(np.sum(excess**2))  # every pair is there twice
+            pull = 2 * PENALTY * excess / np.maximum(apart, 1e-300) / tau
+            by_weights += pull.sum(axis=1)[:, None] * head.weights - pull @ head.weights
+        return value, np.concatenate([unit * by_weights.ravel(), residual.mean(axis=0)])
 
     def judge(intermediate_result: Any) -> None:
         nonlocal best
         theta = intermediate_result.x
-        value = objective(unpack(theta), *held_out)[0]
+        value = loss(unpack(theta).held_to(tau), *held_out)[0]
         if value < best[0] * (1 - 1e-6):
             best = (value, theta.copy(), 0)
         else:
@@ -148,7 +154,7 @@ def train_head(
 
     first = np.zeros(n_classes * d + n_classes)
     if start is not None:
-        first = np.concatenate([start.weights.ravel(), start.bias])
+        first = np.concatenate([start.weights.ravel() / unit, start.bias])
     found = scipy.optimize.minimize(
         value_and_gradient,
         first,
@@ -157,7 +163,7 @@ def train_head(
         callback=judge,
         options={"maxiter": MAX_STEPS, "ftol": 1e-10, "gtol": 1e-7},
     )
-    return unpack(found.x if best[1] is None else best[1])
+    return unpack(found.x if best[1] is None else best[1]).held_to(tau)
 
 
 def train_best_head(

@@ -137,8 +137,7 @@ def learn_transform(
     own = log_p[np.arange(len(reference.labels)), reference.labels]
     counts = np.maximum(np.bincount(reference.labels, minlength=n_reference), 1)
     losses = -np.bincount(reference.labels, weights=own, minlength=n_reference) / counts
-    slopes = head.slopes(log_p)
-    tau = float(slopes[np.arange(len(reference.labels)), reference.labels].max())
+    tau = head.steepness
     current = identity(d, shares)
     rate, penalty, ridge_unit = 1.0, 0.0, 0.0
     trace: list[float] = []
@@ -160,14 +159,11 @@ def learn_transform(
         return couple(transform.carry(side.features), reference.features, blocks)
 
     def judged(transform: Transform) -> float:
-        """The bound on the judging samples, with the steepness measured there."""
+        """The bound on the judging samples."""
         side = labelled(judge_target, transform)
         blocks = make_blocks(side.labels, judge_reference.labels, transform.shares, 4 * BLOCK)
-        carried = transform.carry(side.features)
-        cost, _ = couple(carried, judge_reference.features, blocks)
-        steepest = steepness(head, head.log_probabilities(carried), transform.shares, side.labels)
-        terms = _label_terms(transform.shares, prior_of(side.labels), losses)
-        return terms + steepest * cost
+        cost, _ = couple(transform.carry(side.features), judge_reference.features, blocks)
+        return objective(cost, transform.shares, side.labels)
 
     side = labelled(target, current)
     if learn_assignment and relabel is None:
@@ -209,11 +205,6 @@ def learn_transform(
             break
         cost, solved = coupled(current, side)
     return replace(best, trace=tuple(trace))
-
-
-def steepness(head: Head, log_p: Numbers, shares: Numbers, labels: Ids) -> float:
-    """Largest gradient norm of ``-ln h_j`` over target samples, for every j coupled with them."""
-    return float(np.max(np.where(shares[labels] > 0, head.slopes(log_p), 0.0)))
 
 
 def _label_terms(shares: Numbers, prior: Numbers, losses: Numbers) -> float:
