@@ -246,6 +246,8 @@ def test_fixed_and_odd_initialisations_are_taken_as_drawn():
     drawn = Odd().state_dict()["layers.1.weight"]
     wanted = literal.distance(drawn, target["layers.1.weight"], "mean_abs")
     assert found.layers[1].distance_random == pytest.approx(wanted, rel=1e-6)
+    (note,) = (note for note in found.notes if "neither uniform nor normal" in note)
+    assert note.endswith("expectation: layers.1.weight")
 
 
 def test_without_an_initialisation_there_are_drifts_only():

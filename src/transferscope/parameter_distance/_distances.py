@@ -155,6 +155,8 @@ def layer_transferability(
         if drawn is not None:
             initial_names = _matched(counted, base, drawn, parameters, unmatched)
             _refuse_other_architecture(initial_names, counted, blocks, base, drawn)
+            laws = ((name, initial.laws.get(there)) for name, there in initial_names.items())
+            initial.as_drawn += [name for name, law in laws if law and law.kind == "other"]
 
         steps = Steps()
 
@@ -367,6 +369,8 @@ class _Initial:
     laws: Mapping[str, Law] = field(default_factory=dict)
     build: Callable[[], Any] | None = None
     seeds: int = 0
+    #: Tensors for which there is no closed form.
+    as_drawn: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, random: Any, seeds: int, files: ExitStack) -> _Initial:
@@ -527,6 +531,11 @@ def _summary(
         )
     if not any(is_head.values()):
         notes.append("no head was recognised: every layer counts; name it with head=")
+    if initial.as_drawn:
+        notes.append(
+            "neither uniform nor normal, so that one draw stands for the expectation: "
+            f"{', '.join(initial.as_drawn)}"
+        )
     value = _mean(overall)
     if value is not None and value <= 1:
         notes.append(
