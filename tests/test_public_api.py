@@ -22,12 +22,14 @@ PUBLIC = [
     "TransferscopeError",
     "TransferscopeWarning",
     "evaluate",
+    "layer_transferability",
     "list_encoders",
     "list_metrics",
     "load_encoder",
     "open_dataset",
     "rank",
     "score",
+    "task_relatedness",
 ]
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from transferscope.feature_store import FeatureStore
     from transferscope.metrics import list_metrics
     from transferscope.moments import ClassMoments
+    from transferscope.parameter_distance import layer_transferability
     from transferscope.ranking import rank
+    from transferscope.relatedness import task_relatedness
     from transferscope.results import Agreement, Ranking, Score, ScoreTable
     from transferscope.scoring import score
 
@@ -36,12 +38,14 @@ _HOMES = {
     "TransferscopeError": "errors",
     "TransferscopeWarning": "errors",
     "evaluate": "agreement",
+    "layer_transferability": "parameter_distance",
     "list_encoders": "encoders",
     "list_metrics": "metrics",
     "load_encoder": "encoders",
     "open_dataset": "datasets",
     "rank": "ranking",
     "score": "scoring",
+    "task_relatedness": "relatedness",
 }
 
 __all__ = [
@@ -57,12 +61,14 @@ __all__ = [
     "TransferscopeError",
     "TransferscopeWarning",
     "evaluate",
+    "layer_transferability",
     "list_encoders",
     "list_metrics",
     "load_encoder",
     "open_dataset",
     "rank",
     "score",
+    "task_relatedness",
 ]
 
 
