@@ -114,6 +114,34 @@ def class_counts(labels: Array, n_classes: int) -> Array:
     return to_like(counts.astype(np.float64), labels)
 
 
+def add_gram(total: Array, rows: Array) -> None:
+    """Add ``rowsᵀ rows`` of (n, d) rows to the upper triangle of `total` (d, d), in place.
+
+    What stands below the diagonal of `total` afterwards means nothing: `mirrored` mends it once,
+    after the last of many additions, where a product of NumPy would do so in every one.
+    """
+    if isinstance(rows, np.ndarray):
+        # of Fortran's order, as the routine wants it: its lower triangle is our upper one
+        (product,) = scipy.linalg.get_blas_funcs(("syrk",), (rows,))
+        total += product(1.0, rows.T, lower=1).T
+    else:
+        total += rows.T @ rows
+
+
+def mirrored(upper: Array) -> Array:
+    """The symmetric matrix whose upper triangle is that of `upper` (d, d)."""
+    xp = namespace(upper)
+    return xp.triu(upper) + xp.triu(upper, k=1).T
+
+
+def cholesky(matrix: Array) -> Array | None:
+    """The lower Cholesky factor of a symmetric matrix; None where it is not positive definite."""
+    try:
+        return namespace(matrix).linalg.cholesky(matrix)
+    except (np.linalg.LinAlgError, RuntimeError):  # the latter is torch's
+        return None
+
+
 def solve_positive(matrix: Array, right: Array) -> Array:
     """Solve ``matrix @ x = right`` for a symmetric positive definite matrix, by Cholesky."""
     xp = namespace(matrix)
