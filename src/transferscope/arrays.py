@@ -21,6 +21,8 @@ Array = Any
 
 #: Bytes of features that one chunk of a pass over the samples may hold.
 CHUNK_BYTES = 30 * 2**20
+#: Rows that `mirror` turns at a time, so that they stay in the cache.
+MIRROR_ROWS = 128
 
 
 def namespace(*arrays: Array) -> Any:
@@ -117,7 +119,7 @@ def class_counts(labels: Array, n_classes: int) -> Array:
 def add_gram(total: Array, rows: Array) -> None:
     """Add ``rowsᵀ rows`` of (n, d) rows to the upper triangle of `total` (d, d), in place.
 
-    What stands below the diagonal of `total` afterwards means nothing: `mirrored` mends it once,
+    What stands below the diagonal of `total` afterwards means nothing: `mirror` mends it once,
     after the last of many additions, where a product of NumPy would do so in every one.
     """
     if isinstance(rows, np.ndarray):
@@ -128,10 +130,15 @@ def add_gram(total: Array, rows: Array) -> None:
         total += rows.T @ rows
 
 
-def mirrored(upper: Array) -> Array:
-    """The symmetric matrix whose upper triangle is that of `upper` (d, d)."""
-    xp = namespace(upper)
-    return xp.triu(upper) + xp.triu(upper, k=1).T
+def mirror(total: Array) -> None:
+    """Make `total` (d, d) symmetric, in place, by what stands in its upper triangle."""
+    xp, d = namespace(total), int(total.shape[0])
+    for start in range(0, d, MIRROR_ROWS):
+        stop = min(start + MIRROR_ROWS, d)
+        rows, after = slice(start, stop), slice(stop, d)
+        total[after, rows] = total[rows, after].T
+        block = xp.triu(total[rows, rows])
+        total[rows, rows] = block + xp.triu(block, k=1).T
 
 
 def cholesky(matrix: Array) -> Array | None:

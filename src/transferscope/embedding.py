@@ -369,10 +369,6 @@ class Embedding:
         """Class means about the total mean, in the eigenbasis of the scatter: (C, r)."""
         return (self.moments.means - self.moments.mean) @ self.spectrum.vectors
 
-    def rotated(self, rows: Array) -> Array:
-        """Centred features of the given rows in the eigenbasis: (len(rows), r) float64."""
-        return self.rotate(self.take(rows))
-
     def rotate(self, features: Array) -> Array:
         """Centre features (m, d) and turn them into the eigenbasis: (m, r) float64."""
         return (arrays.double(features) - self.total.mean) @ self.spectrum.vectors

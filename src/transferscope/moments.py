@@ -115,7 +115,7 @@ class FeatureMoments:
     ) -> Self:
         """Turn sums about an origin into sums about the mean.
 
-        `scatter` is an upper triangle, and still without its rank-one terms
+        `scatter`, which is overwritten, is an upper triangle and still without its rank-one terms
         ``weight * correction correctionᵀ``; those of positive weight are the chunks' sizes and
         means about the origin.
         """
@@ -125,7 +125,7 @@ class FeatureMoments:
         sizes = xp.where(factors > 0, factors, 0.0)
         n = float(xp.sum(sizes))
         offset = (sizes @ given) / n
-        scatter = arrays.mirrored(scatter)
+        arrays.mirror(scatter)
         scatter += given.T @ (factors[:, None] * given)
         trace = float(xp.linalg.trace(scatter))
         pull = scatter @ offset
