@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shapes
 
 import transferscope.metrics
 from transferscope import arrays, score
@@ -456,6 +457,37 @@ def test_contract(metric, task, check):
 )
 def test_same_in_every_library(metric, task, backend):
     check_same_in_every_library(metric, task, declared(metric.name), backend)
+
+
+# --- metrics of moments and class scatter, on shapes and cases of their own ----------------------
+
+SHAPED = [METRICS[name] for name in ("gbc", "lda", "lfc", "transrate", "within_between")]
+of_shaped = pytest.mark.parametrize("metric", [pytest.param(m, id=m.name) for m in SHAPED])
+
+
+@pytest.mark.parametrize("name", ["n > d", "n < d", "imbalance"])
+@of_shaped
+def test_shapes_are_the_same_in_every_library(metric, name, backend):
+    features, labels = shapes.SHAPES[name]
+    expected = metric.measure(Embedding(features, labels))
+    found = metric.measure(Embedding(backend(features), backend(labels)))
+    assert found.value == pytest.approx(expected.value, rel=SAME)
+    influence = arrays.to_numpy(found.influence())
+    assert influence == pytest.approx(expected.influence(), rel=SAME, abs=SAME)
+
+
+@of_shaped
+def test_offsets_in_float32_lose_little(metric):
+    features, labels = shapes.task(300, 20)
+    offset = 10 if metric.name == "transrate" else 1000  # its ε does not scale with the rounding
+    single = {"features": (features + offset).astype(np.float32), "labels": labels}
+    double = single | {"features": single["features"].astype(np.float64)}
+    assert value(metric, single) == pytest.approx(value(metric, double), rel=1e-4)
+
+
+@of_shaped
+def test_influences_have_the_standard_error_of_a_jackknife(metric, case, error_ratio):
+    assert 0.7 < error_ratio(metric.measure, features=case["X"], labels=case["y"]) < 1.4
 
 
 # --- after potential-energy decline -------------------------------------------------------------
