@@ -11,7 +11,7 @@ from reference import frechet as reference
 from transferscope import arrays
 from transferscope.embedding import Embedding
 from transferscope.errors import FeatureError, InputError
-from transferscope.metrics.frechet import frechet, measure
+from transferscope.metrics.frechet import _nuclear_norm, frechet, measure
 from transferscope.moments import ClassMoments
 
 
@@ -68,6 +68,20 @@ def test_a_steep_spectrum_in_float32_loses_nothing():
     rng = np.random.default_rng(0)
     features = (rng.standard_normal((600, 200)) / np.arange(1, 201) ** 2.5).astype(np.float32)
     assert frechet(features, features) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (30, 12), (12, 30)])
+@pytest.mark.parametrize("steepness", [0, 2, 12])
+def test_the_nuclear_norm_is_exact_however_steep(shape, steepness):
+    rng = np.random.default_rng(0)
+    k = min(shape)
+    left, right = (np.linalg.qr(rng.standard_normal((size, k)))[0] for size in shape)
+    values = 10.0 ** -np.linspace(0, steepness, k)
+    matrix = left * values @ right.T
+    assert _nuclear_norm(matrix) == pytest.approx(values.sum(), rel=1e-12)
+    if steepness == 12:  # which roots of the square's eigenvalues alone would not give
+        squares = np.linalg.eigvalsh(matrix.T @ matrix)
+        assert abs(np.sqrt(np.maximum(squares, 0)).sum() - values.sum()) > 1e-10
 
 
 def test_it_is_symmetric_and_known_in_one_dimension():
