@@ -141,8 +141,9 @@ def displaced(metrics: list[Metric]) -> list[Metric]:
 def table(case: Case, rounds: int, names: list[str] | None) -> list[str]:
     """Time a case; lines of Markdown."""
     given = data(case)
-    rows, floors = rows_of(names), []
+    rows = rows_of(names)
     floor(given["features"][:2000])
+    floors = [seconds(lambda: floor(given["features"]))]
     for row in rows.values():
         look(row, given)
     for _ in range(rounds):
