@@ -339,8 +339,10 @@ class Embedding:
 
     @property
     def _rounding(self) -> float:
-        """What rounding of the products (in the dtype of the features) and of a decomposition
-        (in float64) makes of a true zero, relative to the largest eigenvalue of the scatter."""
+        """What rounding makes of a true zero, relative to the largest eigenvalue of the scatter.
+
+        Of the products in the dtype of the features, of a decomposition in float64.
+        """
         xp = arrays.namespace(self._given_features)
         products, own = float(xp.finfo(self.dtype).eps), float(xp.finfo(xp.float64).eps)
         return max(10 * products, self.n_features * own)

@@ -92,6 +92,16 @@ def test_it_is_symmetric_and_known_in_one_dimension():
     assert frechet(a, b) == pytest.approx(-known)
 
 
+def test_features_that_share_no_direction_with_the_reference():
+    values = np.random.default_rng(0).standard_normal(40)
+    along, across = np.column_stack([values, 0 * values]), np.column_stack([0 * values, values])
+    measured = measure(Embedding(along, np.arange(40) % 2, reference_features=across))
+    assert measured.value == pytest.approx(-2 * (values.var() + values.mean() ** 2))
+    # what remains is the sample's own share of the variance and of the mean
+    terms = -((values - values.mean()) ** 2) - 2 * values.mean() * (values - values.mean())
+    assert measured.influence() == pytest.approx(terms - terms.mean())
+
+
 def test_small_samples_are_said():
     def warnings(name):
         features, other = SHAPES[name]

@@ -92,10 +92,9 @@ def measure(embedding: Embedding) -> Measurement:
         # T = W (Wᵀ Σ W)^-½ Wᵀ, W a root of Ω
         squares, directions = xp.linalg.eigh(crossed.T @ crossed)
         rounding = float(squares[-1]) * int(squares.shape[0]) * float(xp.finfo(xp.float64).eps)
-        kept = int(xp.sum(xp.astype(squares > rounding, xp.int64)))
-        squares, directions = squares[-kept:], directions[:, -kept:]
-        along = embedding.turned(other @ directions)
-        terms = xp.sum(along * along / xp.sqrt(squares)[None, :], axis=1)
+        shared = squares > rounding
+        inverse = xp.where(shared, 1 / xp.sqrt(xp.where(shared, squares, 1.0)), 0.0)
+        terms = embedding.turned(other @ directions) ** 2 @ inverse
         centred = arrays.double(embedding.take(embedding.influence_rows)) - embedding.total.mean
         terms = terms - xp.sum(centred * centred, axis=1) - 2 * (centred @ step)
         return terms - xp.mean(terms)
