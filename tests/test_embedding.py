@@ -171,9 +171,51 @@ def test_rotations_are_those_of_the_spectrum(backend):
     rows = arrays.to_like(np.array([3, 0, 9]), embedding.features)
     vectors = arrays.to_numpy(embedding.spectrum.vectors)
     expected = (features - features.mean(axis=0)) @ vectors
-    np.testing.assert_allclose(arrays.to_numpy(embedding.rotated(rows)), expected[[3, 0, 9]])
+    rotated = embedding.rotate(embedding.take(rows))
+    np.testing.assert_allclose(arrays.to_numpy(rotated), expected[[3, 0, 9]])
     means = np.stack([expected[labels == c].mean(axis=0) for c in range(3)])
     np.testing.assert_allclose(arrays.to_numpy(embedding.rotated_means), means, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "d"), [(40, 6), (10, 25)])
+def test_root_is_one_of_the_scatter(n, d, dtype, backend):
+    features, labels = data(n, d)
+    embedding = Embedding(backend(features.astype(dtype)), labels)
+    root, scatter = (arrays.to_numpy(a) for a in (embedding.root, embedding.total.scatter))
+    assert root.shape == (d, min(d, n - 1))
+    np.testing.assert_allclose(root @ root.T, scatter, atol=1e-5 * np.max(scatter))
+
+
+def test_root_leaves_out_what_rounding_makes_of_nothing():
+    """A column that repeats others within float32 passes Cholesky's test now and then."""
+    features, labels = data(60, 6)
+    for seed in range(20):
+        mixing = np.random.default_rng(seed).standard_normal((6, 2))
+        copies = np.column_stack([features, features @ mixing]).astype(np.float32)
+        assert Embedding(copies, labels).root.shape == (8, 6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_turned_rows_are_the_centred_ones_times_the_axes(dtype, backend):
+    features, labels = data()
+    features = (features + 1000).astype(dtype)
+    embedding = Embedding(backend(features), labels)
+    axes = np.random.default_rng(1).standard_normal((6, 2))
+    exact = features.astype(float)
+    expected = (exact - exact.mean(axis=0)) @ axes
+    found = embedding.turned(arrays.to_like(axes, embedding.features))
+    tolerance = 1e-12 if dtype is np.float64 else 1e-6
+    np.testing.assert_allclose(arrays.to_numpy(found), expected, atol=20 * tolerance)
+    assert found.dtype == arrays.namespace(found).float64
+
+
+def test_displaced_embeddings_share_the_reference():
+    features, labels = data()
+    embedding = Embedding(features, labels, reference_features=features + 1)
+    moved = embedding.displaced(np.ones((3, 6)))
+    assert moved.reference is embedding.reference
+    np.testing.assert_allclose(embedding.reference.total.mean, features.mean(axis=0) + 1)
 
 
 def test_influences_belong_to_at_most_5000_stratified_rows():

@@ -125,6 +125,7 @@ class Embedding:
         given = self._given_features = checks.features_matrix(features)
         self._displacement: Array = None
         self._shared: dict[str, Any] = {}
+        self._references: list[Embedding] = []
         self.seed = seed
         self.n_kept, self.n_features = map(int, given.shape)
         if (labels is None) == (targets is None):
@@ -304,6 +305,14 @@ class Embedding:
             quarts = quarts + xp.sum(norms * norms)
         return float(quarts) * self.n_samples / self.n_kept
 
+    @property
+    def reference(self) -> Embedding:
+        """The reference task's features, without labels; one for this and all `displaced` ones."""
+        if not self._references:
+            anything = np.arange(int(self.reference_features.shape[0]))
+            self._references.append(Embedding(self.reference_features, targets=anything))
+        return self._references[0]
+
     @cached_property
     def reference_deviation(self) -> Array:
         """Standard deviation of each feature on the reference task, (d,) float64."""
@@ -324,22 +333,43 @@ class Embedding:
         xp = arrays.namespace(scatter)
         values, vectors = xp.linalg.eigh(scatter)
         values, vectors = xp.flip(values, axis=0), xp.flip(vectors, axis=1)
-        # what rounding of the products (in the dtype of the features) and of the decomposition
-        # (float64) makes of a true zero
-        rounding = 10 * float(xp.finfo(self.dtype).eps)
-        floor = float(values[0]) * max(rounding, self.n_features * float(xp.finfo(xp.float64).eps))
-        rank = int(xp.sum(xp.astype(values > floor, xp.int64)))
+        rank = int(xp.sum(xp.astype(values > float(values[0]) * self._rounding, xp.int64)))
         rank = min(rank, self.n_samples - 1)
         return Spectrum(values[:rank], vectors[:, :rank])
+
+    @property
+    def _rounding(self) -> float:
+        """What rounding makes of a true zero, relative to the largest eigenvalue of the scatter.
+
+        Of the products in the dtype of the features, of a decomposition in float64.
+        """
+        xp = arrays.namespace(self._given_features)
+        products, own = float(xp.finfo(self.dtype).eps), float(xp.finfo(xp.float64).eps)
+        return max(10 * products, self.n_features * own)
+
+    @cached_property
+    def root(self) -> Array:
+        """A matrix of full rank, (d, r), whose product with its transpose is the total scatter.
+
+        Its Cholesky factor, for a tenth of the price of the spectrum, where no pivot comes near
+        rounding.
+        """
+        scatter = self.total.scatter
+        xp = arrays.namespace(scatter)
+        if self.n_samples > self.n_features:
+            factor = arrays.cholesky(scatter)
+            largest = float(xp.sqrt(xp.sum(scatter * scatter)))  # no eigenvalue lies above
+            if factor is not None and (
+                float(xp.min(xp.linalg.diagonal(factor))) ** 2 > self._rounding * largest
+            ):
+                return factor
+        values, vectors = self.spectrum
+        return vectors * xp.sqrt(values)[None, :]
 
     @cached_property
     def rotated_means(self) -> Array:
         """Class means about the total mean, in the eigenbasis of the scatter: (C, r)."""
         return (self.moments.means - self.moments.mean) @ self.spectrum.vectors
-
-    def rotated(self, rows: Array) -> Array:
-        """Centred features of the given rows in the eigenbasis: (len(rows), r) float64."""
-        return self.rotate(self.take(rows))
 
     def rotate(self, features: Array) -> Array:
         """Centre features (m, d) and turn them into the eigenbasis: (m, r) float64."""
@@ -354,8 +384,21 @@ class Embedding:
 
     @cached_property
     def influence_features(self) -> Array:
-        """Rotated features of `influence_rows`, shared by the metrics' influences."""
-        return self.rotated(self.influence_rows)
+        """Rotated features of `influence_rows`, (m, r) float64, shared by the metrics' influences.
+
+        Centred in float64, then turned in the dtype of the features.
+        """
+        return self.turned(self.spectrum.vectors)
+
+    def turned(self, axes: Array) -> Array:
+        """Centred features of `influence_rows` times `axes` (d, k): (m, k) float64.
+
+        The product is made in the dtype of the features, whose rounding is far below what
+        influences are asked for.
+        """
+        xp = arrays.namespace(axes)
+        centred = arrays.double(self.take(self.influence_rows)) - self.total.mean
+        return arrays.double(xp.astype(centred, self.dtype) @ xp.astype(axes, self.dtype))
 
     @cached_property
     def influence_labels(self) -> Array:

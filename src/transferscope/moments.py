@@ -78,7 +78,6 @@ class FeatureMoments:
                 pivot = xp.mean(chunk[: min(n, PIVOT_ROWS), :], axis=0)
                 centred = chunk - pivot
                 norms = xp.vecdot(centred, centred)
-                product = centred.T @ centred
                 _refuse_unusable(chunk, norms)
             if origin is None:
                 # added to in place: fresh memory of d x d costs more than the sums
@@ -86,15 +85,15 @@ class FeatureMoments:
                 device = arrays.device_of(chunk)
                 scatter = xp.zeros((d, d), dtype=xp.float64, device=device)
             step = arrays.double(pivot) - origin
-            sums = arrays.double(xp.stack([xp.ones_like(norms), norms]) @ centred)
-            left, own = sums[0, :] / n, sums[1, :]  # from the pivot to the mean
-            scatter += product
+            along = centred @ xp.astype(step, centred.dtype)
+            sums = arrays.double(xp.stack([xp.ones_like(norms), norms, along]) @ centred)
+            left, own, pull = sums[0, :] / n, sums[1, :], sums[2, :]  # left: from pivot to mean
+            arrays.add_gram(scatter, centred)
             corrections += [step + left, left]
             weights += [n, -n]
             # sums of |y + step|² (y + step) and of |y + step|⁴, y the chunk about its pivot
             norms = arrays.double(norms)
             squares, length = float(xp.sum(norms)), float(step @ step)
-            pull = arrays.double(product @ xp.astype(step, product.dtype))
             lean = n * float(left @ step)
             cubes = cubes + own + 2 * pull + (squares + 2 * lean + n * length) * step
             cubes = cubes + n * length * left
@@ -116,8 +115,9 @@ class FeatureMoments:
     ) -> Self:
         """Turn sums about an origin into sums about the mean.
 
-        `scatter` is still without its rank-one terms ``weight * correction correctionᵀ``; those of
-        positive weight are the chunks' sizes and means about the origin.
+        `scatter`, which is overwritten, is an upper triangle and still without its rank-one terms
+        ``weight * correction correctionᵀ``; those of positive weight are the chunks' sizes and
+        means about the origin.
         """
         xp = arrays.namespace(origin)
         given = xp.stack(corrections)
@@ -125,6 +125,7 @@ class FeatureMoments:
         sizes = xp.where(factors > 0, factors, 0.0)
         n = float(xp.sum(sizes))
         offset = (sizes @ given) / n
+        arrays.mirror(scatter)
         scatter += given.T @ (factors[:, None] * given)
         trace = float(xp.linalg.trace(scatter))
         pull = scatter @ offset

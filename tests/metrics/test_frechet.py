@@ -11,7 +11,7 @@ from reference import frechet as reference
 from transferscope import arrays
 from transferscope.embedding import Embedding
 from transferscope.errors import FeatureError, InputError
-from transferscope.metrics.frechet import frechet, measure
+from transferscope.metrics.frechet import _nuclear_norm, frechet, measure
 from transferscope.moments import ClassMoments
 
 
@@ -70,12 +70,36 @@ def test_a_steep_spectrum_in_float32_loses_nothing():
     assert frechet(features, features) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(20, 20), (30, 12), (12, 30)])
+@pytest.mark.parametrize("steepness", [0, 2, 12])
+def test_the_nuclear_norm_is_exact_however_steep(shape, steepness):
+    rng = np.random.default_rng(0)
+    k = min(shape)
+    left, right = (np.linalg.qr(rng.standard_normal((size, k)))[0] for size in shape)
+    values = 10.0 ** -np.linspace(0, steepness, k)
+    matrix = left * values @ right.T
+    assert _nuclear_norm(matrix) == pytest.approx(values.sum(), rel=1e-12)
+    if steepness == 12:  # which roots of the square's eigenvalues alone would not give
+        squares = np.linalg.eigvalsh(matrix.T @ matrix)
+        assert abs(np.sqrt(np.maximum(squares, 0)).sum() - values.sum()) > 1e-10
+
+
 def test_it_is_symmetric_and_known_in_one_dimension():
     features, other = SHAPES["more than features"]
     assert frechet(features, other) == pytest.approx(frechet(other, features), rel=1e-12)
     a, b = SHAPES["one feature"]
     known = (a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2
     assert frechet(a, b) == pytest.approx(-known)
+
+
+def test_features_that_share_no_direction_with_the_reference():
+    values = np.random.default_rng(0).standard_normal(40)
+    along, across = np.column_stack([values, 0 * values]), np.column_stack([0 * values, values])
+    measured = measure(Embedding(along, np.arange(40) % 2, reference_features=across))
+    assert measured.value == pytest.approx(-2 * (values.var() + values.mean() ** 2))
+    # what remains is the sample's own share of the variance and of the mean
+    terms = -((values - values.mean()) ** 2) - 2 * values.mean() * (values - values.mean())
+    assert measured.influence() == pytest.approx(terms - terms.mean())
 
 
 def test_small_samples_are_said():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from shapes import SHAPES, task
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from reference import lda as reference
-from transferscope import arrays
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics.lda import lda, measure
@@ -31,34 +31,6 @@ def test_the_nearest_class_mean_misses_what_lda_finds():
     features[:, 3] += 0.02 * rng.standard_normal(400)
     assert lda(features, labels) > 0.999
     assert reference.nearest_class_mean(features, labels) < 0.35
-
-
-def task(n: int, d: int, n_classes: int = 4, *, spread: float = 1.0, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    every = np.tile(np.arange(n_classes), 3)
-    labels = np.concatenate([every, rng.integers(0, n_classes, n - len(every))])
-    features = spread * rng.standard_normal((n_classes, d))[labels] + rng.standard_normal((n, d))
-    return features, labels
-
-
-def dead_dimensions():
-    features, labels = task(80, 10)
-    return np.column_stack([features, np.zeros((80, 3)), features[:, 0] + features[:, 1]]), labels
-
-
-SHAPES = {
-    "n > d": task(80, 10),
-    "n < d": task(30, 70),
-    "n = d + 1": task(41, 40),
-    "one feature": task(50, 1),
-    "many classes": task(150, 20, 40),
-    "two classes": task(60, 6, 2),
-    "overlap": task(90, 8, spread=0.1),
-    "imbalance": (task(120, 9)[0], np.repeat(np.arange(4), [3, 7, 20, 90])),
-    "dead dimensions": dead_dimensions(),
-    "offset 1000": (task(80, 10)[0] + 1000, task(80, 10)[1]),
-    "absent ids": (task(80, 10)[0], task(80, 10)[1] * 5 + 3),
-}
 
 
 @pytest.mark.parametrize("shrinkage", [None, 0.01, 0.5, 1.0])
@@ -140,26 +112,3 @@ def test_what_makes_no_sense_is_refused():
     for shrinkage in (-0.1, 1.1, np.nan):
         with pytest.raises(InputError, match="shrinkage"):
             lda(*SHAPES["n > d"], shrinkage=shrinkage)
-    with pytest.raises(InputError, match="two classes"):
-        lda(np.eye(3), [1, 1, 1])
-
-
-@pytest.mark.parametrize("name", ["n > d", "n < d", "imbalance"])
-def test_every_array_library_gives_the_same(backend, name):
-    features, labels = SHAPES[name]
-    expected = measure(Embedding(features, labels))
-    found = measure(Embedding(backend(features), backend(labels)))
-    assert found.value == pytest.approx(expected.value, rel=1e-6)
-    influence = np.asarray(arrays.to_numpy(found.influence()))
-    assert influence == pytest.approx(expected.influence(), rel=1e-6, abs=1e-6)
-
-
-def test_offsets_in_float32_lose_little():
-    features, labels = task(300, 20)
-    single = (features + 1000).astype(np.float32)
-    same = single.astype(np.float64)
-    assert lda(single, labels) == pytest.approx(lda(same, labels), rel=1e-4)
-
-
-def test_influences_have_the_standard_error_of_a_jackknife(case, error_ratio):
-    assert 0.7 < error_ratio(measure, features=case["X"], labels=case["y"]) < 1.4

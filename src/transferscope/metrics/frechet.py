@@ -6,6 +6,7 @@ Multivariate Analysis 1982.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from transferscope import arrays, checks
 from transferscope.arrays import Array
 from transferscope.embedding import Embedding
 from transferscope.metrics._metric import Measurement
+
+#: Eigenvalues of a square serve where their rounding changes the sum of their roots by less.
+EXACT = 1e-11
 
 
 def frechet(features: Any, reference_features: Any) -> float:
@@ -46,11 +50,12 @@ def frechet(features: Any, reference_features: Any) -> float:
 
     Notes
     -----
-    Cost: a pass over either set, O(n d²), their eigendecompositions and the singular values of a
-    d x d matrix, O(d³). The trace is the sum of the singular values of ``Ω^½ Σ^½``: no square root
-    of a product that is not symmetric, no ridge, no imaginary parts to drop, and half of the digits
-    more than from the eigenvalues of ``Σ^½ Ω Σ^½``. Fitted to n samples the distance is too large
-    by about the same for all encoders of one d, and by much for n < d.
+    Cost: a pass over either set, O(n d²), a Cholesky factor of either covariance (where one is
+    singular its eigendecomposition) and the singular values of a d x d matrix, O(d³). The trace is
+    the sum of the singular values of ``Ω^½ Σ^½``: no square root of a product that is not
+    symmetric, no ridge, no imaginary parts to drop, and half of the digits more than from the
+    eigenvalues of ``Σ^½ Ω Σ^½``, which serve where these digits do not count. Fitted to n samples
+    the distance is too large by about the same for all encoders of one d, and by much for n < d.
 
     Examples
     --------
@@ -64,36 +69,34 @@ def frechet(features: Any, reference_features: Any) -> float:
     ----------
     Dowson & Landau, 1982; Heusel et al., NeurIPS 2017 (arXiv 1706.08500).
     """
-    return measure(_unlabelled(features, reference_features=reference_features)).value
-
-
-def _unlabelled(features: Any, **inputs: Any) -> Embedding:
-    """An embedding whose targets, which it must have, nobody looks at."""
     features = checks.features_matrix(features)
-    return Embedding(features, targets=np.arange(int(features.shape[0])), **inputs)
+    nobody_looks_at = np.arange(int(features.shape[0]))
+    embedding = Embedding(features, targets=nobody_looks_at, reference_features=reference_features)
+    return measure(embedding).value
 
 
 def measure(embedding: Embedding) -> Measurement:
     """Minus the Fréchet distance of an embedding to its reference task; see `frechet`."""
-    reference = _unlabelled(embedding.reference_features)
+    reference = embedding.reference
     n, m = embedding.n_samples, reference.n_samples
-    (values, vectors), (squares, directions) = embedding.spectrum, reference.spectrum
-    xp = arrays.namespace(values)
+    own, other = embedding.root / math.sqrt(n), reference.root / math.sqrt(m)
+    xp = arrays.namespace(own)
     step = embedding.total.mean - reference.total.mean
-    deviations, factors = xp.sqrt(values / n), xp.sqrt(squares / m)
-    crossed = deviations[:, None] * (vectors.T @ directions) * factors[None, :]
-    shared = xp.linalg.svdvals(crossed)  # a fifth of the cost of the vectors, see `influence`
+    crossed = own.T @ other
     # of both traces what is above rounding, so that equal sets are at distance 0
-    spread = float(xp.sum(values)) / n + float(xp.sum(squares)) / m
-    distance = float(step @ step) + spread - 2 * float(xp.sum(shared))
+    spread = float(xp.sum(own * own)) + float(xp.sum(other * other))
+    distance = float(step @ step) + spread - 2 * _nuclear_norm(crossed)
 
     def influence() -> Array:
-        # derivatives: 2 (μ − ν) by the mean, I − T by the covariance, T the linear transport map
-        rows = embedding.influence_features
-        left, traces, _ = xp.linalg.svd(crossed, full_matrices=False)
-        whitened = (rows / deviations[None, :]) @ left
-        terms = xp.sum(whitened * whitened * traces[None, :], axis=1) - xp.sum(rows * rows, axis=1)
-        terms = terms - 2 * (rows @ (vectors.T @ step))
+        # derivatives: 2 (μ − ν) by the mean, I − T by the covariance, with the linear transport map
+        # T = W (Wᵀ Σ W)^-½ Wᵀ, W a root of Ω
+        squares, directions = xp.linalg.eigh(crossed.T @ crossed)
+        rounding = float(squares[-1]) * int(squares.shape[0]) * float(xp.finfo(xp.float64).eps)
+        shared = squares > rounding
+        inverse = xp.where(shared, 1 / xp.sqrt(xp.where(shared, squares, 1.0)), 0.0)
+        terms = embedding.turned(other @ directions) ** 2 @ inverse
+        centred = arrays.double(embedding.take(embedding.influence_rows)) - embedding.total.mean
+        terms = terms - xp.sum(centred * centred, axis=1) - 2 * (centred @ step)
         return terms - xp.mean(terms)
 
     warnings = embedding.shared_warnings()
@@ -103,3 +106,21 @@ def measure(embedding: Embedding) -> Measurement:
                 f"{size} {side} for {embedding.n_features} features: the distance is too large"
             )
     return Measurement(-max(distance, 0.0) + 0.0, influence, tuple(warnings))
+
+
+def _nuclear_norm(matrix: Array) -> float:
+    """Sum of the singular values.
+
+    As roots of the eigenvalues of the square, for a third of the price, where what rounding of
+    these can do to their sum is far below it; where it is not, as for steep spectra, directly.
+    """
+    xp = arrays.namespace(matrix)
+    wide = matrix.shape[0] < matrix.shape[1]
+    squares = xp.linalg.eigvalsh(matrix @ matrix.T if wide else matrix.T @ matrix)
+    rounding = float(squares[-1]) * float(xp.finfo(xp.float64).eps)
+    if float(squares[0]) > rounding:
+        roots = xp.sqrt(squares)
+        total = float(xp.sum(roots))
+        if rounding * float(xp.sum(1 / roots)) < EXACT * total:
+            return total
+    return float(xp.sum(xp.linalg.svdvals(matrix)))

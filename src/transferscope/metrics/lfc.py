@@ -92,7 +92,9 @@ def measure(embedding: Embedding) -> Measurement:
         own = xp.sum(centred * xp.take(offsets, labels, axis=0), axis=1)
         joint_term = own_share * (own + along + xp.take(drift, labels)) - sameness * along
         feature_term = (
-            xp.sum(centred * (centred @ covariance), axis=1) + 2 * (centred @ pull) + along * along
+            xp.sum(centred * embedding.turned(covariance), axis=1)
+            + 2 * (centred @ pull)
+            + along * along
         )
         label_term = (1 - 2 * sameness) * own_share
         terms = 2 * joint_term / size - value * (

@@ -124,17 +124,15 @@ class _Pairs(NamedTuple):
 def _standardised(embedding: Embedding, n_axes: int | None) -> Array:
     """The sampled rows on the axes asked for, with mean 0 and variance 1 (or 0), (m, r)."""
     embedding.total  # noqa: B018  refuses features that say nothing
-    if n_axes is None:
-        values = arrays.double(embedding.take(embedding.influence_rows))
-        xp = arrays.namespace(values)
-    else:
+    values = arrays.double(embedding.take(embedding.influence_rows))
+    xp = arrays.namespace(values)
+    if n_axes is not None:
         vectors = embedding.spectrum.vectors
-        xp = arrays.namespace(vectors)
         n_axes = min(n_axes, int(vectors.shape[1]))
         vectors = vectors[:, :n_axes]
         largest = xp.argmax(xp.abs(vectors), axis=0)[None, :]
         signs = xp.sign(xp.take_along_axis(vectors, largest, axis=0))
-        values = embedding.influence_features[:, :n_axes] * signs
+        values = (values - embedding.total.mean) @ (vectors * signs)
     values = values - xp.mean(values, axis=0)
     spread = xp.sqrt(xp.mean(values * values, axis=0))
     varies = spread > 1e-12 * float(xp.max(spread))
