@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ except Exception as error:
 
 import text_checkpoints as tiny  # noqa: E402
 
-import transferscope.encoders.text_encoders as text_encoders  # noqa: E402
 from transferscope.datasets import Word  # noqa: E402
 from transferscope.encoders import Encoder, load_encoder  # noqa: E402
 from transferscope.errors import EncoderError, UnknownNameError  # noqa: E402
@@ -293,14 +293,11 @@ def test_an_empty_text_has_features_too(architecture: str, tmp_path: Path) -> No
     assert (got[0] - got[1]).abs().max() > 1e-3
 
 
-def test_texts_of_like_length_are_read_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_texts_of_like_length_are_read_together(tmp_path: Path) -> None:
     encoder: Any = load_encoder(tiny.saved(tmp_path, "bert"))
     samples = ["dog " * n for n in (1, 30, 2, 28, 3, 29)]
     whole = embedded(encoder, samples).features["pooled"]
-    monkeypatch.setattr(text_encoders, "TOKENS_AT_ONCE", 100)
-    batch = encoder.preprocessing.collate(samples)
+    batch = replace(encoder.preprocessing, tokens_at_once=100).collate(samples)
     shapes = [part.inputs["input_ids"].shape for part in batch.parts]
     assert all(n * width <= 100 for n, width in shapes)
     assert min(width for _, width in shapes) < 12
