@@ -42,11 +42,13 @@ print("RESULT", json.dumps([time.perf_counter() - loaded, result.scores]))
 """
 OUR_RANKING = """
 import sys, json, time, tempfile
-import transferscope, transformers, datasets, torch
+import datasets, torch
+from transferscope import rank
+from transformers import AutoModel, AutoTokenizer  # as transformer_ranker does when imported
 loaded = time.perf_counter()
 with tempfile.TemporaryDirectory() as store:
-    ranking = transferscope.rank(sys.argv[1], [f"hf/{m}" for m in sys.argv[2:]],
-                                 "regularized_h_score", layers="mean", store=store, batch_size=32)
+    ranking = rank(sys.argv[1], [f"hf/{m}" for m in sys.argv[2:]],
+                   "regularized_h_score", layers="mean", store=store)
     seconds = time.perf_counter() - loaded
 print("RESULT", json.dumps([seconds, {r.encoder: r.scores["regularized_h_score"].value
                                       for r in ranking.encoders}]))
