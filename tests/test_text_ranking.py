@@ -290,6 +290,41 @@ def test_ped_takes_its_scale_from_texts_of_reference(
         assert "frechet" in own.skipped
 
 
+def test_a_corpus_needs_no_labels_to_be_a_reference(
+    bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reviews = table(tmp_path / "reviews.csv", body=TEXTS, kind=LABELS, other=TEXTS)
+    columns = {"input_column": "body", "label_column": "kind"}
+    options: dict[str, Any] = {"device": "cpu", "store": tmp_path / "store", **columns}
+    literal = transferscope.score(
+        alone(bert, TEXTS), LABELS, PED_METRICS, reference_features=alone(bert, REFERENCE)
+    )
+    corpora: list[Any] = [
+        table(tmp_path / "text.csv", text=REFERENCE),
+        table(tmp_path / "named_alike.csv", body=REFERENCE, other=REFERENCE[::-1]),
+        table(tmp_path / "labelled.csv", text=REFERENCE, label=[i % 3 for i in range(49)]),
+    ]
+    (tmp_path / "words.json").write_text(json.dumps([{"text": t.split()} for t in REFERENCE]))
+    corpora.append(tmp_path / "words.json")
+    library = pytest.importorskip("datasets")
+    corpora.append(library.Dataset.from_dict({"text": REFERENCE}))
+    corpora.append(library.Dataset.from_dict({"text": [t.split() for t in REFERENCE]}))
+    for corpus in corpora:
+        ranking = transferscope.rank(reviews, bert, PED_METRICS, reference=corpus, **options)
+        assert {n: s.value for n, s in ranking.best.scores.items()} == pytest.approx(
+            {name: literal[name] for name in PED_METRICS.split(",")}, rel=1e-3
+        ), corpus
+    arguments = ("rank", reviews, "--text-column", "body", "--label-column", "kind", "-e", bert,
+                 "-m", "logme+ped", "--store", tmp_path / "store")  # fmt: skip
+    assert call(monkeypatch, *arguments, "--reference", corpora[1]) == 0
+    assert "logme+ped" in capsys.readouterr().out
+    bad = table(tmp_path / "bad.csv", one=REFERENCE, two=REFERENCE)
+    assert call(monkeypatch, *arguments, "--reference", bad) == 2
+    assert "several columns could be it (one, two)" in capsys.readouterr().err
+    with pytest.raises(DatasetError, match="needs one column of labels"):
+        open_dataset(corpora[0])
+
+
 def test_score_takes_text_features_and_their_reference_from_a_file(
     bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
