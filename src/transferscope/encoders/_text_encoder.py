@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from transferscope.encoders._encoder import POOLED, Embedded
 from transferscope.encoders._text_tokens import (
-    TOKENS_AT_ONCE,
-    TOKENS_AT_ONCE_ELSEWHERE,
+    ELSEWHERE,
+    ON_CPU,
     TextBatch,
     TextPart,
     TextPreprocessing,
@@ -269,8 +269,7 @@ class TextEncoder:
 
 def _sized(preprocessing: TextPreprocessing, device: torch.device) -> TextPreprocessing:
     """The same with parts of a size for a device."""
-    at_once = TOKENS_AT_ONCE if device.type == "cpu" else TOKENS_AT_ONCE_ELSEWHERE
-    return replace(preprocessing, tokens_at_once=at_once)
+    return replace(preprocessing, size=ON_CPU if device.type == "cpu" else ELSEWHERE)
 
 
 def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
