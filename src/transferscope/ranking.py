@@ -93,7 +93,7 @@ def rank(
     split, label_column, input_column, task, max_samples, per_class, skip_unreadable
         Which part of the data set, see `open_dataset`.
     batch_size : int
-        Samples per forward pass, at most 512.
+        Samples per forward pass, at most 512; of texts fewer, see `extract`.
     device : str, optional
         ``"cpu"``, ``"cuda"``, ...; by default a GPU where there is one. Encoders that are given as
         objects are moved there.

@@ -142,11 +142,13 @@ class TextEncoder:
     def last_block(self) -> str | None:
         """Name of the last of the model's blocks, None where there is no list of blocks."""
         stacks = [
-            f"{name}.{len(part) - 1}"
+            (name.count("."), f"{name}.{len(part) - 1}")
             for name, part in self._module.named_modules()
             if isinstance(part, nn.ModuleList) and len(part) > 1
         ]
-        return stacks[0] if stacks else None
+        outermost = min((depth for depth, _ in stacks), default=0)
+        # the last of them: where there is a decoder, its blocks come after the encoder's
+        return next((path for depth, path in reversed(stacks) if depth == outermost), None)
 
     def forward(self, batch: TextBatch) -> Tensor:
         """Pooled features (n, dim) with gradients, in the mode in which the module is.
