@@ -307,6 +307,7 @@ def test_a_corpus_needs_no_labels_to_be_a_reference(
     (tmp_path / "words.json").write_text(json.dumps([{"text": t.split()} for t in REFERENCE]))
     corpora.append(tmp_path / "words.json")
     library = pytest.importorskip("datasets")
+    corpora.append((REFERENCE, [i % 3 for i in range(49)]))
     corpora.append(library.Dataset.from_dict({"text": REFERENCE}))
     corpora.append(library.Dataset.from_dict({"text": [t.split() for t in REFERENCE]}))
     for corpus in corpora:

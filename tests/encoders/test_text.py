@@ -243,6 +243,17 @@ def test_unknown_parts_of_sentence_transformers_are_refused(tmp_path: Path) -> N
         load_encoder(name)
 
 
+def test_a_prompt_that_is_not_pooled_is_refused(tmp_path: Path) -> None:
+    pooling = {"pooling_mode": "mean", "include_prompt": False}
+    prompts = {"prompts": {"q": "ask "}, "default_prompt_name": "q"}
+    name = sentence_folder(tmp_path, pooling, config_sentence_transformers=prompts)
+    with pytest.raises(EncoderError, match=r"leaves its prompt 'ask ' out.*\?pooling=mean"):
+        load_encoder(name)
+    load_encoder(f"{name}?pooling=mean")
+    (tmp_path / "config_sentence_transformers.json").unlink()
+    load_encoder(name)
+
+
 def test_the_transformer_may_lie_in_a_folder_of_its_own(tmp_path: Path) -> None:
     name = sentence_folder(tmp_path, {"pooling_mode": "mean"})
     whole = embedded(load_encoder(name), SAMPLES).features["pooled"]

@@ -25,7 +25,8 @@ class PassSize(NamedTuple):
 #: The arrays of a layer should stay in the cache. A pass of next to no tokens took as long as
 #: 25 to 38 tokens more in a large one, on BERTs of 4 to 12 layers.
 ON_CPU = PassSize(1024, 32)
-#: Other devices need many tokens to be busy; bounds the memory of all hidden states.
+#: Other devices need many tokens to be busy (the overhead is an estimate); bounds the memory of all
+#: hidden states.
 ELSEWHERE = PassSize(8192, 2048)
 
 

@@ -349,12 +349,14 @@ def _sentence_recipe(
         return None
     modules = json.loads(listed.read_text(encoding="utf-8"))
     pooling: tuple[str, ...] = ("mean",)
+    with_prompt = True
     finish: list[nn.Module] = []
     for module in modules[1:] if whole else ():
         kind, path = module["type"].rpartition(".")[2], module["path"]
         settings = read(f"{path}/config.json")
         if kind == "Pooling":
             pooling = _sentence_pooling(settings, identifier)
+            with_prompt = settings.get("include_prompt", True)
         elif kind == "Dense":
             finish.append(_dense(settings, find, path, identifier))
         elif kind == "Normalize":
@@ -368,6 +370,11 @@ def _sentence_recipe(
     limits = read(f"{first}/sentence_bert_config.json" if first else "sentence_bert_config.json")
     prompts = read("config_sentence_transformers.json")
     prompt = (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name") or "", "")
+    if prompt and not with_prompt:
+        raise EncoderError(
+            f"{identifier} leaves its prompt {prompt!r} out of the pooling, which is not known "
+            "here. Pool it with the rest by ?pooling=mean."
+        )
     return _Recipe(
         pooling, nn.Sequential(*finish) if finish else None, limits.get("max_seq_length"), prompt
     )
