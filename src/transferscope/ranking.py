@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from transferscope import arrays
-from transferscope.datasets import AskedTask, Dataset, open_dataset
+from transferscope.datasets import AskedTask, Dataset, open_dataset, open_reference
 from transferscope.encoders import POOLED, Encoder, expand_encoders
 from transferscope.errors import FeatureError, InputError
 from transferscope.extraction import Extracted, Layers, Progress, extract
@@ -81,8 +81,10 @@ def rank(
         metrics, and ``EncoderResult.layers`` holds the scores of each. The choice is made on the
         same data: it flatters encoders with many layers a little.
     reference : str, Path, Dataset or other object, optional
-        A data set close to what the encoders were pre-trained on. Each encoder's features of it
-        set the scale of PED, and are what `frechet`, `otce` and `ot_nce` compare with.
+        A data set close to what the encoders were pre-trained on, or a corpus: a table without
+        labels. Each encoder's features of it set the scale of PED, and are what `frechet`, and with
+        labels `otce` and `ot_nce`, compare with. Columns are named as those of `dataset`, where it
+        has such, and else recognised.
     store : FeatureStore or path, optional
         Where features are kept; by default the user's cache folder.
     keep_features : bool
@@ -91,7 +93,7 @@ def rank(
     split, label_column, input_column, task, max_samples, per_class, skip_unreadable
         Which part of the data set, see `open_dataset`.
     batch_size : int
-        Samples per forward pass, at most 512.
+        Samples per forward pass, at most 512; of texts fewer, see `extract`.
     device : str, optional
         ``"cpu"``, ``"cuda"``, ...; by default a GPU where there is one. Encoders that are given as
         objects are moved there.
@@ -163,7 +165,8 @@ def rank(
     )
     beside: Iterable[Extracted | None] = repeat(None)
     if reference is not None:
-        beside = list(run(open_dataset(reference, seed=seed)))
+        columns = {"label_column": label_column, "input_column": input_column}
+        beside = list(run(open_reference(reference, **columns)))
     for item, its_reference in zip(run(data), beside, strict=False):
         if progress is not None:
             progress(f"scoring {item.identifier}", len(candidates), len(specs))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ except Exception as error:
 
 import text_checkpoints as tiny  # noqa: E402
 
-import transferscope.encoders.text_encoders as text_encoders  # noqa: E402
 from transferscope.datasets import Word  # noqa: E402
 from transferscope.encoders import Encoder, load_encoder  # noqa: E402
+from transferscope.encoders._text_tokens import PassSize, TextPreprocessing  # noqa: E402
 from transferscope.errors import EncoderError, UnknownNameError  # noqa: E402
 
 SAMPLES = [
@@ -241,6 +243,17 @@ def test_unknown_parts_of_sentence_transformers_are_refused(tmp_path: Path) -> N
         load_encoder(name)
 
 
+def test_a_prompt_that_is_not_pooled_is_refused(tmp_path: Path) -> None:
+    pooling = {"pooling_mode": "mean", "include_prompt": False}
+    prompts = {"prompts": {"q": "ask "}, "default_prompt_name": "q"}
+    name = sentence_folder(tmp_path, pooling, config_sentence_transformers=prompts)
+    with pytest.raises(EncoderError, match=r"leaves its prompt 'ask ' out.*\?pooling=mean"):
+        load_encoder(name)
+    load_encoder(f"{name}?pooling=mean")
+    (tmp_path / "config_sentence_transformers.json").unlink()
+    load_encoder(name)
+
+
 def test_the_transformer_may_lie_in_a_folder_of_its_own(tmp_path: Path) -> None:
     name = sentence_folder(tmp_path, {"pooling_mode": "mean"})
     whole = embedded(load_encoder(name), SAMPLES).features["pooled"]
@@ -293,19 +306,40 @@ def test_an_empty_text_has_features_too(architecture: str, tmp_path: Path) -> No
     assert (got[0] - got[1]).abs().max() > 1e-3
 
 
-def test_texts_of_like_length_are_read_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_texts_of_like_length_are_read_together(tmp_path: Path) -> None:
     encoder: Any = load_encoder(tiny.saved(tmp_path, "bert"))
     samples = ["dog " * n for n in (1, 30, 2, 28, 3, 29)]
     whole = embedded(encoder, samples).features["pooled"]
-    monkeypatch.setattr(text_encoders, "TOKENS_AT_ONCE", 100)
-    batch = encoder.preprocessing.collate(samples)
+    batch = replace(encoder.preprocessing, size=PassSize(100, 0)).collate(samples)
     shapes = [part.inputs["input_ids"].shape for part in batch.parts]
     assert all(n * width <= 100 for n, width in shapes)
-    assert min(width for _, width in shapes) < 12
+    assert sum(n * width for n, width in shapes) == sum(  # nothing is padded where passes are free
+        len(words_of(tmp_path)(sample)["input_ids"]) for sample in samples
+    )
     assert sorted(np.concatenate([part.rows for part in batch.parts])) == list(range(6))
     np.testing.assert_allclose(encoder.embed(batch).features["pooled"], whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [PassSize(40, 0), PassSize(40, 7), PassSize(25, 100)])
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_are_the_cheapest_of_all(seed: int, size: PassSize) -> None:
+    lengths = np.random.default_rng(seed).integers(1, 30, 9).tolist()
+    groups = TextPreprocessing(None, None, "", "", size)._alike(lengths)
+    assert sorted(np.concatenate(groups)) == list(range(9))
+
+    def cost(parts: Any) -> float:
+        padded = [len(part) * max(part) for part in parts]
+        if any(n > size.tokens and len(part) > 1 for n, part in zip(padded, parts, strict=True)):
+            return float("inf")
+        return sum(padded) + size.overhead * len(parts)
+
+    ordered, cheapest = sorted(lengths), float("inf")
+    for cuts in itertools.product([False, True], repeat=8):
+        parts = [[ordered[0]]]
+        for length, cut in zip(ordered[1:], cuts, strict=True):
+            parts = [*parts, [length]] if cut else [*parts[:-1], [*parts[-1], length]]
+        cheapest = min(cheapest, cost(parts))
+    assert cost([[lengths[i] for i in group] for group in groups]) == cheapest
 
 
 def test_equal_tokenizers_share_their_batches(tmp_path: Path) -> None:
@@ -323,7 +357,7 @@ def test_one_forward_pass_gives_every_layer(tmp_path: Path) -> None:
     handle = encoder.module.embeddings.register_forward_hook(lambda *_: calls.append(1))
     embedded(encoder, SAMPLES, encoder.layers)
     handle.remove()
-    assert len(calls) == 1
+    assert len(calls) == len(encoder.preprocessing.collate(SAMPLES).parts)
     with pytest.raises(UnknownNameError, match=r"no layer 'layer9'"):
         embedded(encoder, SAMPLES, ["layer9"])
 

@@ -38,6 +38,18 @@ def test_text_encoder_is_fine_tuned(architecture, texts, tmp_path):
         finetune(encoder, texts, learning_rates=(3e-3,), epochs=1, augment="shift", **quick)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "suffix", "expected"),
+    [("bert", "Model", "encoder.layer.2"), ("gpt2", "Model", "h.2"), ("t5", "Model", "block.2"),
+     ("albert", "Model", None), ("bart", "ForSequenceClassification", "model.decoder.layers.1")],
+)  # fmt: skip
+def test_the_last_block_is_the_one_before_the_features(architecture, suffix, expected, tmp_path):
+    two = {"bart": {"decoder_layers": 2}}
+    name = saved(tmp_path, architecture, suffix, **two.get(architecture, {}))
+    encoder = load_encoder(name)
+    assert encoder.last_block == expected
+
+
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "t5"])
 def test_forward_gives_the_features_of_embed(architecture, texts, tmp_path):
     encoder = load_encoder(saved(tmp_path, architecture))

@@ -187,9 +187,7 @@ def build(architecture: str, suffix: str = "Model", seed: int = 0, **settings: A
     config = getattr(transformers, f"{prefix}Config")(
         # room for the tokens that a tokenizer's class adds
         vocab_size=len(words) + 8,
-        **own,
-        **special,
-        **settings,
+        **{**own, **special, **settings},
     )
     torch.manual_seed(seed)
     model = getattr(transformers, f"{prefix}{suffix}")(config).eval()

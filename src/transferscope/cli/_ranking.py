@@ -73,7 +73,7 @@ def rank(
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(help="Data set like the pre-training task, for +ped, frechet, otce, ot_nce."),
+        typer.Option(help="Data set or corpus like the pre-training task, for +ped, frechet, ..."),
     ] = None,
     store: StoreOption = None,
     no_store: Annotated[

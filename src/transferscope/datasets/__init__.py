@@ -2,7 +2,7 @@
 
 from transferscope.datasets._dataset import Dataset
 from transferscope.datasets._labels import AskedTask
-from transferscope.datasets._open import open_dataset
+from transferscope.datasets._open import open_dataset, open_reference
 from transferscope.datasets._samples import Word
 
-__all__ = ["AskedTask", "Dataset", "Word", "open_dataset"]
+__all__ = ["AskedTask", "Dataset", "Word", "open_dataset", "open_reference"]

@@ -32,6 +32,22 @@ class Request:
     input_column: str | None = None
     task: AskedTask | None = None
     skip_unreadable: bool = False
+    #: Columns are named as those of another data set are, and labels may be absent.
+    reference: bool = False
+
+    def of_columns(self, columns: Iterable[str]) -> Request:
+        """The same; of a reference without the names that it does not have."""
+        if not self.reference:
+            return self
+        present = set(columns)
+
+        def kept(named: str | None) -> str | None:
+            parts = {part.strip() for part in (named or "").split(",")}
+            return named if named in present or parts <= present else None
+
+        return replace(
+            self, label_column=kept(self.label_column), input_column=kept(self.input_column)
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from transferscope.datasets._samples import ImageFiles, Modality, Samples, decod
 from transferscope.datasets._tables import (
     find_input_columns,
     find_label_column,
+    lacks_labels,
     read_table,
     text_samples,
 )
@@ -89,17 +90,18 @@ def from_hugging_face(source: Any, request: Request, *, name: str | None = None)
     name = name or source.info.dataset_name or "hugging_face"
     table = source.with_format(None)  # a format set by the user would turn images into tensors
     features: dict[str, Any] = table.features
+    request = request.of_columns(features)
 
     with_names = [column for column, feature in features.items() if _class_names(feature)]
     wanted = request.label_column or (with_names[0] if len(with_names) == 1 else None)
-    label_column = find_label_column(wanted, list(features), source=name)
+    bare = wanted is None and lacks_labels(request, features)
+    label_column = None if bare else find_label_column(wanted, list(features), source=name)
     others = [column for column in features if column != label_column]
     images = [column for column in others if _is_image(features[column])]
     words = [column for column in others if _is_text(getattr(features[column], "feature", None))]
     texts = [column for column in others if column in words or _is_text(features[column])]
     inputs = find_input_columns(request.input_column, others, images, texts, source=name)
 
-    class_names = _class_names(features[label_column])
     strange = [column for column in inputs if column not in images and column not in texts]
     if strange or (len(inputs) > 1 and any(column not in texts for column in inputs)):
         column = (strange or list(inputs))[0]
@@ -108,15 +110,19 @@ def from_hugging_face(source: Any, request: Request, *, name: str | None = None)
             f"{features[column]}. Choose another one, or hand in (samples, labels) as arrays."
         )
     samples: Samples
+    class_names = None if label_column is None else _class_names(features[label_column])
     if inputs[0] in images:
         samples = _images(table, inputs[0], name)
-    elif inputs[0] in words:
+    elif inputs[0] in words and label_column is not None:
         tags = table[label_column][:]
         if class_names:
             tags = [[class_names[tag] for tag in its_tags] for its_tags in tags]
         return make_tagged(name, table[inputs[0]][:], tags, request, split=split)
     else:
         samples = text_samples([table[column][:] for column in inputs], inputs, name)
+    if label_column is None:
+        rows = np.arange(len(samples), dtype=np.float64)
+        return make_dataset(name, samples, rows, split=split, task="regression")
     labels, task = table[label_column][:], request.task
     if parts is not None and _is_text(features[label_column]):
         # named by all splits, so that ids agree between them

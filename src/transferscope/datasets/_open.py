@@ -90,6 +90,33 @@ def open_dataset(
     return dataset
 
 
+def open_reference(
+    source: Any, *, label_column: str | None = None, input_column: str | None = None
+) -> Dataset:
+    """Open what encoders are compared with beside a data set: a reference task, or a bare corpus.
+
+    Parameters
+    ----------
+    source : str, Path or object
+        As `open_dataset` takes it. A table or Hugging Face data set needs no labels; where there
+        are none, the numbers of its rows stand for them, at which nothing looks.
+    label_column, input_column : str or None
+        Names of columns, taken where the reference has such; else they are recognised.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DatasetError
+        As `open_dataset` says.
+    """
+    dataset = _read(source, Request(None, label_column, input_column, reference=True))
+    _refuse_bad_classes(dataset)
+    return dataset
+
+
 def _read(source: Any, request: Request) -> Dataset:
     if isinstance(source, Dataset):
         _refuse_columns(source.name, request)
@@ -183,6 +210,7 @@ def _refuse_bad_classes(dataset: Dataset) -> None:
 
 
 def _refuse_columns(what: str, request: Request) -> None:
+    request = request.of_columns(())
     if request.label_column is not None or request.input_column is not None:
         raise DatasetError(
             "Columns can be chosen of tables and Hugging Face data sets only; "

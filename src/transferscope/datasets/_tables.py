@@ -109,13 +109,16 @@ def read_table(columns: dict[str, npt.NDArray[Any]], path: Path, request: Reques
         exist.
     """
     source = str(path)
-    label_columns = find_label_columns(request.label_column, list(columns), source=source)
+    request = request.of_columns(columns)
+    label_columns: tuple[str, ...] = ()
+    if not lacks_labels(request, columns):
+        label_columns = find_label_columns(request.label_column, list(columns), source=source)
     others = [name for name in columns if name not in (*label_columns, "split")]
     images = [name for name in others if _holds_files(columns[name], path.parent)]
     texts = [name for name in others if name not in images and _holds_texts(columns[name], name)]
     inputs = find_input_columns(request.input_column, others, images, texts, source=source)
 
-    rows, chosen = np.arange(len(columns[label_columns[0]])), "all"
+    rows, chosen = np.arange(len(columns[inputs[0]])), "all"
     if "split" in columns:
         parts = columns["split"].astype(str)
         chosen = choose_split(request.split, sorted(set(parts)), source=source)
@@ -126,11 +129,10 @@ def read_table(columns: dict[str, npt.NDArray[Any]], path: Path, request: Reques
         rows = np.flatnonzero(parts[used] == chosen)
     elif request.split is not None:
         choose_split(request.split, [], source=f"{path} (it has no column split)")
-    cells = columns[label_columns[0]]
-    if len(inputs) == len(label_columns) == 1 and wants_tags(request, columns[inputs[0]], cells):
-        return make_tagged(
-            path.stem, list(columns[inputs[0]]), list(cells), request, split=chosen, rows=rows
-        )
+    if len(inputs) == len(label_columns) == 1:
+        words, tags = columns[inputs[0]], columns[label_columns[0]]
+        if wants_tags(request, words, tags):
+            return make_tagged(path.stem, list(words), list(tags), request, split=chosen, rows=rows)
     samples: Samples = text_samples([columns[name] for name in inputs], inputs, source)
     # by name too: better to say that images are not there than to take their paths for texts
     (input_column, *second) = inputs
@@ -145,7 +147,9 @@ def read_table(columns: dict[str, npt.NDArray[Any]], path: Path, request: Reques
                 "Correct them, or name another column with input_column=... (--text-column)."
             )
     # classes are numbered before the split is taken, so that ids agree between the splits
-    labels, task, names = parse_labels([columns[name] for name in label_columns], label_columns)
+    labels, task, names = parse_labels(
+        [columns[name] for name in label_columns], label_columns, len(samples)
+    )
     whole = make_dataset(
         path.stem, samples, labels, split=chosen, task=request.task or task, class_names=names
     )
@@ -175,13 +179,16 @@ def text_samples(columns: Sequence[Iterable[Any]], names: Sequence[str], source:
 
 
 def parse_labels(
-    columns: Sequence[npt.NDArray[Any]], names: Sequence[str]
+    columns: Sequence[npt.NDArray[Any]], names: Sequence[str], n_samples: int
 ) -> tuple[npt.NDArray[Any], AskedTask | None, Sequence[str] | None]:
     """Labels of one column or several, with what follows from their form: task and class names.
 
     Several columns are targets of a regression, or classes if they hold 0 and 1 only. Cells that
-    are lists hold the names of the classes that apply.
+    are lists hold the names of the classes that apply. Without a column the
+    numbers of the rows stand for labels.
     """
+    if not columns:
+        return np.arange(n_samples, dtype=np.float64), "regression", None
     if len(columns) > 1:
         parsed = [parse_numbers(column) for column in columns]
         if any(column.dtype.kind not in "biuf" for column in parsed):
@@ -216,7 +223,7 @@ def parse_numbers(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def checked_texts(values: Iterable[Any], *, where: str) -> list[str]:
-    """Make a list of texts, refusing rows without one.
+    """Make a list of texts, lists of words joined, refusing rows without one.
 
     Raises
     ------
@@ -224,13 +231,14 @@ def checked_texts(values: Iterable[Any], *, where: str) -> list[str]:
         If a text is None or NaN; an empty text is one.
     """
     texts = list(values)
-    gaps = [row for row, text in enumerate(texts) if text is None or text != text]
+    gaps = [row for row, text in enumerate(texts) if text is None or _is_nan(text)]
     if gaps:
         raise DatasetError(
             f"Every sample needs an input; {where} lacks {len(gaps)}, the first at row {gaps[0]}. "
             "Fill them in or remove those rows."
         )
-    return [str(text) for text in texts]
+    several = (list, tuple, np.ndarray)
+    return [" ".join(map(str, text)) if isinstance(text, several) else str(text) for text in texts]
 
 
 def find_label_columns(
@@ -273,6 +281,12 @@ def find_label_column(requested: str | None, columns: Sequence[str], *, source: 
         f"A data set needs one column of labels; in {source} there {state}. Its columns are "
         f"{present}. Name the right one with label_column=... (--label-column)."
     )
+
+
+def lacks_labels(request: Request, columns: Iterable[str]) -> bool:
+    """Whether it is a reference and has no column of labels, which is allowed."""
+    usual = any(name.lower() in LABEL_COLUMNS for name in columns)
+    return request.reference and request.label_column is None and not usual
 
 
 def find_input_columns(
@@ -330,6 +344,10 @@ def find_input_columns(
         f"A data set needs one column of images or texts; in {source} {state}. Columns beside the "
         f"labels are {present or 'none'}. Name the right one with input_column=... (--text-column)."
     )
+
+
+def _is_nan(cell: Any) -> bool:
+    return isinstance(cell, float) and cell != cell
 
 
 def _gaps(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

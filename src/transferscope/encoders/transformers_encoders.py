@@ -44,7 +44,7 @@ from transferscope.encoders._torch_encoder import Layer, TorchEncoder, before_he
 from transferscope.errors import EncoderError, require
 
 if TYPE_CHECKING:
-    from transferscope.encoders.text_encoders import TextEncoder
+    from transferscope.encoders._text_encoder import TextEncoder
 
 PREFIX = "hf/"
 

@@ -1,0 +1,241 @@
+"""From texts to padded batches of token ids: truncation, words of sentences, parts of like length.
+
+Padding is on the right for every model, and masked. Nothing here knows a model or imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from transferscope.errors import EncoderError
+
+
+class PassSize(NamedTuple):
+    """What a forward pass may hold, and costs by itself; both in tokens, padding included."""
+
+    tokens: int
+    overhead: int
+
+
+#: The arrays of a layer should stay in the cache. A pass of next to no tokens took as long as
+#: 25 to 38 tokens more in a large one, on BERTs of 4 to 12 layers.
+ON_CPU = PassSize(1024, 32)
+#: Other devices need many tokens to be busy (the overhead is an estimate); bounds the memory of all
+#: hidden states.
+ELSEWHERE = PassSize(8192, 2048)
+
+
+class TextPart(NamedTuple):
+    """Token sequences of like length, padded on the right; arrays of shape (n_sequences, width)."""
+
+    inputs: dict[str, npt.NDArray[np.int64]]
+    rows: npt.NDArray[np.int64]  # which samples of the batch come from it
+    spans: npt.NDArray[np.int64] | None  # for words: (n_rows, 3) sequence, first token, stop
+
+
+class TextBatch(NamedTuple):
+    """A batch as `TextPreprocessing` collates it."""
+
+    parts: list[TextPart]
+    truncated: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.truncated)
+
+
+@dataclass(frozen=True)
+class TextPreprocessing:
+    """From texts, pairs of texts or words of sentences to padded batches of token ids.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer
+    limit : int or None
+        Tokens that the model can read.
+    prompt : str
+        What the checkpoint puts before every text.
+    key : str
+        The same for tokenizers that give the same tokens.
+    size : PassSize
+        Of the parts; one text alone may be longer.
+    """
+
+    tokenizer: Any
+    limit: int | None
+    prompt: str
+    key: str
+    size: PassSize = ON_CPU
+
+    def prepare(self, sample: Any) -> Any:
+        """Check one sample; tokens are made batch by batch.
+
+        Raises
+        ------
+        EncoderError
+            If it is no text.
+        """
+        texts = (sample,) if isinstance(sample, str) else sample
+        if isinstance(texts, tuple) and all(isinstance(text, str) for text in texts):
+            return sample
+        if hasattr(sample, "words"):
+            return sample
+        raise EncoderError(
+            f"This encoder takes texts, and a sample is a {type(sample).__name__}. "
+            "Choose encoders for such data, such as mini/all for images."
+        )
+
+    def collate(self, prepared: Sequence[Any]) -> TextBatch:
+        """Make tokens of prepared samples, sort them by length and pad them."""
+        if hasattr(prepared[0], "words"):
+            return self._of_words(prepared)
+        pairs = isinstance(prepared[0], tuple)
+        texts: list[tuple[str, ...]] = [
+            (self.prompt + sample[0], *sample[1:]) if pairs else (self.prompt + sample,)
+            for sample in prepared
+        ]
+        encoded = self._tokens(texts)
+        n_tokens = np.array([len(one["input_ids"]) for one in encoded])
+        truncated = np.zeros(len(prepared), np.int32)
+        if self.limit is not None and n_tokens.max() > self.limit:
+            long = np.flatnonzero(n_tokens > self.limit)
+            truncated[long] = n_tokens[long] - self.limit
+            cut = self._tokens([texts[i] for i in long], truncation=True, max_length=self.limit)
+            for i, one in zip(long, cut, strict=True):
+                encoded[i] = one
+        parts = [
+            TextPart(self._padded([encoded[i] for i in rows]), rows, None)
+            for rows in self._alike([len(one["input_ids"]) for one in encoded])
+        ]
+        return TextBatch(parts, truncated)
+
+    def _of_words(self, samples: Sequence[Any]) -> TextBatch:
+        rows_of: dict[tuple[str, ...], list[int]] = {}
+        for row, sample in enumerate(samples):
+            rows_of.setdefault(sample.words, []).append(row)
+        truncated = np.zeros(len(samples), np.int32)
+        stretches: list[dict[str, Any]] = []
+        places: list[list[tuple[int, int, int]]] = []  # per stretch: row, first token, stop
+        for words, rows in rows_of.items():
+            pieces = list(self._stretches(words))
+            n_tokens = [len(piece["input_ids"]) for _, piece in pieces]
+            for (first, piece), own in zip(pieces, n_tokens, strict=True):
+                spans = piece.pop("spans")
+                inside = [row for row in rows if 0 <= samples[row].position - first < len(spans)]
+                if inside:
+                    truncated[inside] = sum(n_tokens) - own
+                    stretches.append(piece)
+                    places.append([(row, *spans[samples[row].position - first]) for row in inside])
+        parts = []
+        for chosen in self._alike([len(piece["input_ids"]) for piece in stretches]):
+            found = [(number, *place) for number, i in enumerate(chosen) for place in places[i]]
+            table = np.array(found, dtype=np.int64)
+            inputs = self._padded([stretches[i] for i in chosen])
+            parts.append(TextPart(inputs, table[:, 1], table[:, [0, 2, 3]]))
+        return TextBatch(parts, truncated)
+
+    def _stretches(self, words: Sequence[str], first: int = 0) -> Iterator[tuple[int, Any]]:
+        """Parts of a sentence that can be read at once: position of the first word, and tokens."""
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise EncoderError(
+                f"Tags per word need a tokenizer that says where its tokens stand; "
+                f"{type(self.tokenizer).__name__} does not. Save the fast form of it "
+                "(tokenizer.json), or choose another encoder."
+            )
+        text = " ".join(words)
+        (encoded,) = self._tokens([(text,)], return_offsets_mapping=True)
+        offsets = encoded.pop("offset_mapping")
+        n_tokens = len(encoded["input_ids"])
+        if self.limit is not None and n_tokens > self.limit:
+            if len(words) > 1:
+                middle = len(words) // 2
+                yield from self._stretches(words[:middle], first)
+                yield from self._stretches(words[middle:], first + middle)
+                return
+            (encoded,) = self._tokens(
+                [(text,)], return_offsets_mapping=True, truncation=True, max_length=self.limit
+            )
+            offsets = encoded.pop("offset_mapping")
+        encoded["spans"] = _word_spans(words, offsets)
+        yield first, encoded
+
+    def _tokens(self, texts: Sequence[tuple[str, ...]], **options: Any) -> list[dict[str, Any]]:
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        encoded = self.tokenizer(
+            *columns, padding=False, verbose=False, **{"truncation": False, **options}
+        )
+        each = [{name: encoded[name][i] for name in encoded} for i in range(len(texts))]
+        for one in each:
+            if not one["input_ids"]:
+                one |= {"input_ids": [self._filler], "attention_mask": [1]}
+                one |= {"token_type_ids": [0]} if "token_type_ids" in one else {}
+                one |= {"offset_mapping": [(0, 0)]} if "offset_mapping" in one else {}
+        return each
+
+    def _alike(self, lengths: Sequence[int]) -> list[npt.NDArray[np.int64]]:
+        """Groups of like length, cut where padding and passes together cost least."""
+        order = np.argsort(lengths, kind="stable")
+        # cheapest way to group the first texts, from that of fewer: what it costs, and where its
+        # last group starts
+        cost, begins = np.zeros(len(order) + 1), np.zeros(len(order) + 1, np.int64)
+        for stop, longest in enumerate(np.asarray(lengths)[order].tolist(), start=1):
+            starts = np.arange(max(0, stop - max(1, self.size.tokens // longest)), stop)
+            costs = cost[starts] + (stop - starts) * longest + self.size.overhead
+            begins[stop], cost[stop] = starts[costs.argmin()], costs.min()
+        groups, stop = [], len(order)
+        while stop:
+            groups.append(order[begins[stop] : stop])
+            stop = int(begins[stop])
+        return groups[::-1]
+
+    @property
+    def _filler(self) -> int:
+        """The token that stands for a text without tokens."""
+        ids = (self.tokenizer.eos_token_id, self.tokenizer.bos_token_id, self._padding)
+        return next(token for token in ids if token is not None)
+
+    @property
+    def _padding(self) -> int:
+        # masked, so that any id will do where there is none; some models count positions by it
+        return 0 if self.tokenizer.pad_token_id is None else int(self.tokenizer.pad_token_id)
+
+    def _padded(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[np.int64]]:
+        width = max(len(one["input_ids"]) for one in encoded)
+        padding = {"input_ids": self._padding}
+        return {
+            name: np.array(
+                [
+                    [*one[name], *[padding.get(name, 0)] * (width - len(one[name]))]
+                    for one in encoded
+                ],
+                dtype=np.int64,
+            )
+            for name in encoded[0]
+        }
+
+
+def _word_spans(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """First token and stop of each word of a text that was joined with spaces.
+
+    A word that the tokenizer makes nothing of (a control character) takes the token before it.
+    """
+    # word of every character; a space belongs to the word behind it
+    word_of = np.repeat(
+        np.arange(len(words)), [len(word) + (i > 0) for i, word in enumerate(words)]
+    )
+    owners = np.array(
+        [word_of[stop - 1] if stop > start else -1 for start, stop in offsets], dtype=np.int64
+    )
+    spans: list[tuple[int, int]] = []
+    for word in range(len(words)):
+        found = np.flatnonzero(owners == word)
+        if len(found):
+            spans.append((int(found[0]), int(found[-1]) + 1))
+        else:
+            before = max(spans[-1][1] - 1 if spans else 0, 0)
+            spans.append((before, before + 1))
+    return spans
