@@ -46,7 +46,8 @@ OUR_RANKING = """
 import sys, json, time, tempfile
 import datasets, torch
 from transferscope import rank
-from transformers import AutoModel, AutoTokenizer  # as transformer_ranker does when imported
+# what it takes to load a model: of another version, it is imported with transformer_ranker
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 loaded, used = time.perf_counter(), time.process_time()
 with tempfile.TemporaryDirectory() as store:
     ranking = rank(sys.argv[1], [f"hf/{m}" for m in sys.argv[2:]],
