@@ -21,8 +21,6 @@ Array = Any
 
 #: Bytes of features that one chunk of a pass over the samples may hold.
 CHUNK_BYTES = 30 * 2**20
-#: Rows that `mirror` turns at a time, so that they stay in the cache.
-MIRROR_ROWS = 128
 
 
 def namespace(*arrays: Array) -> Any:
@@ -114,31 +112,6 @@ def class_counts(labels: Array, n_classes: int) -> Array:
         return double(labels.bincount(minlength=n_classes))
     counts = np.bincount(to_numpy(labels), minlength=n_classes)
     return to_like(counts.astype(np.float64), labels)
-
-
-def add_gram(total: Array, rows: Array) -> None:
-    """Add ``rowsᵀ rows`` of (n, d) rows to the upper triangle of `total` (d, d), in place.
-
-    What stands below the diagonal of `total` afterwards means nothing: `mirror` mends it once,
-    after the last of many additions, where a product of NumPy would do so in every one.
-    """
-    if isinstance(rows, np.ndarray):
-        # of Fortran's order, as the routine wants it: its lower triangle is our upper one
-        (product,) = scipy.linalg.get_blas_funcs(("syrk",), (rows,))
-        total += product(1.0, rows.T, lower=1).T
-    else:
-        total += rows.T @ rows
-
-
-def mirror(total: Array) -> None:
-    """Make `total` (d, d) symmetric, in place, by what stands in its upper triangle."""
-    xp, d = namespace(total), int(total.shape[0])
-    for start in range(0, d, MIRROR_ROWS):
-        stop = min(start + MIRROR_ROWS, d)
-        rows, after = slice(start, stop), slice(stop, d)
-        total[after, rows] = total[rows, after].T
-        block = xp.triu(total[rows, rows])
-        total[rows, rows] = block + xp.triu(block, k=1).T
 
 
 def cholesky(matrix: Array) -> Array | None:

@@ -301,7 +301,7 @@ class Embedding:
         for rows in arrays.chunks(self._given_features):
             centred = self._given_features[rows, :] - pivot
             centred = centred + xp.take(moves, self.labels[rows], axis=0)
-            norms = arrays.double(xp.sum(centred * centred, axis=1))
+            norms = arrays.double(xp.vecdot(centred, centred))
             quarts = quarts + xp.sum(norms * norms)
         return float(quarts) * self.n_samples / self.n_kept
 
@@ -318,13 +318,16 @@ class Embedding:
         """Standard deviation of each feature on the reference task, (d,) float64."""
         features, n = self.reference_features, int(self.reference_features.shape[0])
         xp = arrays.namespace(features)
-        mean = xp.zeros(self.n_features, dtype=xp.float64, device=arrays.device_of(features))
-        squares = mean
+        pivot: Array = None  # near the mean, so that squares about it lose no digits
+        sums = squares = 0.0
         for rows in arrays.chunks(features):
-            mean = mean + xp.sum(arrays.double(features[rows, :]), axis=0) / n
-        for rows in arrays.chunks(features):
-            squares = squares + xp.sum((arrays.double(features[rows, :]) - mean) ** 2, axis=0)
-        return xp.sqrt(squares / n)
+            chunk = arrays.double(features[rows, :])
+            pivot = xp.mean(chunk, axis=0) if pivot is None else pivot
+            centred = chunk - pivot
+            sums = sums + xp.sum(centred, axis=0)
+            squares = squares + xp.sum(centred * centred, axis=0)
+        variances = squares / n - (sums / n) ** 2
+        return xp.sqrt(xp.where(variances > 0, variances, 0.0))
 
     @cached_property
     def spectrum(self) -> Spectrum:

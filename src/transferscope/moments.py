@@ -88,7 +88,8 @@ class FeatureMoments:
             along = centred @ xp.astype(step, centred.dtype)
             sums = arrays.double(xp.stack([xp.ones_like(norms), norms, along]) @ centred)
             left, own, pull = sums[0, :] / n, sums[1, :], sums[2, :]  # left: from pivot to mean
-            arrays.add_gram(scatter, centred)
+            # by NumPy's own BLAS: scipy's has other threads, and the two wait for each other
+            scatter += centred.T @ centred
             corrections += [step + left, left]
             weights += [n, -n]
             # sums of |y + step|² (y + step) and of |y + step|⁴, y the chunk about its pivot
@@ -115,7 +116,7 @@ class FeatureMoments:
     ) -> Self:
         """Turn sums about an origin into sums about the mean.
 
-        `scatter`, which is overwritten, is an upper triangle and still without its rank-one terms
+        `scatter`, which is overwritten, is still without its rank-one terms
         ``weight * correction correctionᵀ``; those of positive weight are the chunks' sizes and
         means about the origin.
         """
@@ -125,7 +126,6 @@ class FeatureMoments:
         sizes = xp.where(factors > 0, factors, 0.0)
         n = float(xp.sum(sizes))
         offset = (sizes @ given) / n
-        arrays.mirror(scatter)
         scatter += given.T @ (factors[:, None] * given)
         trace = float(xp.linalg.trace(scatter))
         pull = scatter @ offset

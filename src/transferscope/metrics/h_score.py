@@ -104,9 +104,8 @@ def ledoit_wolf_shrinkage(embedding: Embedding) -> float:
     """Ledoit-Wolf coefficient λ in [0, 1] of the total covariance, from its moments."""
     total, n, d = embedding.total, embedding.n_samples, embedding.n_features
     xp = arrays.namespace(total.scatter)
-    covariance = total.scatter / n
-    squares = float(xp.sum(covariance * covariance))
-    trace = float(xp.linalg.trace(covariance))
+    squares = (float(xp.linalg.vector_norm(total.scatter)) / n) ** 2
+    trace = float(xp.linalg.trace(total.scatter)) / n
     scatter_of_estimate = (embedding.quarts / n - squares) / n
     distance_to_identity = squares - trace * trace / d
     if scatter_of_estimate <= 0 or distance_to_identity <= 0:
