@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -272,6 +273,8 @@ def test_interrupted_run_says_how_to_continue(tmp_path):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        # in the background of a shell it is ignored, and that is inherited
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not list(Path(tmp_path).rglob("shard-*.safetensors")) and time.monotonic() < deadline:

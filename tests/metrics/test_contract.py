@@ -70,7 +70,7 @@ DECLARED = {
     "frechet":             "yes   no    yes   yes   yes    yes   yes   no     warns  value  value",
     "ncti_variability":    "yes   no    yes   yes   yes    yes   yes   no     warns  value  value",
     "relatedness":         "yes   yes   no    yes   no     no    yes   yes    value  value  warns",
-    "relatedness_unlabelled": "yes   no    no    yes   no     no    yes   yes  warns  value  value",
+    "relatedness_unlabelled": "yes   no    no    yes   no     no    yes   yes  value  value  value",
     "ncti_geometry":       "yes   yes   yes   yes   yes    yes   yes   no     warns  value  value",
     "ncti_nearest_center": "yes   yes   yes   yes   yes    yes   yes   no     warns  value  value",
 }  # fmt: skip
