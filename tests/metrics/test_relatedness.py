@@ -80,10 +80,10 @@ def test_terms_are_those_of_the_literal_formula(n_reference):
 @pytest.mark.parametrize(
     ("setting", "reference_loss", "wasserstein", "transformed_loss", "bound"),
     [
-        ("fixed_all", 0.90659, 1.01395, 0.96280, 1.41356),
-        ("learned_a", 0.90659, 0.88289, 0.96896, 1.34803),
-        ("sparse", 0.90659, 0.88289, 0.96896, 1.34803),
-        ("learned_all", 0.90659, 0.88289, 0.96896, 1.34803),
+        ("fixed_all", 0.90454, 1.01395, 0.96049, 1.41152),
+        ("learned_a", 0.90454, 0.88289, 0.96676, 1.34599),
+        ("sparse", 0.90454, 0.88289, 0.96676, 1.34599),
+        ("learned_all", 0.90454, 0.88289, 0.96676, 1.34599),
     ],
 )
 def test_stored_values(setting, reference_loss, wasserstein, transformed_loss, bound):
@@ -144,7 +144,7 @@ def test_the_head_is_the_best_of_its_steepness(tau):
     )
     assert best.success
     mine = loss(np.concatenate([head.weights.ravel(), head.bias]))
-    assert mine == pytest.approx(best.fun, rel=1e-2)
+    assert mine == pytest.approx(best.fun, rel=2e-3)
 
 
 def test_learning_lowers_the_bound_and_finds_the_map():
