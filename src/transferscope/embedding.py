@@ -298,7 +298,7 @@ class Embedding:
         pivot = xp.astype(mean, self.dtype)
         moves = xp.astype(self._displacement - (mean - arrays.double(pivot)), self.dtype)
         quarts = xp.zeros_like(mean[0])
-        for rows in arrays.chunks(self._given_features):
+        for rows in arrays.chunks(self._given_features, arrays.FINE):
             centred = self._given_features[rows, :] - pivot
             centred = centred + xp.take(moves, self.labels[rows], axis=0)
             norms = arrays.double(xp.vecdot(centred, centred))
@@ -320,7 +320,7 @@ class Embedding:
         xp = arrays.namespace(features)
         pivot: Array = None  # near the mean, so that squares about it lose no digits
         sums = squares = 0.0
-        for rows in arrays.chunks(features):
+        for rows in arrays.chunks(features, arrays.FINE):
             chunk = arrays.double(features[rows, :])
             pivot = xp.mean(chunk, axis=0) if pivot is None else pivot
             centred = chunk - pivot
@@ -334,8 +334,9 @@ class Embedding:
         """Eigendecomposition of the total scatter, computed once for all metrics."""
         scatter = self.total.scatter
         xp = arrays.namespace(scatter)
-        values, vectors = xp.linalg.eigh(scatter)
-        values, vectors = xp.flip(values, axis=0), xp.flip(vectors, axis=1)
+        # of its negative: from the largest down, without a copy of the vectors
+        values, vectors = xp.linalg.eigh(-scatter)
+        values = -values
         rank = int(xp.sum(xp.astype(values > float(values[0]) * self._rounding, xp.int64)))
         rank = min(rank, self.n_samples - 1)
         return Spectrum(values[:rank], vectors[:, :rank])

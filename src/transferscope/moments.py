@@ -389,12 +389,14 @@ class ClassMoments:
         # sum over classes of n (b + e)(b + e)' - n b b', b the old mean and e its move
         between = self.means - total.mean + (moved - shift) / 2
         change = (self.counts[:, None] * (moved - shift)).T @ between
+        scatter = total.scatter + change
+        scatter += change.T
         twin = self.copy()
         twin.means = self.means + moved
         twin._total = replace(
             total,
             mean=total.mean + shift,
-            scatter=total.scatter + change + change.T,
+            scatter=scatter,
             cubes=xp.full_like(total.cubes, xp.nan),
             quarts=float("nan"),
         )

@@ -72,12 +72,12 @@ def measure(embedding: Embedding) -> Measurement:
     """Label-feature correlation of an embedding; see `lfc`."""
     total, counts, n = embedding.total, embedding.moments.counts, embedding.n_samples
     xp = arrays.namespace(counts)
-    mean, covariance, share = total.mean, total.scatter / n, counts / n
+    mean, scatter, share = total.mean, total.scatter, counts / n
     offsets = embedding.moments.means - mean
     drift = offsets @ mean
-    pull = covariance @ mean
+    pull = scatter @ mean / n
     joint = float((share * share) @ (xp.sum(offsets * offsets, axis=1) + 2 * drift))
-    feature_spread = float(xp.sum(covariance * covariance)) + 2 * float(mean @ pull)
+    feature_spread = (float(xp.linalg.vector_norm(scatter)) / n) ** 2 + 2 * float(mean @ pull)
     sameness = float(share @ share)
     label_spread = sameness * (1 - sameness)
     size = math.sqrt(feature_spread * label_spread)
@@ -92,7 +92,7 @@ def measure(embedding: Embedding) -> Measurement:
         own = xp.sum(centred * xp.take(offsets, labels, axis=0), axis=1)
         joint_term = own_share * (own + along + xp.take(drift, labels)) - sameness * along
         feature_term = (
-            xp.sum(centred * embedding.turned(covariance), axis=1)
+            xp.sum(centred * embedding.turned(scatter / n), axis=1)
             + 2 * (centred @ pull)
             + along * along
         )
