@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
+from transferscope import arrays
+
 # a busy machine is slow, not wrong
 settings.register_profile("transferscope", deadline=None)
 settings.load_profile("transferscope")
 
-#: The array libraries that everything numeric must serve alike.
+#: The array libraries that everything numeric must serve alike. "strict" is the array API
+#: standard to the letter, on a device of its own: an array made on another, or made NumPy's other
+#: than by `arrays.to_numpy`, is an error there, as it is on a GPU.
 BACKENDS = ("numpy", "read-only", "strict", "torch", "cuda")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def host_copies() -> Iterator[list[Any]]:
+    """What has been copied from the device of "strict" to the host, one array after the other."""
+    copies: list[Any] = []
+    plain = arrays.to_numpy
+
+    def to_numpy(array: Any) -> np.ndarray[Any, Any]:
+        if type(array).__module__.startswith("array_api_strict"):
+            strict = arrays.namespace(array)
+            array = array.to_device(strict.Device("CPU_DEVICE"))
+            copies.append(array)
+        return plain(array)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrays, "to_numpy", to_numpy)
+        yield copies
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +48,8 @@ def as_backend() -> Callable[[str, Any], Any]:
         if backend == "read-only":
             array.flags.writeable = False
         elif backend == "strict":
-            return pytest.importorskip("array_api_strict").asarray(array)
+            strict = pytest.importorskip("array_api_strict")
+            return strict.asarray(array, device=strict.Device("device1"))
         elif backend in ("torch", "cuda"):
             torch = pytest.importorskip("torch")
             if backend == "torch":

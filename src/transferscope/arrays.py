@@ -104,7 +104,8 @@ def class_sums(values: Array, labels: Array, n_classes: int) -> Array:
             (np.ones(n, dtype=values.dtype), labels, np.arange(n + 1)), shape=(n, n_classes)
         )
         return np.asarray(member.T.tocsr() @ values)
-    one_hot = xp.astype(xp.arange(n_classes)[:, None] == labels[None, :], values.dtype)
+    classes = xp.arange(n_classes, device=device_of(labels))
+    one_hot = xp.astype(classes[:, None] == labels[None, :], values.dtype)
     return one_hot @ values
 
 

@@ -363,11 +363,10 @@ class ClassMoments:
 
     def only_present(self) -> ClassMoments:
         """The same without the classes that have no sample."""
-        present = arrays.to_numpy(self.counts) > 0
-        if present.all():
+        xp, present = arrays.namespace(self.means), self.counts > 0
+        if bool(xp.all(present)):
             return self
-        keep = arrays.to_like(np.flatnonzero(present), self.means)
-        xp = arrays.namespace(self.means)
+        keep = xp.nonzero(present)[0]
         twin = self.copy()
         twin.counts = xp.take(self.counts, keep)
         twin.means = xp.take(self.means, keep, axis=0)

@@ -108,6 +108,19 @@ FLOAT32 = {
     "ncti_nearest_center": 1e-5,
 }
 
+#: Metrics of which more than labels and row numbers is copied off the device, and what for.
+LEAVES_THE_DEVICE = {
+    "logistic_probe": "features of 5 000 samples, for scikit-learn's fit",
+    "nleep": "projected features, for scikit-learn's mixture",
+    "otce": "the matrix of costs, for the exact transport",
+    "ot_nce": "the same",
+    "pactran_gaussian": "the gradient in each step, for SciPy's minimiser",
+    "pactran_dirichlet": "sums over samples (C, C_s) in each step",
+    "pactran_gamma": "the same",
+    "relatedness": "gradients, outputs of the heads and matrices of distances",
+    "relatedness_unlabelled": "the same",
+}
+
 #: Relative (absolute below 1): a change below the first is rounding, one above the second is real.
 SAME, DIFFERENT = 1e-6, 5e-6
 
@@ -433,7 +446,7 @@ def check_same_in_every_library(
 CHECKS = {
     name.removeprefix("check_"): check
     for name, check in list(globals().items())
-    if name.startswith("check_") and name != "check_same_in_every_library"
+    if name.startswith("check_") and "libra" not in name and "device" not in name
 }
 OF_CLASSES = ("class_names", "singleton_class", "absent_class_id")
 #: Rows with parts compare encoders and have no measure of their own: tests/test_zoo_metrics.py.
@@ -457,6 +470,47 @@ def test_contract(metric, task, check):
 )
 def test_same_in_every_library(metric, task, backend):
     check_same_in_every_library(metric, task, declared(metric.name), backend)
+
+
+def check_what_leaves_the_device(
+    metric: Metric, task: str, backend: Callable[..., Any], copies: list[Any]
+) -> None:
+    data = {name: backend(array) for name, array in planted(metric, task).items()}
+    embedding = Embedding(**data)
+    copies.clear()
+    metric.measure(embedding).influence()
+    numbers = [array.shape for array in copies if "int" not in str(array.dtype)]
+    if metric.name.removesuffix(SUFFIX) in LEAVES_THE_DEVICE:
+        assert numbers, "declared to copy more than labels, but it does not"
+    else:
+        assert not numbers, f"copies numbers of these shapes to the host: {numbers}"
+
+
+@pytest.mark.parametrize(
+    ("metric", "task"),
+    [pytest.param(m, t, id=f"{m.name}-{t}") for m, t in ROWS]
+    + [pytest.param(with_ped(m), "classification", id=f"{m.name}+ped") for m in ALONE
+       if applies_to(m) and m.name not in LEAVES_THE_DEVICE],
+)  # fmt: skip
+def test_what_leaves_the_device(metric, task, as_backend, host_copies):
+    def strict(array: np.ndarray) -> Any:
+        return as_backend("strict", array)
+
+    check_what_leaves_the_device(metric, task, strict, host_copies)
+
+
+def test_check_of_what_leaves_catches_its_violators(as_backend, host_copies):
+    def peeks(embedding: Embedding) -> Measurement:
+        arrays.to_numpy(embedding.features)
+        return Measurement(0.0, lambda: np.zeros(embedding.n_kept))
+
+    def strict(array: np.ndarray) -> Any:
+        return as_backend("strict", array)
+
+    for name, measure in (("peeks", peeks), ("nleep", lambda e: METRICS["lfc"].measure(e))):
+        metric = replace(metric_of(measure), name=name)
+        with pytest.raises(AssertionError):
+            check_what_leaves_the_device(metric, "classification", strict, host_copies)
 
 
 # --- metrics of moments and class scatter, on shapes and cases of their own ----------------------
@@ -551,6 +605,7 @@ def test_metric_is_done(name):
 def test_no_stale_declarations():
     assert set(DECLARED) <= set(METRICS)
     assert set(FLOAT32) <= set(METRICS)
+    assert set(LEAVES_THE_DEVICE) <= set(METRICS)
 
 
 # --- the checks themselves, on metrics that break them ------------------------------------------
