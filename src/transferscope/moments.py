@@ -63,7 +63,7 @@ class FeatureMoments:
         Raises
         ------
         FeatureError
-            If a feature is NaN or infinite, or so large that its square overflows.
+            If a feature is NaN or infinite, or so large that its cube overflows.
         """
         scatter: Array = None
         origin: Array = None
@@ -78,7 +78,7 @@ class FeatureMoments:
                 pivot = xp.mean(chunk[: min(n, PIVOT_ROWS), :], axis=0)
                 centred = chunk - pivot
                 norms = xp.vecdot(centred, centred)
-                _refuse_unusable(chunk, norms)
+                _refuse_unusable(chunk, norms * xp.sqrt(norms))
             if origin is None:
                 # added to in place: fresh memory of d x d costs more than the sums
                 origin, d = arrays.double(pivot), int(chunk.shape[1])
@@ -182,13 +182,13 @@ def _cut(features: Array) -> Iterator[tuple[slice, Array]]:
     return ((rows, features[rows, :]) for rows in arrays.chunks(features))
 
 
-def _refuse_unusable(chunk: Array, norms: Array) -> None:
-    """Refuse features that are not finite, or whose squared length is not."""
+def _refuse_unusable(chunk: Array, cubes: Array) -> None:
+    """Refuse features that are not finite, or the cubes of whose lengths are not."""
     xp = arrays.namespace(chunk)
-    if not bool(xp.isfinite(xp.sum(norms))):
+    if not bool(xp.isfinite(xp.sum(cubes))):
         checks.finite(chunk)
         raise FeatureError(
-            f"features reach {float(xp.max(xp.abs(chunk))):.3g}, whose squares overflow "
+            f"features reach {float(xp.max(xp.abs(chunk))):.3g}, whose cubes overflow "
             f"{chunk.dtype}; scale them down or pass float64."
         )
 

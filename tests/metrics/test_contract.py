@@ -7,6 +7,7 @@ metrics that are known to break them.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import math
@@ -542,6 +543,18 @@ def test_offsets_in_float32_lose_little(metric):
 @of_shaped
 def test_influences_have_the_standard_error_of_a_jackknife(metric, case, error_ratio):
     assert 0.7 < error_ratio(metric.measure, features=case["X"], labels=case["y"]) < 1.4
+
+
+@pytest.mark.parametrize(
+    "metric", [m for m, task in ROWS if task == "classification"], ids=lambda m: m.name
+)
+def test_two_samples_have_a_value_and_an_influence_or_an_error(metric):
+    data = planted(metric, "classification")
+    first = [int(np.flatnonzero(data["labels"] == c)[0]) for c in range(2)]
+    with contextlib.suppress(InputError):
+        measured = metric.measure(Embedding(**per_sample(lambda x: x[first], data)))
+        assert math.isfinite(measured.value)
+        assert np.all(np.isfinite(measured.influence()))
 
 
 # --- after potential-energy decline -------------------------------------------------------------

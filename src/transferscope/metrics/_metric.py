@@ -12,7 +12,7 @@ import numpy as np
 from transferscope import arrays
 from transferscope.arrays import Array
 from transferscope.embedding import Embedding
-from transferscope.errors import MissingInputError
+from transferscope.errors import InputError, MissingInputError
 
 Need = Literal["source_probabilities", "reference_features", "reference_labels"]
 Task = Literal["classification", "regression", "multilabel"]
@@ -168,8 +168,18 @@ def grouped_jackknife(embedding: Embedding, evaluate: Callable[[Array], float]) 
     float64 array
         For the embedding's `influence_rows`, scaled so that ``std / sqrt(n_samples)`` is the
         jackknife's standard error; the same for all samples of a group.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than three samples: without one of two nothing is left to compare.
     """
     n = embedding.n_kept
+    if n < 3:
+        raise InputError(
+            f"a standard error needs at least three samples, got {n}; add samples, or use the "
+            "value alone."
+        )
     n_groups = min(GROUPS, n)
     group = np.random.default_rng(embedding.seed).permutation(n) % n_groups
     values = np.empty(n_groups)
