@@ -50,14 +50,42 @@ SHAPES = {
 
 @pytest.mark.parametrize("log", [True, False])
 @pytest.mark.parametrize("name", SHAPES)
-def test_equals_leep_of_its_posteriors(name, log):
+def test_equals_leep_of_the_posteriors_of_scikit_learns_mixture(name, log, monkeypatch):
+    monkeypatch.setattr(module, "CACHED_POSTERIORS", 1)  # blocks of 64 samples
     features, labels = SHAPES[name]
-    n_classes = len(np.unique(labels))
     points, order = module._points(Embedding(features, labels), np.arange(len(labels)))
-    theta = module._fit(points, 5 * n_classes, 0).predict_proba(points)
-    assert theta.sum(axis=1) == pytest.approx(1)
+    mixture = GaussianMixture(
+        5 * len(np.unique(labels)),
+        covariance_type="spherical",
+        reg_covar=module.LEAST_VARIANCE,
+        random_state=0,
+    ).fit(points)
+    theta = mixture.predict_proba(points)
     expected = reference.leep(theta, labels[order], log)
-    assert nleep(features, labels, log=log) == pytest.approx(expected, rel=1e-10)
+    assert nleep(features, labels, log=log) == pytest.approx(expected, rel=1e-8)
+
+
+def test_mixtures_go_on_from_a_start_as_scikit_learns():
+    features, labels = task(200, 5)
+    points, _ = module._points(Embedding(features, labels), np.arange(200))
+    plain = GaussianMixture(12, covariance_type="spherical", reg_covar=1e-5, random_state=3)
+    plain.fit(points)
+    table = module._table(points)
+    found = module._fit(table, module._start(points, 12, 3))
+    assert found.settled == plain.converged_
+    densities, theta = (
+        np.concatenate(parts)
+        for parts in list(zip(*module._posteriors(table, found.coefficients), strict=True))[1:]
+    )
+    assert densities == pytest.approx(plain.score_samples(points), rel=1e-9)
+    assert theta == pytest.approx(plain.predict_proba(points), abs=1e-9)
+
+
+def test_a_mixture_that_does_not_settle_is_stated(monkeypatch):
+    monkeypatch.setattr(module, "MAX_ROUNDS", 2)
+    assert measure(Embedding(*task(300, 4))).warnings == (
+        "the mixture had not settled after 2 rounds",
+    )
 
 
 @pytest.mark.parametrize("name", SHAPES)
