@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transferscope import arrays
+from transferscope import arrays, score
 from transferscope.embedding import INFLUENCE_SAMPLES, Embedding, stratified_rows
 from transferscope.errors import FeatureError, InputError
 from transferscope.moments import ClassMoments, TargetMoments
@@ -339,3 +339,21 @@ def test_a_sample_without_a_class_of_the_moments_is_refused():
     keep = labels != 1
     with pytest.raises(InputError, match="got 3 of 4"):
         Embedding(features[keep], labels[keep], moments=moments)
+
+
+@pytest.mark.parametrize(
+    ("offset", "dtype", "digits"),
+    [(1e3, np.float32, None), (1e5, np.float32, 2), (1e5, np.float64, None)],
+)
+def test_features_whose_spread_was_rounded_away_are_warned_of(offset, dtype, digits):
+    rng = np.random.default_rng(0)
+    features = (offset + rng.standard_normal((60, 5))).astype(dtype)
+    probabilities = np.full((60, 4), 0.25)
+    table = score(
+        features, np.arange(60) % 3, metrics="logme,knn,leep", source_probabilities=probabilities
+    )
+    for name in ("logme", "knn"):
+        said = [text for text in table.scores[name].warnings if "float32 cancellation" in text]
+        assert len(said) == (digits is not None)
+        assert digits is None or f"1e+05 times their spread, of which {digits} digits" in said[0]
+    assert table.scores["leep"].warnings == ()

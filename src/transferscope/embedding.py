@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
@@ -18,6 +19,8 @@ Shared = TypeVar("Shared")
 
 #: At most this many samples carry influences (the uncertainty needs no more).
 INFLUENCE_SAMPLES = 5_000
+#: Rounding of the features larger than this share of their spread is warned of.
+COARSE = 1e-3
 
 
 class Spectrum(NamedTuple):
@@ -436,9 +439,22 @@ class Embedding:
             arrays.class_counts(pairs, self.n_classes * n_source), (self.n_classes, n_source)
         )
 
-    def shared_warnings(self) -> list[str]:
-        """What every score of these features must be read with."""
+    def shared_warnings(self, of_features: bool = True) -> list[str]:
+        """What every score must be read with; `of_features` says whether it looks at these."""
         warnings = []
+        if of_features:
+            total = self.total
+            xp = arrays.namespace(total.scatter)
+            spread = math.sqrt(float(xp.linalg.trace(total.scatter)) / self.n_samples)
+            size = float(xp.linalg.vector_norm(total.mean))
+            rounding = float(xp.finfo(self.dtype).eps) * size / spread
+            if rounding > COARSE:
+                name = "float32" if self.dtype == xp.float32 else "float64"
+                warnings.append(
+                    f"{name} cancellation: the features' mean is {size / spread:.0e} times their "
+                    f"spread, of which {max(0, round(-math.log10(rounding)))} digits are left; "
+                    "subtract the mean before they are rounded"
+                )
         if self.n_kept < self.n_samples:
             warnings.append(
                 f"per-sample terms come from a stratified sample of {self.n_kept} of "

@@ -111,6 +111,20 @@ def test_gaussian_in_single_precision_is_close():
     assert pactran_gaussian(single, labels) == pytest.approx(expected, rel=1e-4)
 
 
+def test_gaussian_finds_the_minimum_where_classes_separate():
+    """There the curvature falls a thousandfold on the way, and steps in fixed units stall."""
+    features, labels = task(600, 150, spread=2.0)
+    single = features.astype(np.float32)
+    exact, found = (Embedding(f, labels) for f in (single.astype(np.float64), single))
+    share = np.full(600, 1 / 600)
+    best = pactran._Classifier(exact, 1.0).fit(share)
+    assert best.curvature < 1e-4
+    loss, gradient = pactran._Classifier(exact, 1.0).loss(best.weights, share)
+    assert np.abs(gradient).max() < 1e-7
+    assert pactran._Classifier(found, 1.0).fit(share).loss == pytest.approx(loss, rel=1e-5)
+    assert measure_gaussian(found).value == pytest.approx(measure_gaussian(exact).value, rel=5e-5)
+
+
 def test_gaussian_says_what_it_is_worth(monkeypatch):
     assert "d >= n" in measure_gaussian(Embedding(*SHAPES["n < d"])).warnings[0]
     assert measure_gaussian(Embedding(*SHAPES["n > d"])).warnings == ()

@@ -65,7 +65,7 @@ def energy(logits: Any, *, lowest: float = 1.0) -> float:
 
 def measure(embedding: Embedding, lowest: float = 1.0) -> Measurement:
     """Energy of an embedding: of its source logits, or of its features where there are none."""
-    warnings = embedding.shared_warnings()
+    warnings = embedding.shared_warnings(of_features=embedding.source_logits is None)
     if embedding.source_logits is not None:
         checks.finite(embedding.source_logits, "source_logits")
         values = _log_sum_exp(embedding.source_logits)

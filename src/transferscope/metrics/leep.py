@@ -80,7 +80,7 @@ def measure(embedding: Embedding) -> Measurement:
         terms = xp.take(log_likelihood, rows) + xp.sum(xp.take(theta, rows, axis=0) * pull, axis=1)
         return terms - xp.mean(terms)
 
-    warnings = embedding.shared_warnings()
+    warnings = embedding.shared_warnings(of_features=False)
     dead = int(xp.sum(xp.astype(mass == 0, xp.int64)))
     if dead:
         warnings.append(f"{dead} source classes never predicted, left out")

@@ -70,4 +70,4 @@ def measure(embedding: Embedding) -> Measurement:
         terms = xp.take(xp.reshape(logs, (-1,)), pairs)
         return terms - xp.mean(terms)
 
-    return Measurement(value + 0.0, influence, tuple(embedding.shared_warnings()))
+    return Measurement(value + 0.0, influence, tuple(embedding.shared_warnings(of_features=False)))

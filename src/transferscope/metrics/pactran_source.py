@@ -185,7 +185,7 @@ def _measured(
     return Measurement(
         bound(share),
         lambda: grouped_jackknife(embedding, bound),
-        tuple(embedding.shared_warnings()),
+        tuple(embedding.shared_warnings(of_features=False)),
     )
 
 
