@@ -24,6 +24,7 @@ FLOORS = {
     # floor 1: arrays
     "arrays": 1,
     "checks": 1,
+    "minimise": 1,
     # floor 2: numerics
     "moments": 2,
     "embedding": 2,

@@ -115,7 +115,6 @@ LEAVES_THE_DEVICE = {
     "nleep": "projected features, for scikit-learn's k-means",
     "otce": "the matrix of costs, for the exact transport",
     "ot_nce": "the same",
-    "pactran_gaussian": "the gradient in each step, for SciPy's minimiser",
     "pactran_dirichlet": "sums over samples (C, C_s) in each step",
     "pactran_gamma": "the same",
     "relatedness": "gradients, outputs of the heads and matrices of distances",

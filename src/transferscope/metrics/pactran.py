@@ -11,16 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import scipy.optimize
-
 from transferscope import arrays
 from transferscope.arrays import Array
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Measurement, grouped_jackknife
-
-Parameters = np.ndarray[Any, np.dtype[np.float64]]
+from transferscope.minimise import minimise
 
 #: Most steps of the optimiser, and of a try with a curvature of the softmax that may be far off.
 MAX_STEPS, FIRST_STEPS = 1_000, 10
@@ -93,13 +89,13 @@ def pactran_gaussian(
 
 @dataclass(frozen=True)
 class _Minimum:
-    """Weights (r, C) and then biases (C,) in the eigenbasis, and the penalised loss there.
+    """Weights (r, C) in the eigenbasis and below them biases (C,), and the penalised loss there.
 
     `curvature` is the mean of ``p (1 - p)`` over samples and classes, `bulge` that over the samples
     of ``(|x|² + 1) Σ_k p (1 - p)``.
     """
 
-    weights: Parameters
+    weights: Array
     loss: float
     curvature: float
     bulge: float
@@ -111,26 +107,26 @@ class _Classifier:
 
     def __init__(self, embedding: Embedding, penalty: float) -> None:
         self.embedding = embedding
-        values, self.vectors = embedding.spectrum
-        self.variances = arrays.to_numpy(values) / embedding.n_samples
-        self.ridge = 1 / (penalty * embedding.n_samples)
+        values, vectors = embedding.spectrum
         xp = arrays.namespace(values)
+        self.vectors = xp.astype(vectors, embedding.dtype, copy=False)
+        self.variances = values / embedding.n_samples
+        self.ridge = 1 / (penalty * embedding.n_samples)
         self.centre = xp.astype(embedding.total.mean, embedding.dtype)
         self.classes = xp.arange(embedding.n_classes, device=arrays.device_of(values))
 
-    def walk(self, weights: Parameters) -> Iterator[tuple[slice, Array, Array]]:
+    def walk(self, weights: Array) -> Iterator[tuple[slice, Array, Array]]:
         """Per chunk: its slice, its centred features, its log-probabilities in float64."""
-        both = arrays.to_like(weights, self.vectors)
-        xp = arrays.namespace(both)
-        along = xp.astype(self.vectors @ both[:-1, :], self.embedding.dtype)
+        xp = arrays.namespace(weights)
+        along = self.vectors @ xp.astype(weights[:-1, :], self.embedding.dtype)
         for part, features in self.embedding.chunks():
             centred = features - self.centre
-            logits = arrays.double(centred @ along) + both[-1, :]
+            logits = arrays.double(centred @ along) + weights[-1, :]
             logits = logits - xp.max(logits, axis=1, keepdims=True)
             log_sum = xp.log(xp.sum(xp.exp(logits), axis=1, keepdims=True))
             yield part, centred, logits - log_sum
 
-    def loss(self, weights: Parameters, share: Array) -> tuple[float, Parameters]:
+    def loss(self, weights: Array, share: Array) -> tuple[float, Array]:
         """Penalised loss and its gradient, each sample weighted by its share of 1."""
         total: Any = 0.0
         along: Any = 0.0
@@ -143,9 +139,10 @@ class _Classifier:
             pull = xp.exp(log_p) * own - true
             along = along + arrays.double(centred.T @ xp.astype(pull, centred.dtype))
             bias = bias + xp.sum(pull, axis=0)
-        gradient = np.array(arrays.to_numpy(xp.concat([self.vectors.T @ along, bias[None, :]])))
-        gradient[:-1, :] += self.ridge * weights[:-1, :]
-        return float(total) + self.ridge * float(np.sum(weights[:-1, :] ** 2)) / 2, gradient
+        pulled = self.ridge * weights[:-1, :]
+        total = total + xp.sum(pulled * weights[:-1, :]) / 2
+        turned = arrays.double(self.vectors.T @ xp.astype(along, self.vectors.dtype))
+        return float(total), xp.concat([turned + pulled, bias[None, :]])
 
     def fit(self, share: Array, start: _Minimum | None = None) -> _Minimum:
         """Minimise the loss: from zero weights, or from a start for the jackknife, less exactly.
@@ -156,8 +153,10 @@ class _Classifier:
         """
         exact = start is None and "64" in str(self.embedding.dtype)
         if start is None:
-            weights = np.zeros((len(self.variances) + 1, self.embedding.n_classes))
-            weights[-1, :] = np.log(arrays.to_numpy(self.embedding.moments.counts))
+            xp = arrays.namespace(share)
+            bias = xp.log(self.embedding.moments.counts)[None, :]
+            nought = xp.zeros_like(self.variances)[:, None] * bias
+            weights = xp.concat([nought, bias])
             start = _Minimum(weights, math.inf, TYPICAL_CURVATURE, math.inf, False)
             found = self._descend(share, start, FIRST_STEPS, exact)
             while found.curvature < start.curvature / 2:
@@ -168,27 +167,26 @@ class _Classifier:
     def _descend(self, share: Array, start: _Minimum, steps: int, exact: bool) -> _Minimum:
         """L-BFGS from a start, in units that its curvature gives."""
         curvature = max(start.curvature, LEAST_CURVATURE)
-        hessian = np.append(curvature * self.variances + self.ridge, curvature)
-        unit = 1 / np.sqrt(hessian)[:, None]
+        xp = arrays.namespace(share)
+        hessian = curvature * self.variances + self.ridge
+        unit = 1 / xp.sqrt(xp.concat([hessian, curvature * xp.ones_like(hessian[:1])]))[:, None]
 
-        def loss(theta: Parameters) -> tuple[float, Parameters]:
-            value, gradient = self.loss(unit * theta.reshape(start.weights.shape), share)
-            return value, (unit * gradient).ravel()
+        def loss(theta: Array) -> tuple[float, Array]:
+            value, gradient = self.loss(unit * xp.reshape(theta, start.weights.shape), share)
+            return value, xp.reshape(unit * gradient, (-1,))
 
-        options = {
-            "maxiter": steps,
-            "maxfun": 2 * steps,
-            "ftol": 1e-14 if exact else 1e-10,
-            "gtol": 1e-8 if exact else 1e-7,
-        }
-        found = scipy.optimize.minimize(
-            loss, (start.weights / unit).ravel(), method="L-BFGS-B", jac=True, options=options
+        found = minimise(
+            loss,
+            xp.reshape(start.weights / unit, (-1,)),
+            max_steps=steps,
+            value_tolerance=1e-14 if exact else 1e-10,
+            gradient_tolerance=1e-8 if exact else 1e-7,
         )
-        weights = unit * found.x.reshape(start.weights.shape)
+        weights = unit * xp.reshape(found.point, start.weights.shape)
         mean, bulge = self._curvature(weights, share)
-        return _Minimum(weights, float(found.fun), mean, bulge, found.nit < steps)
+        return _Minimum(weights, found.value, mean, bulge, found.settled)
 
-    def _curvature(self, weights: Parameters, share: Array) -> tuple[float, float]:
+    def _curvature(self, weights: Array, share: Array) -> tuple[float, float]:
         """`curvature` and `bulge` of a `_Minimum`."""
         mean = bulge = 0.0
         for part, centred, log_p in self.walk(weights):
