@@ -96,7 +96,7 @@ def minimise(
             break
         negligible = value_tolerance * max(abs(at.value), 1.0)
         found = _along(function, at, _direction(at.gradient, pairs), negligible)
-        if at.value - found.value <= negligible:
+        if not at.value - found.value > negligible:
             lower = min(found, at, key=lambda each: each.value)
             return Minimum(lower.point, lower.value, settled=True)
         moved, turned = found.point - at.point, found.gradient - at.gradient

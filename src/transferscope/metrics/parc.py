@@ -162,21 +162,22 @@ def _pairs(rows: Array, labels: Array) -> _Pairs | None:
     upper = index[:, None] < index[None, :]
     alike = labels[:, None] == labels[None, :]
     distances = _distances(rows, rows)
-    same = xp.sort(distances[upper & alike])
-    other = xp.sort(distances[upper & ~alike])
+    same = xp.sort(distances[upper & alike], stable=False)
+    other = xp.sort(distances[upper & ~alike], stable=False)
     del distances, upper, alike
     n_same, n_other = int(same.shape[0]), int(other.shape[0])
     if n_same == 0 or n_other == 0:
         return None
     n = n_same + n_other
+    # stable, as such sorts merge what is sorted already
     everything = xp.sort(xp.concat([same, other]))
-    # ends of the runs of equal distances: ties take the mean of their ranks
-    ends = xp.nonzero(everything[1:] != everything[:-1])[0] + 1
-    if int(ends.shape[0]) == 0:
+    # runs of equal distances: ties take the mean of their ranks
+    starts = xp.nonzero(everything[1:] != everything[:-1])[0] + 1
+    if int(starts.shape[0]) == 0:
         return None
-    last = ends[-1:]
-    ends = arrays.double(ends)
-    runs = xp.concat([ends[:1], ends[1:] - ends[:-1], n - arrays.double(last)])
+    ends = xp.concat([starts, n * xp.ones_like(starts[:1])])
+    runs = xp.concat([starts[:1], ends[1:] - starts])
+    runs = arrays.double(runs[runs > 1])
     ties = float(xp.sum(runs * runs * runs - runs)) / (float(n) ** 3 - n)
     auc = 1 - float(xp.mean(_share_below(same, other)))
     scale = math.sqrt(12 * n_same * n_other / ((float(n) ** 2 - 1) * (1 - ties)))
