@@ -111,7 +111,6 @@ FLOAT32 = {
 
 #: Metrics of which more than labels and row numbers is copied off the device, and what for.
 LEAVES_THE_DEVICE = {
-    "logistic_probe": "features of 5 000 samples, for scikit-learn's fit",
     "nleep": "projected features, for scikit-learn's k-means",
     "otce": "the matrix of costs, for the exact transport",
     "ot_nce": "the same",

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from reference import logistic_probe as reference
 from transferscope import arrays
@@ -36,26 +37,52 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("strength", module.STRENGTHS)
+def split(features, labels):
+    """Masks of the samples to fit, to validate and to test."""
+    centred = features - features.mean(axis=0)
+    return module._split(np.argsort(np.sum(centred**2, axis=1), kind="stable"), labels, seed=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("name", SHAPES)
-def test_fit_is_the_minimum_of_its_objective(name, strength):
+def test_fits_are_the_minimum_of_their_objective(name, dtype):
+    """One after another, each from the one before."""
     features, labels = SHAPES[name]
-    known, _, test = module._split(features, labels, seed=0)
-    hits, loss = module._held_out(features, labels, known, test, strength)
-    expected_hits, expected_loss = reference.held_out(features, labels, known, test, strength)
-    if name == "two classes":  # one set of weights for both pays twice the penalty of two
-        expected_hits, expected_loss = reference.held_out(
-            features, labels, known, test, strength / 2
-        )
-    # scikit-learn's own solver stops at its tolerance
-    assert loss == pytest.approx(expected_loss, rel=5e-3)
-    assert np.mean(hits == expected_hits) > 0.95
+    known, _, test = split(features, labels)
+    task = module._Task(features.astype(dtype), labels, labels.max() + 1)
+    for fit in task.fits(known, module.STRENGTHS):
+        hits, loss = reference.held_out(features, labels, known, test, fit.strength)
+        assert task.loss(fit, test) == pytest.approx(loss, rel=2e-3)
+        assert np.mean(task.right(fit)[test] == hits) > 0.95
+
+
+@pytest.mark.parametrize("name", sorted(set(SHAPES) - {"two classes"}))
+def test_fits_are_those_of_scikit_learn(name):
+    """Whose two classes share one set of weights, and pay half."""
+    features, labels = SHAPES[name]
+    known, _, test = split(features, labels)
+    spread = features[known].std(axis=0)
+    scaled = (features - features[known].mean(axis=0)) / np.where(spread > 0, spread, 1)
+    task = module._Task(features, labels, labels.max() + 1)
+    for fit in task.fits(known, module.STRENGTHS):
+        theirs = LogisticRegression(C=fit.strength, tol=1e-6, max_iter=5000)
+        log_p = theirs.fit(scaled[known], labels[known]).predict_log_proba(scaled)
+        loss = -np.mean(log_p[test, labels[test]])
+        assert task.loss(fit, test) == pytest.approx(loss, rel=2e-3)
+
+
+def test_a_fit_may_start_anywhere():
+    features, labels = SHAPES["n > d"]
+    known, _, test = split(features, labels)
+    task = module._Task(features, labels, 4)
+    _, far = task.fits(~test, [1e-3, 10.0])
+    (near,), (again,) = (task.fits(known, [0.1], start) for start in (None, far))
+    assert again.log_p == pytest.approx(near.log_p, abs=5e-3)
 
 
 def test_value_is_the_accuracy_of_the_best_penalty():
     features, labels = SHAPES["n > d"]
-    centred = features - features.mean(axis=0)
-    known, validation, test = module._split(centred, labels, seed=0)
+    known, validation, test = split(features, labels)
     losses = [
         reference.held_out(features, labels, known, validation, strength)[1]
         for strength in module.STRENGTHS
@@ -69,7 +96,7 @@ def test_split_takes_its_share_of_every_class():
     features, labels = task(400, 5)
     labels = np.append(labels, [4, 5, 5])  # a class of one, a class of two
     features = np.vstack([features, features[:3]])
-    known, validation, test = module._split(features, labels, seed=0)
+    known, validation, test = split(features, labels)
     assert (known.astype(int) + validation + test == 1).all()
     for label in range(4):
         of_class = labels == label

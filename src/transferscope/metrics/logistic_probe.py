@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings as python_warnings
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,12 +13,17 @@ from transferscope.arrays import Array
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Measurement
+from transferscope.minimise import minimise
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 #: Inverse penalties tried (scikit-learn's C).
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 #: Shares of each class that are held out: to choose the penalty, and to be scored on.
 VALIDATION, TEST = 0.15, 0.3
-MAX_ITERATIONS = 200
+#: A fit ends after so many steps, or where a step lowers the mean loss by no more than this, or no
+#: entry of its gradient is larger.
+MAX_STEPS, VALUE_TOLERANCE, GRADIENT_TOLERANCE = 200, 1e-9, 1e-4
 
 
 def logistic_probe(features: Any, labels: Any, *, seed: int = 0) -> float:
@@ -48,10 +53,11 @@ def logistic_probe(features: Any, labels: Any, *, seed: int = 0) -> float:
 
     Notes
     -----
-    Cost: five fits by L-BFGS, O(m d C) per iteration, stopped after 200 of those. At most 5 000
-    samples take part: of more, a stratified, seeded subsample does, and the result says so. The
-    solver is scikit-learn's: whatever the library of the features, that sample is copied to the
-    host.
+    Cost: five fits by L-BFGS, O(m d C) per step, each from the one before. At most 5 000 samples
+    take part: of more, a stratified, seeded subsample does, and the result says so.
+
+    Two classes have weights of their own each, like more; scikit-learn shares one vector between
+    them, whose penalty at the same C is twice as heavy.
 
     A class of one sample is fitted and never scored. The split does not depend on the order of the
     samples: they are drawn in the order of their distance from the mean. The standard error is that
@@ -78,10 +84,13 @@ def measure(embedding: Embedding) -> Measurement:
     """Held-out accuracy of logistic regression on an embedding; see `logistic_probe`."""
     mean = embedding.total.mean  # refuses features that say nothing
     rows, n = embedding.influence_rows, embedding.n_samples
-    m = int(rows.shape[0])
-    chosen = arrays.double(embedding.take(rows)) - mean
-    features, labels = arrays.to_numpy(chosen), arrays.to_numpy(embedding.influence_labels)
-    fitted, validation, test = _split(features, labels, embedding.seed)
+    labels, m = embedding.influence_labels, int(rows.shape[0])
+    xp = arrays.namespace(mean)
+    centred = arrays.double(embedding.take(rows)) - mean
+    by_distance = xp.argsort(xp.vecdot(centred, centred), stable=True)
+    fitted, validation, test = _split(
+        arrays.to_numpy(by_distance), arrays.to_numpy(labels), embedding.seed
+    )
     if not test.any():
         raise InputError(
             "logistic_probe holds samples out of each class, but no class has two; "
@@ -91,28 +100,30 @@ def measure(embedding: Embedding) -> Measurement:
     if m < embedding.n_kept:
         warnings.append(f"{m} stratified samples stand for {embedding.n_kept}")
 
-    losses = [0.0]
+    task = _Task(xp.astype(centred, embedding.dtype), labels, embedding.n_classes)
+    best = None  # the heaviest penalty where none can be chosen
     if validation.any():
-        losses = [_held_out(features, labels, fitted, validation, s)[1] for s in STRENGTHS]
-    strength = STRENGTHS[int(np.argmin(losses))]  # the heaviest penalty where none can be chosen
-    hits, _ = _held_out(features, labels, ~test, test, strength)
-    value = float(np.mean(hits))
+        tried = task.fits(fitted, STRENGTHS)
+        best = min(tried, key=lambda fit: task.loss(fit, validation))
+    strength = STRENGTHS[0] if best is None else best.strength
+    (final,) = task.fits(~test, [strength], start=best)
+    tested = arrays.to_like(test, rows)
+    right = xp.astype(task.right(final) & tested, xp.float64)
+    n_test = int(test.sum())
+    value = float(xp.sum(right)) / n_test
 
     def influence() -> Array:
         # the mean is over the test samples alone: they carry the error of all
-        terms = np.zeros(m)
-        terms[test] = (hits - value) * math.sqrt(n * m) / hits.size
-        return arrays.to_like(terms, rows)
+        return xp.where(tested, right - value, 0.0) * (math.sqrt(n * m) / n_test)
 
     return Measurement(value, influence, tuple(warnings))
 
 
 def _split(
-    features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], seed: int
-) -> tuple[np.ndarray[Any, Any], ...]:
+    by_distance: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], seed: int
+) -> tuple[Mask, Mask, Mask]:
     """Masks of the samples to fit, to validate and to test, each class by its shares."""
     m = labels.size
-    by_distance = np.argsort(np.sum(features * features, axis=1), kind="stable")
     shuffled = by_distance[np.random.default_rng(seed).permutation(m)]
     test, validation = np.zeros(m, dtype=bool), np.zeros(m, dtype=bool)
     for c in np.unique(labels):
@@ -124,26 +135,89 @@ def _split(
     return ~(test | validation), validation, test
 
 
-def _held_out(
-    features: np.ndarray[Any, Any],
-    labels: np.ndarray[Any, Any],
-    known: np.ndarray[Any, Any],
-    asked: np.ndarray[Any, Any],
-    strength: float,
-) -> tuple[np.ndarray[Any, Any], float]:
-    """Which of the samples asked are predicted right, and their mean log loss."""
-    # scikit-learn takes long to import, and most metrics do without
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+class _Fit(NamedTuple):
+    """Weights of the standardised features, below them the biases; log-probabilities of all."""
 
-    mean, spread = features[known].mean(axis=0), features[known].std(axis=0)
-    varies = spread > 1e-12 * spread.max()
-    scaled = np.where(varies, (features - mean) / np.where(varies, spread, 1.0), 0.0)
-    model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
-    with python_warnings.catch_warnings():
-        python_warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(scaled[known], labels[known])
-    probability = model.predict_proba(scaled[asked])
-    true = probability[np.arange(probability.shape[0]), labels[asked]]
-    hits = (np.argmax(probability, axis=1) == labels[asked]).astype(np.float64)
-    return hits, -float(np.mean(np.log(np.maximum(true, np.finfo(np.float64).tiny))))
+    strength: float
+    weights: Array  # (d + 1, C)
+    log_p: Array  # (m, C)
+
+
+class _Task:
+    """Samples, some of which a logistic regression is fitted to and others scored by it."""
+
+    def __init__(self, features: Array, labels: Array, n_classes: int) -> None:
+        self.features, self.labels = features, labels
+        xp = arrays.namespace(features)
+        classes = xp.arange(n_classes, device=arrays.device_of(labels))
+        self.truth = xp.astype(labels[:, None] == classes[None, :], xp.float64)
+
+    def fits(
+        self, known: Mask, strengths: Sequence[float], start: _Fit | None = None
+    ) -> Iterator[_Fit]:
+        """Fit to the known samples for one strength after another, each from the one before.
+
+        Minimises the mean loss plus ``‖W‖² / (2 n strength)``.
+        """
+        xp = arrays.namespace(self.features)
+        rows = arrays.to_like(np.flatnonzero(known), self.labels)
+        given = arrays.double(xp.take(self.features, rows, axis=0))
+        mean = xp.mean(given, axis=0)
+        spread = xp.sqrt(xp.mean((given - mean) ** 2, axis=0))
+        varies = spread > 1e-12 * xp.max(spread)
+        scale = xp.where(varies, 1 / xp.where(varies, spread, 1.0), 0.0)
+        scaled = self.features - xp.astype(mean, self.features.dtype)
+        scaled = scaled * xp.astype(scale, scaled.dtype)
+        chosen, truth = xp.take(scaled, rows, axis=0), xp.take(self.truth, rows, axis=0)
+        shape = (int(scaled.shape[1]) + 1, int(truth.shape[1]))
+        weights = xp.zeros(shape, dtype=xp.float64, device=arrays.device_of(truth))
+        if start is not None:
+            weights = start.weights
+        for strength in strengths:
+            weights = _minimum(chosen, truth, 1 / (int(truth.shape[0]) * strength), weights)
+            yield _Fit(strength, weights, _log_p(scaled, weights))
+
+    def loss(self, fit: _Fit, asked: Mask) -> float:
+        """Mean log loss of the samples asked for."""
+        xp = arrays.namespace(self.truth)
+        own = xp.sum(fit.log_p * self.truth, axis=1)
+        return -float(xp.mean(own[arrays.to_like(asked, own)]))
+
+    def right(self, fit: _Fit) -> Array:
+        """Which samples are predicted right."""
+        return arrays.namespace(self.labels).argmax(fit.log_p, axis=1) == self.labels
+
+
+def _log_p(features: Array, weights: Array) -> Array:
+    """Log-probabilities (n, C) float64; products are in the dtype of the features."""
+    xp = arrays.namespace(features)
+    logits = arrays.double(features @ xp.astype(weights[:-1, :], features.dtype)) + weights[-1, :]
+    logits = logits - xp.max(logits, axis=1, keepdims=True)
+    return logits - xp.log(xp.sum(xp.exp(logits), axis=1, keepdims=True))
+
+
+def _minimum(features: Array, truth: Array, ridge: float, start: Array) -> Array:
+    """Weights and biases of least mean loss plus ``ridge/2 ‖W‖²``."""
+    xp = arrays.namespace(features)
+    n, n_classes = map(int, truth.shape)
+    # one over the root of the curvature where all classes are alike
+    unit = 1 / math.sqrt((1 - 1 / n_classes) / n_classes + ridge)
+
+    def loss(theta: Array) -> tuple[float, Array]:
+        weights = unit * xp.reshape(theta, start.shape)
+        log_p = _log_p(features, weights)
+        pull = (xp.exp(log_p) - truth) / n
+        heavy = ridge * weights[:-1, :]
+        value = xp.sum(heavy * weights[:-1, :]) / 2 - xp.sum(log_p * truth) / n
+        slope = arrays.double(features.T @ xp.astype(pull, features.dtype)) + heavy
+        slope = xp.concat([slope, xp.sum(pull, axis=0)[None, :]])
+        return float(value), xp.reshape(unit * slope, (-1,))
+
+    found = minimise(
+        loss,
+        xp.reshape(start / unit, (-1,)),
+        max_steps=MAX_STEPS,
+        value_tolerance=VALUE_TOLERANCE,
+        gradient_tolerance=GRADIENT_TOLERANCE,
+    )
+    return unit * xp.reshape(found.point, start.shape)
