@@ -52,7 +52,7 @@ def test_fits_are_the_minimum_of_their_objective(name, dtype):
     task = module._Task(features.astype(dtype), labels, labels.max() + 1)
     for fit in task.fits(known, module.STRENGTHS):
         hits, loss = reference.held_out(features, labels, known, test, fit.strength)
-        assert task.loss(fit, test) == pytest.approx(loss, rel=2e-3)
+        assert task.loss(fit, test) == pytest.approx(loss, rel=5e-4)
         assert np.mean(task.right(fit)[test] == hits) > 0.95
 
 
@@ -68,7 +68,7 @@ def test_fits_are_those_of_scikit_learn(name):
         theirs = LogisticRegression(C=fit.strength, tol=1e-6, max_iter=5000)
         log_p = theirs.fit(scaled[known], labels[known]).predict_log_proba(scaled)
         loss = -np.mean(log_p[test, labels[test]])
-        assert task.loss(fit, test) == pytest.approx(loss, rel=2e-3)
+        assert task.loss(fit, test) == pytest.approx(loss, rel=5e-4)
 
 
 def test_a_fit_may_start_anywhere():

@@ -23,7 +23,7 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 VALIDATION, TEST = 0.15, 0.3
 #: A fit ends after so many steps, or where a step lowers the mean loss by no more than this, or no
 #: entry of its gradient is larger.
-MAX_STEPS, VALUE_TOLERANCE, GRADIENT_TOLERANCE = 200, 1e-9, 1e-4
+MAX_STEPS, VALUE_TOLERANCE, GRADIENT_TOLERANCE = 200, 1e-9, 1e-5
 
 
 def logistic_probe(features: Any, labels: Any, *, seed: int = 0) -> float:
