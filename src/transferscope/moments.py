@@ -387,9 +387,10 @@ class ClassMoments:
         moved = xp.where(self.counts[:, None] > 0, displacement, 0.0)
         # sum over classes of n (b + e)(b + e)' - n b b', b the old mean and e its move
         between = self.means - total.mean + (moved - shift) / 2
-        change = (self.counts[:, None] * (moved - shift)).T @ between
-        scatter = total.scatter + change
-        scatter += change.T
+        gained = self.counts[:, None] * (moved - shift)
+        # a product with both halves is cheaper than adding a transpose
+        scatter = xp.concat([gained, between]).T @ xp.concat([between, gained])
+        scatter += total.scatter
         twin = self.copy()
         twin.means = self.means + moved
         twin._total = replace(
