@@ -86,6 +86,20 @@ def softmax(logits: Array) -> Array:
     return powers / xp.sum(powers, axis=1, keepdims=True)
 
 
+def log_softmax(logits: Array) -> Array:
+    """Log-probabilities from logits (n, k), row by row."""
+    xp = namespace(logits)
+    logits = logits - xp.max(logits, axis=1, keepdims=True)
+    return logits - xp.log(xp.sum(xp.exp(logits), axis=1, keepdims=True))
+
+
+def one_hot(labels: Array, n_classes: int) -> Array:
+    """Rows (n, n_classes) float64 of zeros, with a one where the label says."""
+    xp = namespace(labels)
+    classes = xp.arange(n_classes, device=device_of(labels))
+    return xp.astype(labels[:, None] == classes[None, :], xp.float64)
+
+
 def double(array: Array) -> Array:
     """The array as float64."""
     xp = namespace(array)
@@ -104,9 +118,7 @@ def class_sums(values: Array, labels: Array, n_classes: int) -> Array:
             (np.ones(n, dtype=values.dtype), labels, np.arange(n + 1)), shape=(n, n_classes)
         )
         return np.asarray(member.T.tocsr() @ values)
-    classes = xp.arange(n_classes, device=device_of(labels))
-    one_hot = xp.astype(classes[:, None] == labels[None, :], values.dtype)
-    return one_hot @ values
+    return xp.astype(one_hot(labels, n_classes).T, values.dtype) @ values
 
 
 def class_counts(labels: Array, n_classes: int) -> Array:

@@ -173,10 +173,8 @@ def _influence(
     share = embedding.moments.counts / embedding.n_samples
     posterior = arrays.softmax(rows @ weights.T + bias[None, :])
     own = xp.take_along_axis(posterior, labels[:, None], axis=1)
-    classes = xp.arange(embedding.n_classes, device=arrays.device_of(labels))
-    is_true = xp.astype(labels[:, None] == classes[None, :], xp.float64)
     # derivative of the probability of the truth in the score of each class, and its means
-    slopes = own * (is_true - posterior)
+    slopes = own * (arrays.one_hot(labels, embedding.n_classes) - posterior)
     slope = xp.mean(slopes, axis=0)
     moment = (slopes.T @ rows) / rows.shape[0]
     by_mean = fit.solve(moment - slope[:, None] * means) / share[:, None]

@@ -128,8 +128,6 @@ def _best_penalty(embedding: Embedding, cross: Array, unit: float) -> float:
 
 def _true_columns(embedding: Embedding, part: slice) -> Array:
     """One-hot labels, or targets, of a slice of the samples: (m, k) float64."""
-    xp = arrays.namespace(embedding.features)
     if embedding.labels is None:
         return embedding.targets[part, :]
-    classes = xp.arange(embedding.n_classes, device=arrays.device_of(embedding.labels))
-    return xp.astype(embedding.labels[part][:, None] == classes[None, :], xp.float64)
+    return arrays.one_hot(embedding.labels[part], embedding.n_classes)

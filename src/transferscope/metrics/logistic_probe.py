@@ -148,9 +148,7 @@ class _Task:
 
     def __init__(self, features: Array, labels: Array, n_classes: int) -> None:
         self.features, self.labels = features, labels
-        xp = arrays.namespace(features)
-        classes = xp.arange(n_classes, device=arrays.device_of(labels))
-        self.truth = xp.astype(labels[:, None] == classes[None, :], xp.float64)
+        self.truth = arrays.one_hot(labels, n_classes)
 
     def fits(
         self, known: Mask, strengths: Sequence[float], start: _Fit | None = None
@@ -192,8 +190,7 @@ def _log_p(features: Array, weights: Array) -> Array:
     """Log-probabilities (n, C) float64; products are in the dtype of the features."""
     xp = arrays.namespace(features)
     logits = arrays.double(features @ xp.astype(weights[:-1, :], features.dtype)) + weights[-1, :]
-    logits = logits - xp.max(logits, axis=1, keepdims=True)
-    return logits - xp.log(xp.sum(xp.exp(logits), axis=1, keepdims=True))
+    return arrays.log_softmax(logits)
 
 
 def _minimum(features: Array, truth: Array, ridge: float, start: Array) -> Array:

@@ -255,8 +255,7 @@ def measure(embedding: Embedding) -> Measurement:
         spread = spread - (rows @ (problem.u[None, :] * inverse).T) ** 2 / at.inside[None, :]
         fitted = rows @ at.m.T
         if embedding.labels is not None:
-            classes = xp.arange(problem.b0.shape[0], device=arrays.device_of(rows))
-            y = xp.astype(embedding.influence_labels[:, None] == classes[None, :], xp.float64)
+            y = arrays.one_hot(embedding.influence_labels, int(problem.b0.shape[0]))
         else:
             y = xp.take(embedding.targets, embedding.influence_rows, axis=0)
         terms = (xp.log(beta / (2 * math.pi)) - spread - beta * (y - fitted) ** 2) / 2

@@ -114,7 +114,6 @@ class _Classifier:
         self.variances = values / embedding.n_samples
         self.ridge = 1 / (penalty * embedding.n_samples)
         self.centre = xp.astype(embedding.total.mean, embedding.dtype)
-        self.classes = xp.arange(embedding.n_classes, device=arrays.device_of(values))
 
     def walk(self, weights: Array) -> Iterator[tuple[slice, Array, Array]]:
         """Per chunk: its slice, its centred features, its log-probabilities in float64."""
@@ -123,9 +122,7 @@ class _Classifier:
         for part, features in self.embedding.chunks():
             centred = features - self.centre
             logits = arrays.double(centred @ along) + weights[-1, :]
-            logits = logits - xp.max(logits, axis=1, keepdims=True)
-            log_sum = xp.log(xp.sum(xp.exp(logits), axis=1, keepdims=True))
-            yield part, centred, logits - log_sum
+            yield part, centred, arrays.log_softmax(logits)
 
     def loss(self, weights: Array, share: Array) -> tuple[float, Array]:
         """Penalised loss and its gradient, each sample weighted by its share of 1."""
@@ -135,7 +132,7 @@ class _Classifier:
         xp = arrays.namespace(share)
         for part, centred, log_p in self.walk(weights):
             labels, own = self.embedding.labels[part], share[part][:, None]
-            true = xp.astype(labels[:, None] == self.classes[None, :], xp.float64) * own
+            true = arrays.one_hot(labels, self.embedding.n_classes) * own
             total = total - xp.sum(log_p * true)
             pull = xp.exp(log_p) * own - true
             along = along + arrays.double(centred.T @ xp.astype(pull, centred.dtype))

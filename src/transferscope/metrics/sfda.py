@@ -214,10 +214,7 @@ def _of_true_class(probability: Array, labels: Array) -> Array:
 
 def _softmax_slopes(probability: Array, own: Array, labels: Array) -> Array:
     """Derivative of each row's own softmax entry in the logits, (n, C)."""
-    xp = arrays.namespace(probability)
-    classes = xp.arange(probability.shape[1], device=arrays.device_of(labels))
-    is_own = xp.astype(labels[:, None] == classes[None, :], xp.float64)
-    return own[:, None] * (is_own - probability)
+    return own[:, None] * (arrays.one_hot(labels, int(probability.shape[1])) - probability)
 
 
 def _pull(rule: _Rule, x: Array, labels: Array, slopes: Array) -> tuple[Array, Array]:
