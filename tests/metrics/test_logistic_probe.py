@@ -164,3 +164,10 @@ def test_influences_have_the_standard_error_of_fresh_samples(fresh_ratio):
 def test_separable_classes_are_told_apart(case):
     value = logistic_probe(case["X"], case["y"])
     assert value >= {"A": 0.98, "C": 0.98, "E": 0.9}[case["name"]]
+
+
+def test_says_when_the_fit_had_not_converged(monkeypatch):
+    embedding = Embedding(*SHAPES["n > d"])
+    assert not any("converged" in warning for warning in module.measure(embedding).warnings)
+    monkeypatch.setattr(module, "MAX_STEPS", 2)
+    assert "the classifier had not converged after 2 steps" in module.measure(embedding).warnings
