@@ -563,9 +563,12 @@ def test_damaged_npz(tmp_path):
 
 
 def test_file_that_is_no_npz(tmp_path):
-    (tmp_path / "a.npz").write_bytes(b"PK but not really")
-    with pytest.raises(DatasetError, match=r"NumPy archive"):
-        open_dataset(tmp_path / "a.npz")
+    np.save(tmp_path / "bare.npy", PIXELS)
+    bare = (tmp_path / "bare.npy").read_bytes()
+    for content in (b"PK but not really", b"hello", b"", bare):
+        (tmp_path / "a.npz").write_bytes(content)
+        with pytest.raises(DatasetError, match=r"NumPy archive .*no zip archive.*numpy\.savez"):
+            open_dataset(tmp_path / "a.npz")
 
 
 # --- tables --------------------------------------------------------------------------------------

@@ -112,8 +112,14 @@ def test_a_file_cut_short_is_damaged(tmp_path, name, keep):
 def test_rubbish_is_damaged(tmp_path, name):
     for rubbish in (b"rubbish" * 50, b"\x10" + b"\0" * 7 + b"[1, 2, 3, 4, 5] ", b"\xff" * 40):
         (tmp_path / name).write_bytes(rubbish)
-        with pytest.raises(InputError, match="damaged or not what its name says"):
+        with pytest.raises(InputError, match="damaged or not what its name says") as refused:
             read_feature_file(tmp_path / name)
+        assert "pickle" not in str(refused.value)
+
+
+def test_a_folder_is_no_feature_file(tmp_path):
+    with pytest.raises(InputError, match=r"is a folder; .*transferscope rank"):
+        read_feature_file(tmp_path)
 
 
 def test_pickles_are_not_executed(tmp_path):

@@ -34,7 +34,8 @@ def features_matrix(features: Any, name: str = "features") -> Array:
     n_samples, n_features = map(int, array.shape)
     if n_samples < 2 or n_features < 1:
         raise InputError(
-            f"{name} needs at least 2 samples and 1 dimension, got shape {(n_samples, n_features)}."
+            f"{name} must have at least 2 samples and 1 dimension, got shape "
+            f"{(n_samples, n_features)}."
         )
     # of NumPy's dtypes the name, as their text may hold a byte order
     if not re.search(r"\b(bfloat|float|u?int)\d+", getattr(array.dtype, "name", str(array.dtype))):

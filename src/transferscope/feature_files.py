@@ -54,6 +54,11 @@ def read_feature_file(
         If the file does not exist, is damaged, or holds no ``features``.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder; give a .npz or .safetensors feature file. "
+            "To rank encoders on a folder of samples use `transferscope rank`."
+        )
     if not path.is_file():
         raise InputError(f"there is no file {path}; give a .npz or .safetensors feature file.")
     try:
@@ -69,7 +74,10 @@ def read_feature_file(
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is damaged or not what its name says ({error}).") from error
+        raise InputError(
+            f"{path} is damaged or not what its name says ({error}); write it again, with "
+            f"{'numpy.savez' if path.suffix == '.npz' else 'safetensors'} from plain arrays."
+        ) from error
     if "features" not in found:
         raise InputError(
             f"{path} holds no array 'features' (it holds {sorted(found) or 'none that is known'}); "
@@ -80,9 +88,12 @@ def read_feature_file(
 
 def _read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
     with path.open("rb") as file:  # np.load leaves a damaged file open
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
+        if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
             raise InputError(f"{path} is a bare array; save it with np.savez(..., features=...).")
+        if not zipfile.is_zipfile(file):  # np.load would take it for a pickle
+            raise ValueError("no zip archive")
+        file.seek(0)
+        archive = np.load(file, allow_pickle=False)
         return {name: archive[name] for name in names if name in archive.files}
 
 

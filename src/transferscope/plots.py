@@ -370,4 +370,4 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be written ({error}); choose another place.") from error
+        raise StoreError(f"{path} cannot be written ({error}); choose another path.") from error

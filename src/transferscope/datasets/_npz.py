@@ -31,6 +31,8 @@ def read_npz(path: Path, request: Request) -> Dataset:
         If the file cannot be read, lacks these arrays, or they do not fit together.
     """
     try:
+        if not zipfile.is_zipfile(path):  # np.load would take it for a bare array or a pickle
+            raise ValueError("no zip archive")
         with np.load(path, allow_pickle=False) as archive:
             keys = list(archive)
             splits = [key[: -len("labels")].rstrip("_") for key in keys if key.endswith("labels")]
