@@ -42,6 +42,7 @@ FLOORS = {
     "training": 3,
     "feature_store": 3,
     "feature_files": 3,
+    "score_files": 3,
     "scoring": 3,
     "published": 3,  # result tables that come with the package, and evaluation on them
     "ped_metrics": 3,  # PED around any metric: knows both

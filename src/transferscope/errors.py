@@ -23,6 +23,7 @@ Every message says what rule was broken, which value broke it, and what to do ne
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 
@@ -76,6 +77,12 @@ class TransferscopeWarning(UserWarning):
 
 class StoreWarning(TransferscopeWarning):
     """Issued when a damaged piece of the feature store is found and computed again."""
+
+
+def first_few(names: Iterable[object]) -> str:
+    """The first five names, with commas between, and how many more there are."""
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:

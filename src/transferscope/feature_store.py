@@ -43,7 +43,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from transferscope.errors import InputError, StoreError, StoreWarning, UnknownNameError
+from transferscope.errors import (
+    InputError,
+    StoreError,
+    StoreWarning,
+    UnknownNameError,
+    first_few,
+)
 
 FORMAT = 1
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "|b1"}
@@ -152,9 +158,8 @@ class StoreEntry:
                 missing.append(k)
                 damaged.setdefault(str(error), []).append(self._path(k).name)
         for reason, files in damaged.items():
-            more = f" and {len(files) - 5} more" if len(files) > 5 else ""
             warnings.warn(
-                f"In {self.folder}, {', '.join(files[:5])}{more} cannot be used ({reason}) and "
+                f"In {self.folder}, {first_few(files)} cannot be used ({reason}) and "
                 f"will be made again. If this recurs, check the disk.",
                 StoreWarning,
                 stacklevel=2,

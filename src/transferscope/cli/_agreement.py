@@ -40,14 +40,14 @@ def evaluate(
     seed: SeedOption = 0,
 ) -> None:
     """Measure how well scores foresee fine-tuned accuracy."""
-    from transferscope import agreement, published
+    from transferscope import agreement, published, score_files
 
     if (accuracy is None) == (benchmark is None) or (accuracy is not None and scores is None):
         raise InputError(
             "evaluate compares --scores with --accuracy FILE or with --benchmark NAME; give one of "
             "the two (a benchmark alone shows its baselines)."
         )
-    values = None if scores is None else agreement.read_scores(scores)
+    values = None if scores is None else score_files.read_scores(scores)
     told: dict[str, dict[str, float]] = {}
     if benchmark is not None:
         found = published.evaluate_on(benchmark, values, seed=seed)
@@ -55,7 +55,7 @@ def evaluate(
     else:
         assert accuracy is not None
         assert values is not None
-        found = agreement.evaluate(values, agreement.read_accuracy(accuracy), seed=seed)
+        found = agreement.evaluate(values, score_files.read_accuracy(accuracy), seed=seed)
     if plot is not None or scatter is not None:
         from transferscope import plots
 

@@ -28,7 +28,7 @@ from transferscope.cli._terminal import (
     stderr,
     stdout,
 )
-from transferscope.errors import InputError
+from transferscope.errors import InputError, first_few
 from transferscope.results import DatasetFactors, LayerDistances, TransferabilityForecast
 
 if TYPE_CHECKING:
@@ -192,11 +192,8 @@ def _show_layers(found: LayerDistances, *, spectra: bool) -> None:
         stdout.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
     for kind, names in found.unmatched.items():
         if names:
-            shown = "; ".join(names[:5]) + (f"; and {len(names) - 5} more" * (len(names) > 5))
-            stdout.print(
-                f"[yellow]note[/] {kind.replace('_', ' ')} ({len(names)}): {escape(shown)}",
-                soft_wrap=True,
-            )
+            shown = f"{kind.replace('_', ' ')} ({len(names)}): {escape(first_few(names))}"
+            stdout.print(f"[yellow]note[/] {shown}", soft_wrap=True)
 
 
 def dataset_factors(

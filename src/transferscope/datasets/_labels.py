@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from transferscope.errors import DatasetError
+from transferscope.errors import DatasetError, first_few
 
 Task = Literal["classification", "regression", "multilabel"]
 #: What a caller may ask for: the tasks, and the two readings of one tag per word.
@@ -101,10 +101,10 @@ def check_classes(
     counts = np.bincount(labels, minlength=len(class_names))
     short = [f"{name!r} has {n}" for name, n in zip(class_names, counts, strict=True) if n < 2]
     if short:
-        listed = ", ".join(short[:5]) + (f" and {len(short) - 5} more" if len(short) > 5 else "")
         raise DatasetError(
-            f"Every class needs at least two samples; in {what} {listed}.{hint} Add samples or "
-            'remove the class, or give task="regression" if the labels are quantities.'
+            f"Every class needs at least two samples; in {what} {first_few(short)}.{hint} "
+            "Add samples or remove the class, or give "
+            'task="regression" if the labels are quantities.'
         )
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferscope import arrays
-from transferscope.errors import CheckpointError, require
+from transferscope.errors import CheckpointError, first_few, require
 from transferscope.weights_files import read_weights_file
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _file_in(folder: Path) -> Path:
         if len(chosen) > 1:
             raise CheckpointError(
                 f"The folder {folder} holds several weights files and no index: "
-                f"{', '.join(chosen[:5])}. Name the one that is meant."
+                f"{first_few(chosen)}. Name the one that is meant."
             )
         if chosen:
             return folder / chosen[0]

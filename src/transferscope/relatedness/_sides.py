@@ -10,7 +10,7 @@ import scipy.optimize
 
 from transferscope import arrays, checks
 from transferscope.arrays import Array
-from transferscope.errors import FeatureError, InputError
+from transferscope.errors import FeatureError, InputError, first_few
 from transferscope.relatedness._head import Numbers, beside
 from transferscope.relatedness._transform import Side, class_means
 from transferscope.relatedness._transport import Ids
@@ -60,8 +60,7 @@ def prepare(
             )
         warnings.append(
             f"{name} classes with fewer than {least} samples are left out: "
-            + ", ".join(str(names[c]) for c in small[:5])
-            + (f" and {small.size - 5} more" if small.size > 5 else "")
+            + first_few(names[small])
         )
     rows = np.flatnonzero(counts[ids] >= least)
     kept = np.flatnonzero(counts >= least)
