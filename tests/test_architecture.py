@@ -251,7 +251,7 @@ def test_the_walk_sees(file, source, complaint, monkeypatch):
         ("metrics/gbc.py", "from transferscope.embedding import Embedding"),
         ("metrics/__init__.py", "from transferscope.metrics import knn"),
         (
-            "results.py",
+            "results/_scores.py",
             """
             from typing import TYPE_CHECKING
             if TYPE_CHECKING:

@@ -1,0 +1,46 @@
+"""Frozen records of results: they convert to frames, JSON and back, and know nothing else.
+
+No number in JSON is ever NaN or infinite: what could not be computed is null, with its reason.
+"""
+
+from __future__ import annotations
+
+from transferscope.results._agreement import Agreement, Comparison, Measured
+from transferscope.results._parameter_distance import (
+    DatasetFactors,
+    LayerDistance,
+    LayerDistances,
+    TransferabilityForecast,
+)
+from transferscope.results._relatedness import Relatedness
+from transferscope.results._scores import (
+    EncoderResult,
+    PedTrace,
+    Ranking,
+    Score,
+    ScoreTable,
+    format_score,
+    score_digits,
+)
+from transferscope.results._training import FineTuned, Probed, TrainingRun
+
+__all__ = [
+    "Agreement",
+    "Comparison",
+    "DatasetFactors",
+    "EncoderResult",
+    "FineTuned",
+    "LayerDistance",
+    "LayerDistances",
+    "Measured",
+    "PedTrace",
+    "Probed",
+    "Ranking",
+    "Relatedness",
+    "Score",
+    "ScoreTable",
+    "TrainingRun",
+    "TransferabilityForecast",
+    "format_score",
+    "score_digits",
+]

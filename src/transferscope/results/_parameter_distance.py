@@ -1,0 +1,181 @@
+"""How far pre-training carried the weights, and what of a data set goes with that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from transferscope.results._record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class LayerDistance:
+    """One layer of a comparison of checkpoints; what could not be computed is None.
+
+    Attributes
+    ----------
+    name : str
+        Path of the block in the module tree, ``"stem"``, ``"head"``, or a tensor.
+    transferability : float or None
+        How many times closer pre-training brought it to where fine-tuning ended; above 1 is closer.
+    spread : float or None
+        Standard deviation of that over drawn initialisations.
+    distance_random, distance_pretrained : float or None
+        From the random and from the pre-trained to the fine-tuned weights.
+    n_parameters : int
+        That were compared.
+    drift : float or None
+        Norm of the change in fine-tuning, as a share of the norm of the pre-trained weights.
+    cosine : float or None
+        Between pre-trained and fine-tuned weights.
+    spectral_norm : float or None
+        Largest singular value of the change, over its tensors.
+    effective_rank : float or None
+        Exponential of the entropy of the singular values of the change, mean over its tensors.
+    suggestion : {"freeze", "reset"} or None
+        Freeze: it moved so little that freezing it would have cost nothing. Reset: random weights
+        lie as close to the fine-tuned ones as the pre-trained do.
+    reason : str or None
+        Why there is no transferability.
+    """
+
+    name: str
+    transferability: float | None = None
+    spread: float | None = None
+    distance_random: float | None = None
+    distance_pretrained: float | None = None
+    n_parameters: int = 0
+    drift: float | None = None
+    cosine: float | None = None
+    spectral_norm: float | None = None
+    effective_rank: float | None = None
+    suggestion: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class LayerDistances(Record):
+    """How far pre-training carried each layer to where fine-tuning ended.
+
+    Attributes
+    ----------
+    overall : float or None
+        Mean transferability over the layers that have one, without the head.
+    overall_spread : float or None
+        Standard deviation of that over drawn initialisations.
+    layers : tuple of LayerDistance
+        From the stem to the head.
+    head : tuple of str
+        Names of the layers that are the head.
+    unmatched : dict of str to tuple of str
+        ``missing``, ``extra``, ``other_shape`` (all left out), ``reshaped`` (compared) and
+        ``tied`` (counted once) tensors.
+    measure, parameters : str
+        The distance, and which parameters count.
+    random : str
+        Where the initialisation came from: ``"checkpoint"``, ``"3 seeds"``, ``"closed form"`` or
+        ``"none"``.
+    freeze_threshold : float
+        Drift below which freezing is suggested.
+    notes : tuple of str
+        What the numbers must be read with.
+    """
+
+    overall: float | None
+    layers: tuple[LayerDistance, ...]
+    measure: str
+    parameters: str
+    random: str
+    freeze_threshold: float
+    overall_spread: float | None = None
+    head: tuple[str, ...] = ()
+    unmatched: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, text: str) -> LayerDistances:
+        """Rebuild from what `to_json` gave."""
+        record = json.loads(text)
+        record["layers"] = tuple(LayerDistance(**layer) for layer in record["layers"])
+        record["unmatched"] = {kind: tuple(names) for kind, names in record["unmatched"].items()}
+        return cls(**record | {key: tuple(record[key]) for key in ("head", "notes")})
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per layer."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(layer) for layer in self.layers]).set_index("name")
+
+
+@dataclass(frozen=True)
+class DatasetFactors(Record):
+    """What of a data set goes with how far pre-training carries the weights.
+
+    Attributes
+    ----------
+    domain_gap : float or None
+        Distance of the features to those of a reference task; None without one.
+    intraclass_variance : float
+        Mean variance within the classes: of the total, or in squared units of the features.
+    n_samples, n_classes : int
+    gap, variance : str
+        How they were measured.
+    warnings : tuple of str
+    """
+
+    domain_gap: float | None
+    intraclass_variance: float
+    n_samples: int
+    n_classes: int
+    gap: str
+    variance: str
+    warnings: tuple[str, ...] = ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row."""
+        import pandas as pd
+
+        return pd.DataFrame([{**asdict(self), "warnings": "; ".join(self.warnings)}])
+
+
+@dataclass(frozen=True)
+class TransferabilityForecast(Record):
+    """Transferability of the weights that a regression on earlier runs predicts.
+
+    Attributes
+    ----------
+    transferability, low, high : float or None
+        Prediction and 95 % interval for a new data set; None where none was asked for.
+    coefficients : dict of str to dict
+        Term -> ``value, low, high, p_value`` of ``ln T``, with 95 % intervals.
+    r_squared : float
+    n_records : int
+    published : dict of str to dict
+        Network -> the coefficients that the authors print.
+    remark : str
+        How to read those.
+    warnings : tuple of str
+    """
+
+    transferability: float | None
+    low: float | None
+    high: float | None
+    coefficients: dict[str, dict[str, float]]
+    r_squared: float
+    n_records: int
+    published: dict[str, dict[str, float]]
+    remark: str
+    warnings: tuple[str, ...] = ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per term: ours with its interval, then the published ones."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self.coefficients).T
+        for network, coefficients in self.published.items():
+            frame[f"published {network}"] = pd.Series(coefficients)
+        return frame.rename_axis("term")

@@ -1,0 +1,349 @@
+"""Scores of features at hand, rankings of encoders, and how PED moved the classes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from transferscope.results._record import Record, dump
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one set of features.
+
+    Attributes
+    ----------
+    value : float
+        Higher = expected to transfer better.
+    warnings : tuple of str
+        What the value must be read with.
+    seconds : float
+        Wall time, including what was computed for it first and then shared.
+    low, high : float or None
+        95 % interval over resampled data sets; None where it was not asked for.
+    """
+
+    value: float
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"a score must be finite, got {self.value}.")
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of one set of features by several metrics.
+
+    Attributes
+    ----------
+    n_samples, n_features, n_classes : int
+        `n_classes` is 0 for regression and multi-label targets.
+    scores : dict of str to Score
+    skipped : dict of str to str
+        Metrics that could not be computed, with the reason.
+    """
+
+    n_samples: int
+    n_features: int
+    n_classes: int
+    scores: dict[str, Score]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, metric: str) -> float:
+        return self.scores[metric].value
+
+    def to_json(self) -> str:
+        """JSON text; `from_json` takes it back."""
+        record = asdict(self)
+        record["scores"] = {
+            name: {"value": s.value, "warnings": list(s.warnings), "seconds": s.seconds}
+            for name, s in self.scores.items()
+        }
+        return dump(record)
+
+    @classmethod
+    def from_json(cls, text: str) -> ScoreTable:
+        """Rebuild from what `to_json` gave."""
+        record = json.loads(text)
+        record["scores"] = {name: _score(s) for name, s in record["scores"].items()}
+        return cls(**record)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per metric: value, warnings, seconds."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                name: {"value": s.value, "warnings": "; ".join(s.warnings), "seconds": s.seconds}
+                for name, s in self.scores.items()
+            }
+        ).T.rename_axis("metric")
+
+
+def _score(record: Mapping[str, Any]) -> Score:
+    return Score(**{**record, "warnings": tuple(record["warnings"])})
+
+
+@dataclass(frozen=True)
+class EncoderResult:
+    """One row of a ranking.
+
+    Attributes
+    ----------
+    encoder : str
+        Identifier.
+    rank : int or None
+        From 1; encoders that tie exactly share it. None when it failed.
+    scores : dict of str to Score
+    p_best : float or None
+        Probability of being first, over resampled data sets.
+    tied_with_best : bool
+        Whether the data cannot tell it from the first (95 %).
+    n_parameters, feature_dim : int or None
+    input_size : (int, int) or None
+        Height and width in pixels.
+    samples_per_second : float or None
+        Of the forward pass, as measured when its features were extracted.
+    skipped : dict of str to str
+        Metrics that do not apply to it, with the reason.
+    error : str or None
+        Why it could not be ranked.
+    layer : str or None
+        The layer that the scores are of; None: the last, as the encoder pools it.
+    layers : dict of str to dict of str to Score
+        Scores of every layer that was measured, in order of depth, without intervals; empty where
+        only one was.
+    warnings : tuple of str
+        What its features must be read with.
+    """
+
+    encoder: str
+    rank: int | None = None
+    scores: dict[str, Score] = field(default_factory=dict)
+    p_best: float | None = None
+    tied_with_best: bool = False
+    n_parameters: int | None = None
+    feature_dim: int | None = None
+    input_size: tuple[int, int] | None = None
+    samples_per_second: float | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+    error: str | None = None
+    layer: str | None = None
+    layers: dict[str, dict[str, Score]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ranking(Record):
+    """Encoders in the order in which they are expected to transfer to a data set.
+
+    Attributes
+    ----------
+    dataset : dict
+        ``name, split, n_samples, n_classes, fingerprint, task, n_skipped``.
+    ranked_by : str
+        ``"consensus of logme, knn"`` (mean of the metrics' ranks), or the one metric.
+    encoders : tuple of EncoderResult
+        Best first, the failed ones last.
+    advice : str
+        One sentence: what to do.
+    seed : int
+        Of the resampling.
+    """
+
+    dataset: dict[str, Any]
+    ranked_by: str
+    encoders: tuple[EncoderResult, ...]
+    advice: str
+    seed: int = 0
+
+    @property
+    def best(self) -> EncoderResult:
+        """The first encoder."""
+        return self.encoders[0]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics, in the order asked for."""
+        names: dict[str, None] = {}
+        for row in self.encoders:
+            names.update(dict.fromkeys(row.scores))
+        return list(names)
+
+    @classmethod
+    def from_json(cls, text: str) -> Ranking:
+        """Rebuild from what `to_json` gave."""
+        record = json.loads(text)
+        rows = []
+        for row in record.pop("encoders"):
+            row["scores"] = {name: _score(s) for name, s in row["scores"].items()}
+            row["input_size"] = row["input_size"] and tuple(row["input_size"])
+            row["layers"] = {
+                layer: {name: _score(s) for name, s in scores.items()}
+                for layer, scores in row.get("layers", {}).items()
+            }
+            row["warnings"] = tuple(row.get("warnings", ()))
+            rows.append(EncoderResult(**row))
+        return cls(encoders=tuple(rows), **record)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per encoder; per metric its value, low and high; then the facts."""
+        import pandas as pd
+
+        rows = []
+        for row in self.encoders:
+            flat: dict[str, Any] = {"encoder": row.encoder, "rank": row.rank}
+            if any(one.layer for one in self.encoders):
+                flat["layer"] = row.layer
+            for metric in self.metrics:
+                score = row.scores.get(metric)
+                flat[metric] = score and score.value
+                flat[f"{metric}_low"] = score and score.low
+                flat[f"{metric}_high"] = score and score.high
+            size = row.input_size
+            flat |= {
+                "p_best": row.p_best,
+                "tied_with_best": row.tied_with_best,
+                "n_parameters": row.n_parameters,
+                "feature_dim": row.feature_dim,
+                "input_size": size and f"{size[0]}x{size[1]}",
+                "samples_per_second": row.samples_per_second,
+                "warnings": "; ".join(
+                    [
+                        *row.warnings,
+                        *(f"{m}: {w}" for m, s in row.scores.items() for w in s.warnings),
+                    ]
+                ),
+                "error": row.error,
+            }
+            rows.append(flat)
+        frame = pd.DataFrame(rows).set_index("encoder")
+        for column in ("rank", "n_parameters", "feature_dim"):
+            frame[column] = frame[column].astype("Int64")
+        return frame
+
+    def layers_to_frame(self) -> pd.DataFrame:
+        """One row per encoder and layer that was measured, by depth; a column per metric."""
+        import pandas as pd
+
+        rows = [
+            {"encoder": row.encoder, "layer": layer}
+            | {metric: one.value for metric, one in scores.items()}
+            for row in self.encoders
+            for layer, scores in row.layers.items()
+        ]
+        return pd.DataFrame(rows, columns=None if rows else ["encoder", "layer"]).set_index(
+            ["encoder", "layer"]
+        )
+
+    def to_csv(self) -> str:
+        """CSV text of `to_frame`."""
+        return str(self.to_frame().to_csv())
+
+    def to_markdown(self) -> str:
+        """A Markdown table, the advice below it."""
+        metrics = self.metrics
+        layered = any(row.layer for row in self.encoders)
+        head = [
+            "rank",
+            "encoder",
+            *(["layer"] if layered else []),
+            *metrics,
+            "p(best)",
+            "parameters",
+            "dim",
+            "input",
+            "samples/s",
+        ]
+        digits = {m: score_digits(r.scores.get(m) for r in self.encoders) for m in metrics}
+        lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+        for row in self.encoders:
+            if row.error is not None:
+                error = " ".join(row.error.split()).replace("|", "\\|")
+                cells = ["-", row.encoder, error] + [""] * (len(head) - 3)
+            else:
+                size = row.input_size
+                cells = [
+                    f"{row.rank}",
+                    row.encoder,
+                    *([row.layer or ""] if layered else []),
+                    *(format_score(row.scores.get(m), digits[m]) for m in metrics),
+                    "" if row.p_best is None else f"{row.p_best:.2f}",
+                    f"{row.n_parameters:,}",
+                    f"{row.feature_dim}",
+                    "" if size is None else f"{size[0]}x{size[1]}",
+                    "" if row.samples_per_second is None else f"{row.samples_per_second:,.0f}",
+                ]
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join([*lines, "", self.advice, ""])
+
+
+@dataclass(frozen=True)
+class PedTrace(Record):
+    """How potential-energy decline moved the classes of one set of features.
+
+    Attributes
+    ----------
+    class_names : tuple of str
+    before, after : tuple of (float, float)
+        Class means in the plane in which they lie furthest apart before they move, in the units of
+        the features.
+    radii : tuple of float
+        Root mean square distance of each class's samples from their mean, within that plane.
+    explained : float
+        Share of the spread of the class means that the plane shows.
+    energies : tuple of float
+        Potential energy before the first step and after each.
+    displacement : float
+        Frobenius norm of the displacement of all samples.
+    warnings : tuple of str
+    """
+
+    class_names: tuple[str, ...]
+    before: tuple[tuple[float, float], ...]
+    after: tuple[tuple[float, float], ...]
+    radii: tuple[float, ...]
+    explained: float
+    energies: tuple[float, ...]
+    displacement: float
+    warnings: tuple[str, ...] = ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per class: where it was, where it went."""
+        import pandas as pd
+
+        rows = [(*b, *a, r) for b, a, r in zip(self.before, self.after, self.radii, strict=True)]
+        columns = ["x_before", "y_before", "x_after", "y_after", "radius"]
+        return pd.DataFrame(rows, index=pd.Index(self.class_names, name="class"), columns=columns)
+
+
+def score_digits(scores: Iterable[Score | None]) -> int:
+    """Decimals at which one metric's scores are shown: two digits of the typical interval."""
+    halves = sorted(
+        (s.high - s.low) / 2
+        for s in scores
+        if s is not None and s.low is not None and s.high is not None and s.high > s.low
+    )
+    if not halves:
+        return 3
+    return min(6, max(0, 1 - math.floor(math.log10(halves[len(halves) // 2]))))
+
+
+def format_score(score: Score | None, digits: int) -> str:
+    """A score for people: its value and half the width of its interval."""
+    if score is None:
+        return "-"
+    if score.low is None or score.high is None:
+        return f"{score.value:.{digits}f}"
+    return f"{score.value:.{digits}f} ± {(score.high - score.low) / 2:.{digits}f}"
