@@ -21,10 +21,10 @@ import numpy as np
 from scipy.stats import rankdata, weightedtau
 
 from transferscope import open_dataset, rank
-from transferscope.agreement import evaluate
 from transferscope.datasets import Dataset
 from transferscope.encoders.mini_zoo import list_mini, mini_card
-from transferscope.scoring import DEFAULT_METRICS
+from transferscope.evaluation import evaluate
+from transferscope.metrics import DEFAULT_METRICS
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data" / "images"

@@ -29,7 +29,7 @@ import transferscope
 from transferscope.datasets import Dataset
 from transferscope.encoders.timm_encoders import wrap_timm
 from transferscope.extraction import extract
-from transferscope.feature_store import FeatureStore
+from transferscope.storage.feature_store import FeatureStore
 
 BATCH = 64
 PHOTOS = Path(__file__).parents[1] / "../shared/data/trees"

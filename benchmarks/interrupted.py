@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import transferscope.extraction as extraction
+import transferscope.extraction._pass as extraction
 from transferscope.datasets import open_dataset
 from transferscope.encoders import expand_encoders, load_encoder
-from transferscope.feature_store import FeatureStore
+from transferscope.storage.feature_store import FeatureStore
 
 IMAGES = Path(__file__).parents[1] / "../shared/data/trees/caltech101_10x30"
 

@@ -32,11 +32,10 @@ from pathlib import Path
 import numpy as np
 from sklearn.mixture import GaussianMixture
 
-from transferscope.dynamics import Decline, potential_energy_decline
-from transferscope.embedding import Embedding
+from transferscope.embedding import ClassMoments, Embedding
 from transferscope.metrics import METRICS, Measurement, Metric
-from transferscope.moments import ClassMoments
-from transferscope.ped_metrics import applies_to, resolve_metric
+from transferscope.metrics._ped import applies_to, resolve_metric
+from transferscope.metrics._potential_energy import Decline, potential_energy_decline
 
 CASES = ((3_680, 2048, 37), (10_000, 2048, 100), (50_000, 2048, 100), (5_000, 768, 10))
 GROWTH = ((2_500, 768, 20), (5_000, 768, 20), (10_000, 768, 20), (20_000, 768, 20),
@@ -212,7 +211,7 @@ def ped() -> list[str]:
 
 def mixture() -> list[str]:
     """N-LEEP's mixture beside scikit-learn's, both from the latter's start, in turns."""
-    module = sys.modules["transferscope.metrics.nleep"]
+    module = sys.modules["transferscope.metrics._nleep"]
     given = data((10_000, 2048, 100))
     embedding = Embedding(given["features"], given["labels"])
     points, _ = module._points(embedding, np.arange(embedding.n_samples))

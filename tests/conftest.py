@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from transferscope import arrays
+from transferscope.numerics import arrays
 
 # a busy machine is slow, not wrong
 settings.register_profile("transferscope", deadline=None)

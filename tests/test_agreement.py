@@ -9,12 +9,12 @@ import pytest
 import scipy.stats
 
 from reference import agreement as reference
-from transferscope.agreement import (
+from transferscope.errors import InputError
+from transferscope.evaluation._agreement import (
     MEASURES,
     evaluate,
     measure_draws,
 )
-from transferscope.errors import InputError
 
 SCIPY = {
     "weighted_tau": scipy.stats.weightedtau,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transferscope import arrays
+from transferscope.numerics import arrays
 
 
 def same_kind(result, like) -> None:
@@ -60,21 +60,21 @@ def test_half_becomes_single():
 def test_to_numpy_to_like_and_beside(backend):
     a = backend(table())
     np.testing.assert_array_equal(arrays.to_numpy(a), table())
-    back = arrays.to_like(table(), a)
+    back = arrays.from_numpy(table(), a)
     same_kind(back, a)
-    assert arrays.beside(a, back) is a
-    moved = arrays.beside(table(2).astype(np.float32), a)
+    assert arrays.convert_like(a, back) is a
+    moved = arrays.convert_like(table(2).astype(np.float32), a)
     same_kind(moved, a)
     assert "float32" in str(moved.dtype)
 
 
 def test_double(backend):
     a = backend(table().astype(np.float32))
-    result = arrays.double(a)
+    result = arrays.as_float64(a)
     same_kind(result, a)
     assert "float64" in str(result.dtype)
     already = backend(table())
-    assert arrays.double(already) is already
+    assert arrays.as_float64(already) is already
 
 
 def test_softmax(backend):

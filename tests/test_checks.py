@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transferscope import arrays, checks
 from transferscope.errors import FeatureError, InputError
+from transferscope.numerics import arrays, checks
 
 LIKE = np.zeros((4, 2))
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from reference import dynamics as literal
-from transferscope import ClassMoments, arrays
-from transferscope.dynamics import own_deviation, potential_energy_decline
+from transferscope import ClassMoments
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
+from transferscope.metrics._potential_energy import own_deviation, potential_energy_decline
+from transferscope.numerics import arrays
 
 
 def overlapping(
@@ -191,7 +192,7 @@ def test_displaced_moments_are_those_of_the_displaced_features(shape):
         np.testing.assert_allclose(
             getattr(moved, name), expected, rtol=1e-10, atol=1e-10 * scale, err_msg=name
         )
-    assert np.isnan(moved.total.quarts)
+    assert np.isnan(moved.total.quartic_sum)
 
 
 def test_displaced_moments_leave_absent_classes_alone():
@@ -208,7 +209,7 @@ def test_a_displaced_embedding_is_one_of_displaced_features(backend, offset):
     plain = Embedding(backend(features), backend(labels))
     moved = plain.displaced(backend(displacement))
     again = Embedding(features + displacement[labels], labels)
-    for name in ("features", "quarts", "influence_features", "influence_labels"):
+    for name in ("features", "quartic_sum", "influence_features", "influence_labels"):
         given, expected = getattr(moved, name), getattr(again, name)
         if name == "influence_features":  # eigenvectors have no sign
             given, expected = abs(given), abs(expected)
@@ -234,7 +235,7 @@ def test_displacements_add_up():
 def test_moments_alone_do_not_make_a_second_array(monkeypatch):
     features, labels = overlapping()
     moved = Embedding(features, labels).displaced(np.ones((4, 6)))
-    _ = moved.spectrum, moved.quarts, moved.influence_features, moved.rotated_means
+    _ = moved.spectrum, moved.quartic_sum, moved.influence_features, moved.rotated_means
     assert "features" not in vars(moved)
 
 
@@ -245,7 +246,7 @@ def test_quarts_of_streamed_features_come_from_those_kept():
     streamed = Embedding(features[::2], labels[::2], moments=moments).displaced(displacement)
     full = Embedding(features, labels).displaced(displacement)
     np.testing.assert_allclose(streamed.total.scatter, full.total.scatter)
-    np.testing.assert_allclose(streamed.quarts, full.quarts, rtol=0.1)
+    np.testing.assert_allclose(streamed.quartic_sum, full.quartic_sum, rtol=0.1)
 
 
 def test_what_is_shared_is_made_once():

@@ -18,7 +18,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="extraction runs encoders in torch")
 
-import transferscope.extraction as extraction  # noqa: E402
+import transferscope.extraction._pass as extraction  # noqa: E402
 from transferscope.datasets import Dataset, open_dataset  # noqa: E402
 from transferscope.encoders import (  # noqa: E402
     Embedded,
@@ -35,9 +35,12 @@ from transferscope.errors import (  # noqa: E402
     UnknownNameError,
 )
 from transferscope.extraction import Extracted, extract  # noqa: E402
-from transferscope.feature_store import FeatureStore  # noqa: E402
-from transferscope.metrics import METRICS  # noqa: E402
-from transferscope.scoring import measure_all, score  # noqa: E402
+from transferscope.metrics import (  # noqa: E402
+    METRICS,
+    measure_all,
+    score,
+)
+from transferscope.storage.feature_store import FeatureStore  # noqa: E402
 
 SHARD = 16
 N = 70
@@ -504,10 +507,10 @@ def test_ctrl_c_leaves_no_thread_and_the_next_run_continues(vectors, tmp_path):
 CHILD = """
 import sys, time, torch
 torch.set_num_threads(1)
-import transferscope.extraction as extraction
+import transferscope.extraction._pass as extraction
 from transferscope.datasets import open_dataset
 from transferscope.encoders import load_encoder
-from transferscope.feature_store import FeatureStore
+from transferscope.storage.feature_store import FeatureStore
 
 extraction.SHARD_ROWS = 8
 folder, store, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])

@@ -8,7 +8,7 @@ import safetensors.numpy
 
 from transferscope import score
 from transferscope.errors import InputError, StoreError
-from transferscope.feature_files import KNOWN_ARRAYS, read_feature_file, write_feature_file
+from transferscope.storage.feature_files import KNOWN_ARRAYS, read_feature_file, write_feature_file
 
 
 def contents() -> dict[str, np.ndarray]:

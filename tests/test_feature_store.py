@@ -22,9 +22,9 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-import transferscope.feature_store as feature_store
+import transferscope.storage.feature_store as feature_store
 from transferscope.errors import InputError, StoreError, StoreWarning, UnknownNameError
-from transferscope.feature_store import FeatureStore, StoreEntry
+from transferscope.storage.feature_store import FeatureStore, StoreEntry
 
 IDENTITY: dict[str, Any] = {"dataset": "d" * 16, "encoder": "e" * 16, "layer": "pooled"}
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals, limits and users")
@@ -342,9 +342,9 @@ import os, sys
 from pathlib import Path
 from typing import Any
 import numpy as np
-import transferscope.feature_store as feature_store
+import transferscope.storage.feature_store as feature_store
 from transferscope.errors import StoreError
-from transferscope.feature_store import FeatureStore, StoreEntry
+from transferscope.storage.feature_store import FeatureStore, StoreEntry
 IDENTITY = {IDENTITY}
 {inspect.getsource(small)}
 {inspect.getsource(rows_of)}

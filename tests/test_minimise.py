@@ -7,8 +7,8 @@ import pytest
 import scipy.optimize
 import scipy.special
 
-from transferscope import arrays
-from transferscope.minimise import minimise
+from transferscope.numerics import arrays
+from transferscope.numerics.minimise import minimise
 
 EXACT = {"max_steps": 500, "value_tolerance": 1e-15, "gradient_tolerance": 1e-9}
 
@@ -115,7 +115,7 @@ def test_every_backend_alike(backend):
 
     def there(theta):
         value, gradient = loss(arrays.to_numpy(theta))
-        return value, arrays.to_like(gradient, theta)
+        return value, arrays.from_numpy(gradient, theta)
 
     found = minimise(there, like, **EXACT)
     assert arrays.device_of(found.point) == arrays.device_of(like)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transferscope import arrays
+from transferscope.embedding import ClassMoments, FeatureMoments, TargetMoments
 from transferscope.errors import FeatureError, InputError
-from transferscope.moments import ClassMoments, FeatureMoments, TargetMoments
+from transferscope.numerics import arrays
 
 #: Relative to the largest entry of each moment.
 FLOAT64, FLOAT32 = 1e-10, 1e-5
@@ -34,8 +34,8 @@ def literal(features, labels, n_classes: int) -> dict[str, np.ndarray]:
         "n_samples": np.longdouble(n),
         "mean": x.mean(axis=0),
         "scatter": np.zeros((d, d), np.longdouble),
-        "cubes": np.zeros(d, np.longdouble),
-        "quarts": np.longdouble(0),
+        "cubic_sums": np.zeros(d, np.longdouble),
+        "quartic_sum": np.longdouble(0),
         "counts": np.zeros(n_classes, np.longdouble),
         "means": np.zeros((n_classes, d), np.longdouble),
         "within_squares": np.zeros((n_classes, d), np.longdouble),
@@ -44,8 +44,8 @@ def literal(features, labels, n_classes: int) -> dict[str, np.ndarray]:
         away = row - found["mean"]
         square = (away * away).sum()
         found["scatter"] += np.outer(away, away)
-        found["cubes"] += square * away
-        found["quarts"] += square**2
+        found["cubic_sums"] += square * away
+        found["quartic_sum"] += square**2
     for c in range(n_classes):
         members = x[np.asarray(labels) == c]
         if len(members):
@@ -63,7 +63,7 @@ def agree(moments: ClassMoments, expected: dict[str, np.ndarray], bound: float) 
         assert have.dtype == np.float64, name
         assert have.shape == np.shape(want), name
         # the third-order sum may cancel to nothing: it is measured by what it is summed from
-        size = expected["quarts"] ** 0.75 if name == "cubes" else np.abs(want).max()
+        size = expected["quartic_sum"] ** 0.75 if name == "cubic_sums" else np.abs(want).max()
         np.testing.assert_allclose(
             have, np.asarray(want, float), rtol=0, atol=float(bound * (size + 1e-300)), err_msg=name
         )
@@ -356,7 +356,7 @@ def targets_agree(moments: TargetMoments, features, targets, bound: float) -> No
     expected = literal(features, np.zeros(len(features), int), 1)
     total = moments.total
     assert isinstance(total, FeatureMoments)
-    for name in ("mean", "scatter", "quarts"):
+    for name in ("mean", "scatter", "quartic_sum"):
         want, have = expected[name].astype(float), arrays.to_numpy(getattr(total, name))
         np.testing.assert_allclose(have, want, rtol=0, atol=bound * np.abs(want).max())
 

@@ -379,7 +379,7 @@ def test_memory_does_not_grow_with_the_files(tmp_path, suffix):
             save_file(weights, path)
     code = (
         "import resource, sys\n"
-        "import transferscope.weights_files, transferscope.parameter_distance as p\n"
+        "import transferscope.storage.weights_files, transferscope.parameter_distance as p\n"
         "if sys.argv[3] == '.pth': import torch\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "p.layer_transferability(None, sys.argv[1], sys.argv[2])\n"

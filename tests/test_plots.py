@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from transferscope.agreement import evaluate
 from transferscope.errors import InputError, StoreError
-from transferscope.ped_metrics import trace_ped
+from transferscope.evaluation import evaluate
+from transferscope.metrics import trace_ped
 from transferscope.plots import (
     plot_agreement,
     plot_layers,

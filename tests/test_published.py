@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from transferscope.errors import InputError, UnknownNameError
-from transferscope.published import BENCHMARKS, evaluate_on, get_benchmark
+from transferscope.evaluation.published import BENCHMARKS, evaluate_on, get_benchmark
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT.parent / "shared" / "data" / "results"

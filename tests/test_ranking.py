@@ -18,9 +18,13 @@ torch = pytest.importorskip("torch", reason="ranking runs encoders in torch")
 
 from transferscope.encoders import from_module  # noqa: E402
 from transferscope.errors import DatasetError, InputError, UnknownNameError  # noqa: E402
-from transferscope.metrics import METRICS, Measurement, Metric  # noqa: E402
+from transferscope.metrics import (  # noqa: E402
+    DEFAULT_METRICS,
+    METRICS,
+    Measurement,
+    Metric,
+)
 from transferscope.results import Ranking  # noqa: E402
-from transferscope.scoring import DEFAULT_METRICS  # noqa: E402
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 N = 90
@@ -390,7 +394,7 @@ def test_digits_prefer_an_encoder_of_digits(tmp_path):
 
 
 def test_interrupted_and_repeated_it_continues(data, tmp_path, monkeypatch):
-    import transferscope.extraction as extraction
+    import transferscope.extraction._pass as extraction
 
     monkeypatch.setattr(extraction, "SHARD_ROWS", 16)
     rows: list[int] = []

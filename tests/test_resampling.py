@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transferscope.resampling import CONFIDENCE, REPLICATES, consensus, resample
+from transferscope.ranking._resampling import CONFIDENCE, REPLICATES, consensus, resample
 
 
 def drawn(means, n: int = 400, seed: int = 0, together: float = 0.0, spread: float = 1.0):

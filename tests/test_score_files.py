@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from transferscope.errors import InputError
-from transferscope.score_files import read_accuracy, read_scores
+from transferscope.evaluation import read_accuracy, read_scores
 
 
 def test_long_and_wide_tables_are_the_same(tmp_path):

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 import transferscope
-from transferscope import scoring
 from transferscope.embedding import Embedding
 from transferscope.errors import FeatureError, InputError, MissingInputError, UnknownNameError
 from transferscope.metrics import METRICS, Measurement, Metric, get_metric
-from transferscope.results import ScoreTable
-from transferscope.scoring import (
+from transferscope.metrics import _score as scoring
+from transferscope.metrics._score import (
     DEFAULT_METRICS,
-    chosen_metrics,
     measure_all,
+    parse_metrics,
     require_inputs,
     score,
 )
+from transferscope.results import ScoreTable
 
 
 def data(n: int = 60, d: int = 5):
@@ -52,12 +52,12 @@ def test_scores_are_those_of_the_functions():
     "metrics", ["knn,logme", " knn , logme ,", ["knn", "logme"], ("knn", "logme", "knn")]
 )
 def test_metrics_come_in_the_order_asked_for_and_once(metrics):
-    assert [m.name for m in chosen_metrics(metrics)] == ["knn", "logme"]
+    assert [m.name for m in parse_metrics(metrics)] == ["knn", "logme"]
     assert list(score(*data(), metrics=metrics).scores) == ["knn", "logme"]
 
 
 def test_all_is_the_whole_table():
-    assert [m.name for m in chosen_metrics("all")] == list(METRICS)
+    assert [m.name for m in parse_metrics("all")] == list(METRICS)
     table = score(*data(), metrics="all")
     assert {*table.scores, *table.skipped} == set(METRICS)
     assert {"leep", "nce"} <= set(table.skipped)

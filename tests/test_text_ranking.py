@@ -18,14 +18,14 @@ sys.path.insert(0, str(Path(__file__).parent / "encoders"))
 import text_checkpoints as tiny  # noqa: E402
 
 import transferscope  # noqa: E402
-import transferscope.extraction as extraction  # noqa: E402
+import transferscope.extraction._pass as extraction  # noqa: E402
 from transferscope import cli  # noqa: E402
 from transferscope.datasets import open_dataset  # noqa: E402
 from transferscope.encoders import load_encoder  # noqa: E402
 from transferscope.errors import DatasetError, InputError  # noqa: E402
 from transferscope.extraction import extract  # noqa: E402
-from transferscope.feature_store import FeatureStore  # noqa: E402
 from transferscope.results import Ranking  # noqa: E402
+from transferscope.storage.feature_store import FeatureStore  # noqa: E402
 
 ANIMALS = ["fox", "dog", "brown fox", "lazy dog", "quick fox"]
 OTHERS = ["bank", "account", "liquor jugs", "five dozen", "my box"]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from reference import otce as reference
-from transferscope import arrays, transport
 from transferscope.errors import InputError
+from transferscope.numerics import arrays, transport
 
 
 def clouds(n: int, m: int, d: int, seed: int = 0):
@@ -184,5 +184,5 @@ def test_inputs_are_not_modified_and_bits_repeat():
 
 
 def test_importing_it_does_not_import_pot():
-    code = "import sys, transferscope.transport; sys.exit('ot' in sys.modules)"
+    code = "import sys, transferscope.numerics.transport; sys.exit('ot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

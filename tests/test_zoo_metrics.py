@@ -11,10 +11,10 @@ import transferscope
 from transferscope import metrics
 from transferscope.errors import MissingInputError
 from transferscope.metrics import METRICS
+from transferscope.metrics._combined import combine, part_names, with_parts
 from transferscope.metrics._metric import Metric, zoo_metric
-from transferscope.ped_metrics import resolve_metric
+from transferscope.metrics._ped import resolve_metric
 from transferscope.results import Ranking, Score
-from transferscope.zoo_metrics import combine, part_names, with_parts
 
 ROWS = {
     "ncti": {"ncti_variability": 1.0, "ncti_geometry": 1.0, "ncti_nearest_center": 1.0},

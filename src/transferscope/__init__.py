@@ -9,42 +9,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transferscope.agreement import evaluate
     from transferscope.datasets import Dataset, open_dataset
-    from transferscope.embedding import Embedding
+    from transferscope.embedding import ClassMoments, Embedding
     from transferscope.encoders import Encoder, list_encoders, load_encoder
     from transferscope.errors import TransferscopeError, TransferscopeWarning
-    from transferscope.feature_store import FeatureStore
-    from transferscope.metrics import list_metrics
-    from transferscope.moments import ClassMoments
+    from transferscope.evaluation import evaluate
+    from transferscope.metrics import list_metrics, score
     from transferscope.parameter_distance import layer_transferability
     from transferscope.ranking import rank
     from transferscope.relatedness import task_relatedness
     from transferscope.results import Agreement, Ranking, Score, ScoreTable
-    from transferscope.scoring import score
+    from transferscope.storage.feature_store import FeatureStore
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Agreement": "results",
-    "ClassMoments": "moments",
+    "ClassMoments": "embedding",
     "Dataset": "datasets",
     "Embedding": "embedding",
     "Encoder": "encoders",
-    "FeatureStore": "feature_store",
+    "FeatureStore": "storage.feature_store",
     "Ranking": "results",
     "Score": "results",
     "ScoreTable": "results",
     "TransferscopeError": "errors",
     "TransferscopeWarning": "errors",
-    "evaluate": "agreement",
+    "evaluate": "evaluation",
     "layer_transferability": "parameter_distance",
     "list_encoders": "encoders",
     "list_metrics": "metrics",
     "load_encoder": "encoders",
     "open_dataset": "datasets",
     "rank": "ranking",
-    "score": "scoring",
+    "score": "metrics",
     "task_relatedness": "relatedness",
 }
 

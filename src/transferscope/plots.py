@@ -80,7 +80,7 @@ def plot_agreement(agreement: Agreement, measure: str = "weighted_tau") -> Figur
     ----------
     agreement : Agreement
     measure : str
-        One of `transferscope.agreement.MEASURES`. Undefined cells are grey and marked "-".
+        One of `transferscope.evaluation.MEASURES`. Undefined cells are grey and marked "-".
 
     Returns
     -------

@@ -49,7 +49,7 @@ from transferscope.encoders.checkpoint_encoders import (  # noqa: E402
 )
 from transferscope.encoders.timm_encoders import wrap_timm  # noqa: E402
 from transferscope.errors import CheckpointError, UnknownNameError  # noqa: E402
-from transferscope.weights_files import read_weights_file  # noqa: E402
+from transferscope.storage.weights_files import read_weights_file  # noqa: E402
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 N_CLASSES = 7

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transferscope import arrays
 from transferscope.embedding import Embedding
 from transferscope.metrics import Measurement
+from transferscope.numerics import arrays
 
 #: Beside the checkout: `case_A`, `case_C` and `case_E`, bit for bit reproducible, and the values
 #: that public code gave on them. The values are copied into the tests, each with its source.

@@ -21,12 +21,12 @@ import pytest
 import shapes
 
 import transferscope.metrics
-from transferscope import arrays, score
-from transferscope.embedding import Embedding
+from transferscope import score
+from transferscope.embedding import ClassMoments, Embedding, TargetMoments
 from transferscope.errors import FeatureError, InputError
 from transferscope.metrics import METRICS, Measurement, Metric
-from transferscope.moments import ClassMoments, TargetMoments
-from transferscope.ped_metrics import SUFFIX, applies_to, with_ped
+from transferscope.metrics._ped import SUFFIX, applies_to, with_ped
+from transferscope.numerics import arrays
 
 #: Answered by "yes" or "no" (or "-", by metrics that take no classes, where it is about classes).
 PROPERTIES = (

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from reference import frechet as reference
-from transferscope import arrays
-from transferscope.embedding import Embedding
+from transferscope.embedding import ClassMoments, Embedding
 from transferscope.errors import FeatureError, InputError
-from transferscope.metrics.frechet import _nuclear_norm, frechet, measure
-from transferscope.moments import ClassMoments
+from transferscope.metrics._frechet import _nuclear_norm, frechet, measure
+from transferscope.numerics import arrays
 
 
 def clouds(n: int, m: int, d: int, seed: int = 0):

@@ -10,10 +10,10 @@ from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from reference import knn as reference
-from transferscope import arrays
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics.knn import knn, measure
+from transferscope.metrics._knn import knn, measure
+from transferscope.numerics import arrays
 
 # dbolya/parc at ddfca43, methods.py kNN(k=1), as a fraction
 GOLDEN = {"A": 0.959, "C": 0.9775, "E": 0.7875}
@@ -67,7 +67,7 @@ def test_blocks_make_no_difference(monkeypatch):
     whole = knn(features, labels)
     monkeypatch.setattr(arrays, "CHUNK_BYTES", 8)  # 64 rows at once
     # by sys.modules: as an attribute of its package the function of this name hides the file
-    monkeypatch.setattr(sys.modules["transferscope.metrics.knn"], "QUERIES_AT_ONCE", 7)
+    monkeypatch.setattr(sys.modules["transferscope.metrics._knn"], "QUERIES_AT_ONCE", 7)
     assert knn(features, labels) == whole
 
 

@@ -8,7 +8,7 @@ import pytest
 from reference import leep as reference
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics.leep import leep, measure
+from transferscope.metrics._leep import leep, measure
 
 # thuml/LogME at 56551ca, LEEP.py
 GOLDEN = {"A": -1.537150509278023, "C": -1.3302673372577056, "E": -0.38522581048441173}

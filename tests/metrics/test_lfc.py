@@ -7,7 +7,7 @@ import pytest
 from shapes import SHAPES
 
 from reference import lfc as reference
-from transferscope.metrics.lfc import lfc
+from transferscope.metrics._lfc import lfc
 
 # zhangyikaii/Model-Spider at d2a53e4, mptms/LFC.py (float32 features, float64 here)
 GOLDEN = {"A": 0.6542058349263999, "C": 0.678988062299063, "E": 0.11970072859875529}

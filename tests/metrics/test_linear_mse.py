@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from reference import linear_mse as reference
-from transferscope import arrays
-from transferscope.embedding import Embedding
+from transferscope.embedding import Embedding, TargetMoments
 from transferscope.errors import InputError
-from transferscope.metrics.linear_mse import linear_mse, measure
-from transferscope.moments import TargetMoments
+from transferscope.metrics._linear_mse import linear_mse, measure
+from transferscope.numerics import arrays
 
 
 def task(n: int, d: int, k: int = 2, *, seed: int = 0):

@@ -7,9 +7,9 @@ import pytest
 from sklearn.linear_model import RidgeCV
 
 from reference import linear_probe as reference
-from transferscope import arrays
 from transferscope.embedding import Embedding
-from transferscope.metrics.linear_probe import PENALTIES, linear_probe, measure
+from transferscope.metrics._linear_probe import PENALTIES, linear_probe, measure
+from transferscope.numerics import arrays
 
 
 def task(n: int, d: int, n_classes: int = 4, seed: int = 0, spread: float = 0.5):

@@ -9,14 +9,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from reference import logistic_probe as reference
-from transferscope import arrays
-from transferscope.embedding import Embedding
+from transferscope.embedding import ClassMoments, Embedding
 from transferscope.errors import InputError
-from transferscope.metrics.logistic_probe import logistic_probe, measure
-from transferscope.moments import ClassMoments
+from transferscope.metrics._logistic_probe import logistic_probe, measure
+from transferscope.numerics import arrays
 
 # the module: as an attribute of the package its name is the function's
-module = sys.modules["transferscope.metrics.logistic_probe"]
+module = sys.modules["transferscope.metrics._logistic_probe"]
 
 
 def task(n: int, d: int, n_classes: int = 4, *, spread: float = 0.7, seed: int = 0):

@@ -9,7 +9,7 @@ import pytest
 
 from reference import logme as reference
 from transferscope.embedding import Embedding
-from transferscope.metrics.logme import logme, measure
+from transferscope.metrics._logme import logme, measure
 
 # thuml/LogME at 56551ca, LogME()._fit_icml: stops at a change of 1 %, hence the tolerance
 GOLDEN = {"A": 0.7455836762668, "C": 0.6609559589331758, "E": -0.47602118106823454}
@@ -122,7 +122,7 @@ def test_labels_as_one_hot_targets_are_the_same():
 @pytest.mark.parametrize("seed", range(12))
 def test_converges_wherever_the_maximum_lies(seed, monkeypatch):
     """Within 150 steps, on features of any scale and decay, explaining all or nothing."""
-    monkeypatch.setattr(sys.modules["transferscope.metrics.logme"], "MAX_ITERATIONS", 150)
+    monkeypatch.setattr(sys.modules["transferscope.metrics._logme"], "MAX_ITERATIONS", 150)
     rng = np.random.default_rng(seed)
     n, d = int(rng.integers(5, 100)), int(rng.integers(1, 100))
     decay = np.logspace(0, -rng.uniform(0, 4), d) * 10 ** rng.uniform(-3, 3)

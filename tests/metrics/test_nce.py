@@ -7,7 +7,7 @@ import pytest
 
 from reference import nce as reference
 from transferscope.embedding import Embedding
-from transferscope.metrics.nce import measure, nce
+from transferscope.metrics._nce import measure, nce
 
 # thuml/LogME at 56551ca, NCE.py, source label = argmax P
 GOLDEN = {"A": -0.7437480815385579, "C": -0.3202764602749575, "E": -0.27746426940925506}

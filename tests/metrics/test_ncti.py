@@ -10,9 +10,8 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from reference import ncti as reference
-from transferscope import arrays
-from transferscope.embedding import Embedding
-from transferscope.metrics.ncti import (
+from transferscope.embedding import ClassMoments, Embedding
+from transferscope.metrics._ncti import (
     measure_geometry,
     measure_nearest_center,
     measure_variability,
@@ -20,7 +19,7 @@ from transferscope.metrics.ncti import (
     ncti_nearest_center,
     ncti_variability,
 )
-from transferscope.moments import ClassMoments
+from transferscope.numerics import arrays
 
 MEASURES = (measure_variability, measure_geometry, measure_nearest_center)
 

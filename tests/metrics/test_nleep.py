@@ -10,13 +10,13 @@ import pytest
 from sklearn.mixture import GaussianMixture
 
 from reference import nleep as reference
-from transferscope import arrays
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics.nleep import measure, nleep
+from transferscope.metrics._nleep import measure, nleep
+from transferscope.numerics import arrays
 
 # the module: as an attribute of the package its name is the function's
-module = sys.modules["transferscope.metrics.nleep"]
+module = sys.modules["transferscope.metrics._nleep"]
 
 # secret-hammer/Awesome-Model-Transferability-Evaluation at bae6af6, metrics/nleep.py
 GOLDEN = {"A": -0.2890506088733673, "C": -0.13959790766239166, "E": -0.5824540853500366}

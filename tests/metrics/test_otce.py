@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from reference import otce as reference
-from transferscope import arrays, transport
-from transferscope.embedding import Embedding
+from transferscope.embedding import ClassMoments, Embedding
 from transferscope.errors import FeatureError, InputError
-from transferscope.metrics.otce import measure_ot_nce, measure_otce, ot_nce, otce
-from transferscope.moments import ClassMoments
+from transferscope.metrics._otce import measure_ot_nce, measure_otce, ot_nce, otce
+from transferscope.numerics import arrays, transport
 
 # the module: as an attribute of the package its name is the function's
-module = sys.modules["transferscope.metrics.otce"]
+module = sys.modules["transferscope.metrics._otce"]
 
 # secret-hammer/Awesome-Model-Transferability-Evaluation at bae6af6, metrics/otce.py,
 # compute_coupling and compute_CE, on squared distances in float32

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from reference import pactran as reference
-from transferscope import arrays
-from transferscope.embedding import Embedding
+from transferscope.embedding import ClassMoments, Embedding
 from transferscope.errors import FeatureError, InputError
-from transferscope.metrics import pactran
-from transferscope.metrics.pactran import measure_gaussian, pactran_gaussian
-from transferscope.moments import ClassMoments
+from transferscope.metrics import _pactran as pactran
+from transferscope.metrics._pactran import measure_gaussian, pactran_gaussian
+from transferscope.numerics import arrays
 
 # google-research/pactran_metrics at a5e4997, compute_metrics.py; sign turned.
 # calculate_pac_gauss(lda_factor=1.0), its first variance, from a random start

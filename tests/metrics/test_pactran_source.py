@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 
 from reference import pactran_source as reference
-from transferscope import arrays
-from transferscope.embedding import Embedding
+from transferscope.embedding import ClassMoments, Embedding
 from transferscope.errors import InputError
-from transferscope.metrics.pactran_source import (
+from transferscope.metrics._pactran_source import (
     measure_dirichlet,
     measure_gamma,
     pactran_dirichlet,
     pactran_gamma,
 )
-from transferscope.moments import ClassMoments
+from transferscope.numerics import arrays
 
 # google-research/pactran_metrics at a5e4997, compute_metrics.py; sign turned.
 # calculate_pac_dir(P, alpha=1)

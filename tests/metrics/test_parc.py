@@ -10,14 +10,13 @@ import pytest
 from sklearn.decomposition import PCA
 
 from reference import parc as reference
-from transferscope import arrays
-from transferscope.embedding import Embedding
+from transferscope.embedding import ClassMoments, Embedding
 from transferscope.errors import FeatureError, InputError
-from transferscope.metrics.parc import measure, parc
-from transferscope.moments import ClassMoments
+from transferscope.metrics._parc import measure, parc
+from transferscope.numerics import arrays
 
 # the module: as an attribute of the package its name is the function's
-module = sys.modules["transferscope.metrics.parc"]
+module = sys.modules["transferscope.metrics._parc"]
 
 # dbolya/parc at ddfca43, methods.py, PARC(n_dims=32) and PARC()
 GOLDEN = {"A": 37.36495202647367, "C": 26.849093863780894, "E": 9.7471885721925}

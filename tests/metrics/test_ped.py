@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 import transferscope
-from transferscope import ClassMoments, arrays
-from transferscope.dynamics import potential_energy_decline
+from transferscope import ClassMoments
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError, UnknownNameError
-from transferscope.metrics import METRICS
-from transferscope.ped_metrics import applies_to, resolve_metric, resolve_metrics, with_ped
-from transferscope.scoring import chosen_metrics
+from transferscope.metrics import METRICS, parse_metrics, potential_energy_decline
+from transferscope.metrics._ped import applies_to, resolve_metric, resolve_metrics, with_ped
+from transferscope.numerics import arrays
 
 #: Golden values of lixiaotong97/PED (commit e5af6e7), reference task G, nu 0.6, step 0.1, exit 0.5.
 DISPLACEMENT = {"A": 13.172621325528004, "C": 72.75756167702758, "E": 1.1503779131113012}
@@ -164,7 +163,7 @@ def test_warnings_say_what_ped_stood_on():
 
 def test_ped_is_worked_out_once(monkeypatch):
     calls = []
-    from transferscope import ped_metrics
+    from transferscope.metrics import _ped as ped_metrics
 
     def counted(*args, **options):
         calls.append(1)
@@ -182,8 +181,8 @@ def test_names():
     assert "ICCV 2023" in metric.reference
     assert resolve_metric("logme") is METRICS["logme"]
     assert [m.name for m in resolve_metrics(["knn", "logme+ped", "knn"])] == ["knn", "logme+ped"]
-    assert [m.name for m in chosen_metrics("all")] == list(METRICS)
-    both = [m.name for m in chosen_metrics("all+ped")]
+    assert [m.name for m in parse_metrics("all")] == list(METRICS)
+    both = [m.name for m in parse_metrics("all+ped")]
     assert both[: len(METRICS)] == list(METRICS)
     assert "logme+ped" in both
     assert "leep+ped" not in both

@@ -18,13 +18,13 @@ from transferscope.datasets import open_dataset
 from transferscope.embedding import Embedding
 from transferscope.errors import BoundError, FeatureError, InputError
 from transferscope.extraction import extract
-from transferscope.feature_files import write_feature_file
 from transferscope.metrics import relatedness, relatedness_unlabelled
-from transferscope.metrics.relatedness import measure_relatedness
+from transferscope.metrics._relatedness import measure_relatedness
 from transferscope.plots import plot_relatedness, save_figure
 from transferscope.relatedness import SETTINGS, Head, _bound, task_relatedness
 from transferscope.relatedness._head import train_head
 from transferscope.relatedness._transform import Side, Transform, label_map
+from transferscope.storage.feature_files import write_feature_file
 
 
 def task(seed, n=240, d=5, n_classes=4, spread=1.0, imbalance=0.0):
@@ -337,7 +337,7 @@ def test_metric_is_minus_the_bound_and_orders():
 
 def test_large_sides_are_sampled(monkeypatch):
     # the metric of that name hides the module
-    module = importlib.import_module("transferscope.metrics.relatedness")
+    module = importlib.import_module("transferscope.metrics._relatedness")
     monkeypatch.setattr(module, "LIMIT", 100)
     z, y = task(18)
     x, t = task(19)

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from reference import sfda as reference
-from transferscope import arrays
-from transferscope.embedding import Embedding
+from transferscope.embedding import ClassMoments, Embedding
 from transferscope.errors import InputError
-from transferscope.metrics.sfda import measure, sfda
-from transferscope.moments import ClassMoments
+from transferscope.metrics._sfda import measure, sfda
+from transferscope.numerics import arrays
 
 # TencentARC/SFDA at 3b7edf7, metrics.py, SFDA_Score
 GOLDEN = {"A": 0.9976214926014136, "C": 0.9941191757095613, "E": 0.7815352227999404}

@@ -9,10 +9,9 @@ import pytest
 from shapes import SHAPES, task
 
 from reference import transrate as reference
-from transferscope.embedding import Embedding
+from transferscope.embedding import ClassMoments, Embedding
 from transferscope.errors import InputError
-from transferscope.metrics.transrate import measure, transrate
-from transferscope.moments import ClassMoments
+from transferscope.metrics._transrate import measure, transrate
 
 # thuml/Transfer-Learning-Library at c4aa59e, tllib/ranking/transrate.py (eps=1e-4), which weights
 # every class by 1/C

@@ -8,7 +8,7 @@ from shapes import SHAPES
 
 from reference import within_between as reference
 from transferscope.embedding import Embedding
-from transferscope.metrics.within_between import measure, within_between
+from transferscope.metrics._within_between import measure, within_between
 
 # there is no public code with a value for this form
 

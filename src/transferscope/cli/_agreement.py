@@ -14,7 +14,7 @@ from rich.table import Table
 
 from transferscope.cli._terminal import PlainFormat, SeedOption, stdout
 from transferscope.errors import InputError
-from transferscope.results import Agreement, Measured
+from transferscope.results import Agreement, Estimate
 
 
 def evaluate(
@@ -40,14 +40,15 @@ def evaluate(
     seed: SeedOption = 0,
 ) -> None:
     """Measure how well scores foresee fine-tuned accuracy."""
-    from transferscope import agreement, published, score_files
+    from transferscope import evaluation
+    from transferscope.evaluation import published
 
     if (accuracy is None) == (benchmark is None) or (accuracy is not None and scores is None):
         raise InputError(
             "evaluate compares --scores with --accuracy FILE or with --benchmark NAME; give one of "
             "the two (a benchmark alone shows its baselines)."
         )
-    values = None if scores is None else score_files.read_scores(scores)
+    values = None if scores is None else evaluation.read_scores(scores)
     told: dict[str, dict[str, float]] = {}
     if benchmark is not None:
         found = published.evaluate_on(benchmark, values, seed=seed)
@@ -55,7 +56,7 @@ def evaluate(
     else:
         assert accuracy is not None
         assert values is not None
-        found = agreement.evaluate(values, score_files.read_accuracy(accuracy), seed=seed)
+        found = evaluation.evaluate(values, evaluation.read_accuracy(accuracy), seed=seed)
     if plot is not None or scatter is not None:
         from transferscope import plots
 
@@ -107,11 +108,11 @@ def _show(found: Agreement, told: dict[str, dict[str, float]]) -> None:
             )
 
 
-def _plain(measured: Measured | None) -> str:
+def _plain(measured: Estimate | None) -> str:
     return "-" if measured is None or measured.value is None else f"{measured.value:.3f}"
 
 
-def _interval(measured: Measured) -> str:
+def _interval(measured: Estimate) -> str:
     return f"{_plain(measured)} ({_range(measured.low, measured.high)})"
 
 
@@ -126,7 +127,7 @@ def benchmarks(
     format: Annotated[PlainFormat, typer.Option(help="How to list.")] = PlainFormat.table,
 ) -> None:
     """List published accuracies that scores can be evaluated on, with their sources."""
-    from transferscope.published import BENCHMARKS, get_benchmark
+    from transferscope.evaluation.published import BENCHMARKS, get_benchmark
 
     if name is not None:
         writer = csv.writer(sys.stdout, lineterminator="\n")

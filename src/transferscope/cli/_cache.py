@@ -17,7 +17,7 @@ from transferscope.cli._terminal import (
 )
 
 if TYPE_CHECKING:
-    from transferscope.feature_store import FeatureStore
+    from transferscope.storage.feature_store import FeatureStore
 
 cache = typer.Typer(help="Look after the features that were kept.", no_args_is_help=True)
 
@@ -74,6 +74,6 @@ def cache_verify(store: StoreOption = None) -> None:
 
 
 def _store(path: Path | None) -> FeatureStore:
-    from transferscope.feature_store import FeatureStore
+    from transferscope.storage.feature_store import FeatureStore
 
     return FeatureStore(path)

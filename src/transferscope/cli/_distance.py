@@ -230,9 +230,9 @@ def dataset_factors(
     """Measure what of a data set goes with transferability: domain gap, variance, size."""
     from transferscope.datasets import open_dataset
     from transferscope.extraction import extract
-    from transferscope.feature_store import FeatureStore
     from transferscope.parameter_distance import dataset_factors as factors_of
     from transferscope.parameter_distance import predict_transferability
+    from transferscope.storage.feature_store import FeatureStore
 
     sampling: dict[str, Any] = {"max_samples": max_samples, "per_class": per_class, "seed": seed}
     data = open_dataset(

@@ -48,9 +48,9 @@ def score(
     seed: SeedOption = 0,
 ) -> None:
     """Score features that are at hand."""
-    from transferscope.feature_files import read_feature_file
-    from transferscope.scoring import DEFAULT_METRICS
-    from transferscope.scoring import score as score_features
+    from transferscope.metrics import DEFAULT_METRICS
+    from transferscope.metrics import score as score_features
+    from transferscope.storage.feature_files import read_feature_file
 
     with stderr.status(f"scoring {escape(str(file))}"):
         table = score_features(
@@ -100,8 +100,8 @@ def extract(
     from transferscope.datasets import open_dataset
     from transferscope.encoders import expand_encoders
     from transferscope.extraction import extract as extract_features
-    from transferscope.feature_files import write_feature_file
-    from transferscope.feature_store import FeatureStore
+    from transferscope.storage.feature_files import write_feature_file
+    from transferscope.storage.feature_store import FeatureStore
 
     data = open_dataset(
         dataset,
@@ -175,8 +175,8 @@ def ped(
     format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
 ) -> None:
     """Show how potential-energy decline (PED) moves the classes."""
-    from transferscope.feature_files import read_feature_file
-    from transferscope.ped_metrics import trace_ped
+    from transferscope.metrics import trace_ped
+    from transferscope.storage.feature_files import read_feature_file
 
     arrays = read_feature_file(file)
     trace = trace_ped(

@@ -78,7 +78,7 @@ def probe(
     """Train a linear head on each encoder's frozen features, and measure it."""
     from transferscope.encoders import expand_encoders
     from transferscope.extraction import extract
-    from transferscope.feature_store import FeatureStore
+    from transferscope.storage.feature_store import FeatureStore
     from transferscope.training import STRENGTHS, TEST, hold_out, refuse_other_classes
     from transferscope.training import probe as train_probe
 

@@ -91,8 +91,8 @@ def rank(
     seed: SeedOption = 0,
 ) -> None:
     """Rank encoders for a data set: which one to fine-tune, and how sure that is."""
+    from transferscope.metrics import DEFAULT_METRICS
     from transferscope.ranking import rank as rank_encoders
-    from transferscope.scoring import DEFAULT_METRICS
 
     if plot is not None and layers in ("last", "mean"):
         raise InputError(

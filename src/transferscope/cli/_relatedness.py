@@ -81,7 +81,7 @@ def relate(
     def read(name: str, split: str | None) -> dict[str, Any]:
         if encoder is not None:
             return _seen_by(encoder, name, split, store, max_samples, batch_size, device, seed)
-        from transferscope.feature_files import read_feature_file
+        from transferscope.storage.feature_files import read_feature_file
 
         return read_feature_file(name, ARRAYS)
 
@@ -140,7 +140,7 @@ def _seen_by(
     from transferscope.datasets import open_dataset
     from transferscope.encoders import expand_encoders
     from transferscope.extraction import extract
-    from transferscope.feature_store import FeatureStore
+    from transferscope.storage.feature_store import FeatureStore
 
     specs = expand_encoders(encoder)
     if len(specs) != 1:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from transferscope.datasets._labels import AskedTask, Task, encode_labels
+from transferscope.datasets._labels import RequestedTask, Task, encode_labels
 from transferscope.datasets._samples import Modality, Sample, Samples
 from transferscope.errors import DatasetError
 
@@ -30,7 +30,7 @@ class Request:
     split: str | None = None
     label_column: str | None = None
     input_column: str | None = None
-    task: AskedTask | None = None
+    task: RequestedTask | None = None
     skip_unreadable: bool = False
     #: Columns are named as those of another data set are, and labels may be absent.
     reference: bool = False
@@ -241,7 +241,7 @@ def make_dataset(
     labels: Any,
     *,
     split: str = "all",
-    task: AskedTask | None = None,
+    task: RequestedTask | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Dataset:
     """Join samples and labels of any form to a `Dataset`; shared by all readers.

@@ -12,11 +12,11 @@ from transferscope.errors import DatasetError, first_few
 
 Task = Literal["classification", "regression", "multilabel"]
 #: What a caller may ask for: the tasks, and the two readings of one tag per word.
-AskedTask = Literal["classification", "regression", "multilabel", "tags", "entities"]
+RequestedTask = Literal["classification", "regression", "multilabel", "tags", "entities"]
 
 
 def encode_labels(
-    values: Any, *, task: AskedTask | None, class_names: Sequence[str] | None, where: str
+    values: Any, *, task: RequestedTask | None, class_names: Sequence[str] | None, where: str
 ) -> tuple[Task, npt.NDArray[Any], tuple[str, ...]]:
     """Recognise the task and turn labels into numbers.
 

@@ -11,7 +11,7 @@ import numpy as np
 from transferscope.datasets._dataset import Dataset, Request, choose_split, make_dataset
 from transferscope.datasets._hugging_face import from_hugging_face, load_hugging_face, read_parquet
 from transferscope.datasets._image_folder import read_image_folder
-from transferscope.datasets._labels import AskedTask, Task, check_classes
+from transferscope.datasets._labels import RequestedTask, Task, check_classes
 from transferscope.datasets._npz import read_npz
 from transferscope.datasets._objects import from_arrays, from_pairs
 from transferscope.datasets._samples import Rows
@@ -25,7 +25,7 @@ def open_dataset(
     split: str | None = None,
     label_column: str | None = None,
     input_column: str | None = None,
-    task: AskedTask | None = None,
+    task: RequestedTask | None = None,
     max_samples: int | None = None,
     per_class: int | None = None,
     seed: int = 0,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transferscope.datasets._dataset import Dataset, Request, choose_split, make_dataset
-from transferscope.datasets._labels import AskedTask
+from transferscope.datasets._labels import RequestedTask
 from transferscope.datasets._samples import ImageFiles, Samples, Texts
 from transferscope.datasets._words import are_tags, listed, make_tagged
 from transferscope.errors import DatasetError
@@ -180,7 +180,7 @@ def text_samples(columns: Sequence[Iterable[Any]], names: Sequence[str], source:
 
 def parse_labels(
     columns: Sequence[npt.NDArray[Any]], names: Sequence[str], n_samples: int
-) -> tuple[npt.NDArray[Any], AskedTask | None, Sequence[str] | None]:
+) -> tuple[npt.NDArray[Any], RequestedTask | None, Sequence[str] | None]:
     """Labels of one column or several, with what follows from their form: task and class names.
 
     Several columns are targets of a regression, or classes if they hold 0 and 1 only. Cells that

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transferscope.errors import CheckpointError, UnknownNameError, require
-from transferscope.weights_files import read_weights_file
+from transferscope.storage.weights_files import read_weights_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

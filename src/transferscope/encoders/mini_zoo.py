@@ -211,7 +211,7 @@ def load_mini_checkpoint(path: Path, name: str, identifier: str) -> MiniEncoder:
         If the file cannot be read or belongs to another network.
     """
     from transferscope.encoders._mini_networks import build_network
-    from transferscope.weights_files import read_weights_file
+    from transferscope.storage.weights_files import read_weights_file
 
     card = mini_card(name)
     network = build_network(card.architecture)

@@ -40,7 +40,7 @@ def from_module(
         A name for it. Of a function it is also what tells its stored features from those of
         another function: change it when the function changes.
     feature_dim : int, optional
-        Dimension of the features. Measured where the preprocessing is an `ImagePreprocessing`;
+        Dimension of the features. Estimate where the preprocessing is an `ImagePreprocessing`;
         otherwise needed before the first batch.
     head : torch.nn.Module or callable, optional
         From pooled features to the logits of the source's classes.

@@ -1,63 +1,45 @@
-"""The table of metrics. Every score is oriented: higher = expected to transfer better."""
+"""Metrics of transferability: functions on features, and the table that `rank` chooses from.
 
-from __future__ import annotations
+Every score is oriented: higher = expected to transfer better.
+"""
 
-import difflib
-
-from transferscope.errors import UnknownNameError
-from transferscope.metrics import energy as _energy
-from transferscope.metrics import frechet as _frechet
-from transferscope.metrics import gbc as _gbc
-from transferscope.metrics import h_score as _h_score
-from transferscope.metrics import knn as _knn
-from transferscope.metrics import lda as _lda
-from transferscope.metrics import leep as _leep
-from transferscope.metrics import lfc as _lfc
-from transferscope.metrics import linear_mse as _linear_mse
-from transferscope.metrics import linear_probe as _linear_probe
-from transferscope.metrics import logistic_probe as _logistic_probe
-from transferscope.metrics import logme as _logme
-from transferscope.metrics import nce as _nce
-from transferscope.metrics import ncti as _ncti
-from transferscope.metrics import nleep as _nleep
-from transferscope.metrics import otce as _otce
-from transferscope.metrics import pactran as _pactran
-from transferscope.metrics import pactran_source as _pactran_source
-from transferscope.metrics import parc as _parc
-from transferscope.metrics import relatedness as _relatedness
-from transferscope.metrics import sfda as _sfda
-from transferscope.metrics import transrate as _transrate
-from transferscope.metrics import within_between as _within_between
-from transferscope.metrics._metric import Measurement, Metric, Need, Task, zoo_metric
-from transferscope.metrics.energy import energy
-from transferscope.metrics.frechet import frechet
-from transferscope.metrics.gbc import gbc
-from transferscope.metrics.h_score import h_score, regularized_h_score
-from transferscope.metrics.knn import knn
-from transferscope.metrics.lda import lda
-from transferscope.metrics.leep import leep
-from transferscope.metrics.lfc import lfc
-from transferscope.metrics.linear_mse import linear_mse
-from transferscope.metrics.linear_probe import linear_probe
-from transferscope.metrics.logistic_probe import logistic_probe
-from transferscope.metrics.logme import logme
-from transferscope.metrics.nce import nce
-from transferscope.metrics.ncti import ncti_geometry, ncti_nearest_center, ncti_variability
-from transferscope.metrics.nleep import nleep
-from transferscope.metrics.otce import ot_nce, otce
-from transferscope.metrics.pactran import pactran_gaussian
-from transferscope.metrics.pactran_source import pactran_dirichlet, pactran_gamma
-from transferscope.metrics.parc import parc
-from transferscope.metrics.relatedness import relatedness, relatedness_unlabelled
-from transferscope.metrics.sfda import sfda
-from transferscope.metrics.transrate import transrate
-from transferscope.metrics.within_between import within_between
+from transferscope.metrics._combined import combine, why_not, with_parts
+from transferscope.metrics._energy import energy
+from transferscope.metrics._frechet import frechet
+from transferscope.metrics._gbc import gbc
+from transferscope.metrics._h_score import h_score, regularized_h_score
+from transferscope.metrics._knn import knn
+from transferscope.metrics._lda import lda
+from transferscope.metrics._leep import leep
+from transferscope.metrics._lfc import lfc
+from transferscope.metrics._linear_mse import linear_mse
+from transferscope.metrics._linear_probe import linear_probe
+from transferscope.metrics._logistic_probe import logistic_probe
+from transferscope.metrics._logme import logme
+from transferscope.metrics._metric import Measurement, Metric, Need
+from transferscope.metrics._nce import nce
+from transferscope.metrics._ncti import ncti_geometry, ncti_nearest_center, ncti_variability
+from transferscope.metrics._nleep import nleep
+from transferscope.metrics._otce import ot_nce, otce
+from transferscope.metrics._pactran import pactran_gaussian
+from transferscope.metrics._pactran_source import pactran_dirichlet, pactran_gamma
+from transferscope.metrics._parc import parc
+from transferscope.metrics._ped import trace_ped
+from transferscope.metrics._potential_energy import potential_energy_decline
+from transferscope.metrics._relatedness import relatedness, relatedness_unlabelled
+from transferscope.metrics._score import DEFAULT_METRICS, measure_all, parse_metrics, score
+from transferscope.metrics._sfda import sfda
+from transferscope.metrics._table import METRICS, get_metric, list_metrics
+from transferscope.metrics._transrate import transrate
+from transferscope.metrics._within_between import within_between
 
 __all__ = [
+    "DEFAULT_METRICS",
     "METRICS",
     "Measurement",
     "Metric",
     "Need",
+    "combine",
     "energy",
     "frechet",
     "gbc",
@@ -72,6 +54,7 @@ __all__ = [
     "list_metrics",
     "logistic_probe",
     "logme",
+    "measure_all",
     "nce",
     "ncti_geometry",
     "ncti_nearest_center",
@@ -83,150 +66,16 @@ __all__ = [
     "pactran_gamma",
     "pactran_gaussian",
     "parc",
+    "parse_metrics",
+    "potential_energy_decline",
     "regularized_h_score",
     "relatedness",
     "relatedness_unlabelled",
+    "score",
     "sfda",
+    "trace_ped",
     "transrate",
+    "why_not",
+    "with_parts",
     "within_between",
 ]
-
-_CLASSES: tuple[Task, ...] = ("classification",)
-_NUMBERS: tuple[Task, ...] = ("regression", "multilabel")
-_ANY: tuple[Task, ...] = ("classification", "regression", "multilabel")
-_SOURCE: tuple[Need, ...] = ("source_probabilities",)
-_REFERENCE: tuple[Need, ...] = ("reference_features", "reference_labels")
-
-#: name -> Metric. To add one: a module beside this file, a row here, and its golden values.
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        # from features and labels, by moments alone
-        Metric("logme", _logme.measure, _ANY, needs=(), from_moments=True,
-               range="unbounded", summary="log evidence of Bayesian linear regression",
-               reference="You et al., ICML 2021"),
-        Metric("h_score", _h_score.measure_h_score, _CLASSES, needs=(), from_moments=True,
-               range="0 to C - 1", summary="between-class share of variance",
-               reference="Bao et al., ICIP 2019"),
-        Metric("regularized_h_score", _h_score.measure_regularized_h_score, _CLASSES, needs=(),
-               from_moments=True, range="0 to C - 1", summary="H-score with shrunk covariance",
-               reference="Ibrahim et al., 2021"),
-        Metric("lfc", _lfc.measure, _CLASSES, needs=(), from_moments=True,
-               range="-1 to 1", summary="correlation of feature likeness and label sameness",
-               reference="Deshpande et al., 2021"),
-        Metric("within_between", _within_between.measure, _CLASSES, needs=(), from_moments=True,
-               range="at most 0", summary="within- to between-class variance, negated",
-               reference="Papyan, Han & Donoho, PNAS 2020"),
-        Metric("linear_mse", _linear_mse.measure, _NUMBERS, needs=(), from_moments=True,
-               range="at most 0", summary="negated regularised error of linear regression",
-               reference="Nguyen et al., UAI 2023"),
-        # from features and labels, looking at samples
-        Metric("knn", _knn.measure, _ANY, needs=(), from_moments=False,
-               range="0 to 1 (R² to 1)", summary="leave-one-out accuracy of 5 nearest neighbours",
-               reference="Cover & Hart, 1967"),
-        Metric("linear_probe", _linear_probe.measure, _ANY, needs=(), from_moments=False,
-               range="0 to 1 (R² to 1)", summary="leave-one-out accuracy of a ridge classifier",
-               reference="Allen, 1974"),
-        Metric("logistic_probe", _logistic_probe.measure, _CLASSES, needs=(), from_moments=False,
-               range="0 to 1", summary="held-out accuracy of logistic regression",
-               reference="Alain & Bengio, 2016"),
-        Metric("sfda", _sfda.measure, _CLASSES, needs=(), from_moments=False,
-               range="0 to 1",
-               summary="true-class probability of a self-challenged Fisher discriminant",
-               reference="Shao et al., ECCV 2022"),
-        Metric("lda", _lda.measure, _CLASSES, needs=(), from_moments=False,
-               range="0 to 1", summary="mean probability of the true class under shrunk LDA",
-               reference="Gholami et al., ICCV 2023"),
-        Metric("transrate", _transrate.measure, _CLASSES, needs=(), from_moments=False,
-               range="0 or more", summary="coding rate that knowing the classes saves",
-               reference="Huang et al., ICML 2022"),
-        Metric("gbc", _gbc.measure, _CLASSES, needs=(), from_moments=False,
-               range="-C (C - 1) to 0", summary="minus the overlap of one Gaussian per class",
-               reference="Pándy et al., CVPR 2022"),
-        Metric("parc", _parc.measure, _CLASSES, needs=(), from_moments=False,
-               range="-100 to 100", summary="rank correlation of feature with label distances",
-               reference="Bolya et al., NeurIPS 2021"),
-        Metric("nleep", _nleep.measure, _CLASSES, needs=(), from_moments=False,
-               range="at most 0", summary="likelihood of labels through clusters of the features",
-               reference="Li et al., CVPR 2021"),
-        Metric("pactran_gaussian", _pactran.measure_gaussian, _CLASSES, needs=(),
-               from_moments=False, range="at most 0",
-               summary="loss and flatness of the best linear classifier",
-               reference="Ding et al., ECCV 2022"),
-        Metric("ncti_variability", _ncti.measure_variability, _CLASSES, needs=(),
-               from_moments=False, range="at least -ln C",
-               summary="collapse of the classes' variability (part of ncti)",
-               reference="Wang et al., ICCV 2023"),
-        Metric("ncti_geometry", _ncti.measure_geometry, _CLASSES, needs=(), from_moments=True,
-               range="positive", summary="closeness to the geometry of collapse (part of ncti)",
-               reference="Wang et al., ICCV 2023"),
-        Metric("ncti_nearest_center", _ncti.measure_nearest_center, _CLASSES, needs=(),
-               from_moments=False, range="0 to 1",
-               summary="optimality of the nearest class centre (part of ncti)",
-               reference="Wang et al., ICCV 2023"),
-        # through the encoder's own head
-        Metric("energy", _energy.measure, _ANY, needs=(), from_moments=False,
-               range="unbounded", summary="mean log-sum-exp of the head's logits; label-free",
-               reference="Gholami et al., ICCV 2023"),
-        Metric("leep", _leep.measure, _CLASSES, needs=_SOURCE, from_moments=False,
-               range="at most 0", summary="likelihood of labels through the source classes",
-               reference="Nguyen et al., ICML 2020"),
-        Metric("nce", _nce.measure, _CLASSES, needs=_SOURCE, from_moments=False,
-               range="-ln C to 0", summary="minus entropy of labels given the source class",
-               reference="Tran et al., ICCV 2019"),
-        Metric("pactran_dirichlet", _pactran_source.measure_dirichlet, _CLASSES, needs=_SOURCE,
-               from_moments=False, range="at most 0",
-               summary="evidence of the labels through the source classes, Dirichlet prior",
-               reference="Ding et al., ECCV 2022"),
-        Metric("pactran_gamma", _pactran_source.measure_gamma, _CLASSES, needs=_SOURCE,
-               from_moments=False, range="unbounded",
-               summary="evidence of the labels through the source classes, Gamma prior",
-               reference="Ding et al., ECCV 2022"),
-        # beside a reference task
-        Metric("frechet", _frechet.measure, _ANY, needs=("reference_features",), from_moments=True,
-               range="at most 0", summary="minus Fréchet distance to the reference task",
-               reference="Dowson & Landau, 1982"),
-        Metric("otce", _otce.measure_otce, _CLASSES, needs=_REFERENCE, from_moments=False,
-               range="at most 0", summary="transport cost and label entropy to the reference task",
-               reference="Tan et al., CVPR 2021"),
-        Metric("ot_nce", _otce.measure_ot_nce, _CLASSES, needs=_REFERENCE, from_moments=False,
-               range="-ln C to 0", summary="minus entropy of labels given the transported ones",
-               reference="Tan et al., CVPR 2021"),
-        Metric("relatedness", _relatedness.measure_relatedness, _CLASSES, needs=_REFERENCE,
-               from_moments=False, range="at most 0",
-               summary="minus the bound on a head's loss by relatedness to the reference task",
-               reference="Mehra et al., NeurIPS 2024"),
-        Metric("relatedness_unlabelled", _relatedness.measure_relatedness_unlabelled, _ANY,
-               needs=_REFERENCE, from_moments=False, range="at most 0",
-               summary="the same bound by pseudo-labels; label-free",
-               reference="Mehra et al., NeurIPS 2024"),
-        # over the encoders of a ranking
-        zoo_metric("ncti",
-                   {"ncti_variability": 1.0, "ncti_geometry": 1.0, "ncti_nearest_center": 1.0},
-                   summary="nearness to neural collapse, scaled over the encoders",
-                   reference="Wang et al., ICCV 2023"),
-        zoo_metric("etran", {"energy": 0.15, "lda": 0.85},
-                   summary="energy and linear discriminant, scaled over the encoders",
-                   reference="Gholami et al., ICCV 2023"),
-    )
-}  # fmt: skip
-
-
-def list_metrics() -> list[Metric]:
-    """All metrics, in the order of the table."""
-    return list(METRICS.values())
-
-
-def get_metric(name: str) -> Metric:
-    """The metric of this name.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is none; the message lists those that exist and the nearest.
-    """
-    if name in METRICS:
-        return METRICS[name]
-    near = difflib.get_close_matches(name, METRICS, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UnknownNameError(f"there is no metric {name!r}.{hint} Metrics: {', '.join(METRICS)}.")

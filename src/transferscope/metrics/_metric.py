@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from transferscope import arrays
-from transferscope.arrays import Array
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError, MissingInputError
+from transferscope.numerics import arrays
+from transferscope.numerics.arrays import Array
 
 Need = Literal["source_probabilities", "reference_features", "reference_labels"]
 Task = Literal["classification", "regression", "multilabel"]
@@ -185,8 +185,8 @@ def grouped_jackknife(embedding: Embedding, evaluate: Callable[[Array], float]) 
     values = np.empty(n_groups)
     for left_out in range(n_groups):
         kept = (group != left_out).astype(np.float64)
-        values[left_out] = evaluate(arrays.to_like(kept / kept.sum(), embedding.influence_rows))
+        values[left_out] = evaluate(arrays.from_numpy(kept / kept.sum(), embedding.influence_rows))
     # groups have equal sizes, give or take one sample
     spread = math.sqrt(embedding.n_samples * (n_groups - 1)) * (np.mean(values) - values)
     terms = spread[group[arrays.to_numpy(embedding.influence_rows)]]
-    return arrays.to_like(terms - np.mean(terms), embedding.influence_rows)
+    return arrays.from_numpy(terms - np.mean(terms), embedding.influence_rows)

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from transferscope import arrays
 from transferscope.errors import CheckpointError, first_few, require
-from transferscope.weights_files import read_weights_file
+from transferscope.numerics import arrays
+from transferscope.storage.weights_files import read_weights_file
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from transferscope import arrays, checks
+from transferscope.embedding import ClassMoments
 from transferscope.errors import InputError
-from transferscope.moments import ClassMoments
+from transferscope.numerics import arrays, checks
 from transferscope.results import DatasetFactors, TransferabilityForecast
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def domain_gap(features: Any, reference_features: Any, kind: Gap = "frechet") ->
     here = checks.features_matrix(features)
     there = checks.reference_matrix(reference_features, here)
     checks.finite(here, "features")
-    sides = [arrays.to_numpy(arrays.double(a)) for a in (here, there)]
+    sides = [arrays.to_numpy(arrays.as_float64(a)) for a in (here, there)]
     step = sides[0].mean(axis=0) - sides[1].mean(axis=0)
     if kind == "means":
         return float(step @ step)

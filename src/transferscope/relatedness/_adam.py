@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from transferscope import arrays, transport
+from transferscope.numerics import arrays, transport
 from transferscope.relatedness._head import Head, Numbers, beside, product
 from transferscope.relatedness._transform import SMALLEST_SHARE, Side, Transform, label_map
 from transferscope.relatedness._transport import Ids
@@ -47,8 +47,8 @@ def learn_by_adam(
     for step in range(1, iterations + 1):
         rows = _balanced(reference.labels, n_reference, rng)
         columns = _balanced(target.labels, n_target, rng)
-        z = xp.take(reference.features, arrays.to_like(rows, reference.features), axis=0)
-        x = xp.take(target.features, arrays.to_like(columns, target.features), axis=0)
+        z = xp.take(reference.features, arrays.from_numpy(rows, reference.features), axis=0)
+        x = xp.take(target.features, arrays.from_numpy(columns, target.features), axis=0)
         y, t = reference.labels[rows], target.labels[columns]
         if learn_labels:
             label_matrix, mass = _softmax(theta["B"]), _softmax(theta["D"])

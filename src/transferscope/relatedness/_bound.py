@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import scipy.optimize
 
-from transferscope import arrays
-from transferscope.arrays import Array
 from transferscope.errors import BoundError, InputError
+from transferscope.numerics import arrays
+from transferscope.numerics.arrays import Array
 from transferscope.relatedness._adam import ITERATIONS, learn_by_adam
 from transferscope.relatedness._head import Head, Numbers, train_best_head, train_head
 from transferscope.relatedness._sides import Task, match_classes, prepare, restricted
@@ -369,7 +369,7 @@ def _view(reference: Array, target: Array, learned: Transform) -> dict[str, Any]
         n = int(features.shape[0])
         rows = np.unique(np.linspace(0, n - 1, min(n, VIEW)).astype(np.int64))
         xp = arrays.namespace(features)
-        taken = xp.take(features, arrays.to_like(rows, features), axis=0)
+        taken = xp.take(features, arrays.from_numpy(rows, features), axis=0)
         return arrays.to_numpy(taken).astype(np.float64)
 
     points = some(reference)

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import scipy.optimize
 import scipy.special
 
-from transferscope import arrays
-from transferscope.arrays import Array
+from transferscope.numerics import arrays
+from transferscope.numerics.arrays import Array
 
 Numbers = npt.NDArray[np.float64]
 
@@ -71,7 +71,7 @@ def product(features: Array, matrix: Numbers) -> Numbers:
 def beside(matrix: Numbers, features: Array) -> Array:
     """Host numbers in the library, dtype and place of the features."""
     wide = "64" in str(features.dtype)
-    return arrays.to_like(matrix if wide else matrix.astype(np.float32), features)
+    return arrays.from_numpy(matrix if wide else matrix.astype(np.float32), features)
 
 
 def train_head(

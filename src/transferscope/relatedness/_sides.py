@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.optimize
 
-from transferscope import arrays, checks
-from transferscope.arrays import Array
 from transferscope.errors import FeatureError, InputError, first_few
+from transferscope.numerics import arrays, checks
+from transferscope.numerics.arrays import Array
 from transferscope.relatedness._head import Numbers, beside
 from transferscope.relatedness._transform import Side, class_means
 from transferscope.relatedness._transport import Ids
@@ -105,7 +105,7 @@ def _features(features: Any, name: str, like: Array) -> Array:
             f"{name} must have {int(like.shape[1])} columns as the others have, got "
             f"{int(matrix.shape[1])}; all must come from the same encoder."
         )
-    return arrays.beside(matrix, like)
+    return arrays.convert_like(matrix, like)
 
 
 def _labels(labels: Any, n: int, like: Array, name: str) -> tuple[Ids, npt.NDArray[Any]]:
@@ -137,7 +137,7 @@ def _known_labels(
 
 
 def _rows(matrix: Array, rows: Ids) -> Array:
-    return arrays.namespace(matrix).take(matrix, arrays.to_like(rows, matrix), axis=0)
+    return arrays.namespace(matrix).take(matrix, arrays.from_numpy(rows, matrix), axis=0)
 
 
 def _divided(rows: Ids, ids: Ids, share: float, rng: np.random.Generator) -> tuple[Ids, Ids]:
@@ -157,10 +157,12 @@ def _scale(matrix: Array) -> tuple[Numbers, Numbers]:
     n, d = map(int, matrix.shape)
     mean, squares = np.zeros(d), np.zeros(d)
     for rows in arrays.chunks(matrix):
-        mean += arrays.to_numpy(xp.sum(arrays.double(matrix[rows, :]), axis=0)) / n
-    centre = arrays.to_like(mean, matrix)
+        mean += arrays.to_numpy(xp.sum(arrays.as_float64(matrix[rows, :]), axis=0)) / n
+    centre = arrays.from_numpy(mean, matrix)
     for rows in arrays.chunks(matrix):
-        squares += arrays.to_numpy(xp.sum((arrays.double(matrix[rows, :]) - centre) ** 2, axis=0))
+        squares += arrays.to_numpy(
+            xp.sum((arrays.as_float64(matrix[rows, :]) - centre) ** 2, axis=0)
+        )
     deviation = np.sqrt(squares / n)
     return mean, np.where(
         deviation > 10 * float(xp.finfo(matrix.dtype).eps) * np.abs(mean), deviation, 0.0

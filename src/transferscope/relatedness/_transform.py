@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transferscope import arrays
-from transferscope.arrays import Array
+from transferscope.numerics import arrays
+from transferscope.numerics.arrays import Array
 from transferscope.relatedness._head import Head, Numbers, beside, product
 from transferscope.relatedness._transport import Coupled, Ids, couple, make_blocks
 
@@ -231,13 +231,13 @@ def _moments(targets: Array, references: Array, solved: list[Coupled]) -> _Momen
         nearest = max(1e-3 * float(cost.mean()), 1e-12)
         pull = block.mass * plan.coupling / np.maximum(cost, nearest)
         weight = pull.sum(axis=1)
-        points = xp.take(references, arrays.to_like(block.references, references), axis=0)
+        points = xp.take(references, arrays.from_numpy(block.references, references), axis=0)
         rows.append(block.targets)
         weights.append(weight)
         centres.append(beside(pull / weight[:, None], references) @ points)
     weight = np.concatenate(weights)
     mass = float(weight.sum())
-    x = xp.take(targets, arrays.to_like(np.concatenate(rows), targets), axis=0)
+    x = xp.take(targets, arrays.from_numpy(np.concatenate(rows), targets), axis=0)
     z = xp.concat(centres, axis=0)
     target_mean, reference_mean = product(x.T, weight) / mass, product(z.T, weight) / mass
     root = beside(np.sqrt(weight), x)[:, None]
@@ -325,7 +325,7 @@ def _xlogx(values: Any) -> Numbers:
 
 def class_means(features: Array, labels: Ids, n_classes: int) -> tuple[Numbers, Numbers]:
     """Mean of each class (n_classes, d), and the mean squared distance from it (n_classes,)."""
-    ids = arrays.to_like(labels, features)
+    ids = arrays.from_numpy(labels, features)
     counts = np.maximum(np.bincount(labels, minlength=n_classes), 1)
     sums = arrays.to_numpy(arrays.class_sums(features, ids, n_classes)).astype(np.float64)
     xp = arrays.namespace(features)

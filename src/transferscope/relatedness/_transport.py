@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from transferscope import arrays, transport
-from transferscope.arrays import Array
+from transferscope.numerics import arrays, transport
+from transferscope.numerics.arrays import Array
 
 Numbers = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
@@ -101,8 +101,8 @@ def couple(targets: Array, references: Array, blocks: list[Block]) -> tuple[floa
     for block in blocks:
         cost = arrays.to_numpy(
             transport.ground_cost(
-                xp.take(targets, arrays.to_like(block.targets, targets), axis=0),
-                xp.take(references, arrays.to_like(block.references, references), axis=0),
+                xp.take(targets, arrays.from_numpy(block.targets, targets), axis=0),
+                xp.take(references, arrays.from_numpy(block.references, references), axis=0),
                 "euclidean",
             )
         )

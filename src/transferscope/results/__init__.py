@@ -5,7 +5,7 @@ No number in JSON is ever NaN or infinite: what could not be computed is null, w
 
 from __future__ import annotations
 
-from transferscope.results._agreement import Agreement, Comparison, Measured
+from transferscope.results._agreement import Agreement, Comparison, Estimate
 from transferscope.results._parameter_distance import (
     DatasetFactors,
     LayerDistance,
@@ -22,19 +22,19 @@ from transferscope.results._scores import (
     format_score,
     score_digits,
 )
-from transferscope.results._training import FineTuned, Probed, TrainingRun
+from transferscope.results._training import FineTuningResult, ProbeResult, TrainingRun
 
 __all__ = [
     "Agreement",
     "Comparison",
     "DatasetFactors",
     "EncoderResult",
-    "FineTuned",
+    "Estimate",
+    "FineTuningResult",
     "LayerDistance",
     "LayerDistances",
-    "Measured",
     "PedTrace",
-    "Probed",
+    "ProbeResult",
     "Ranking",
     "Relatedness",
     "Score",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Estimate:
     """One measure of agreement.
 
     Attributes
@@ -64,8 +64,8 @@ class Agreement:
 
     Attributes
     ----------
-    per_dataset : dict of data set to metric to measure to Measured
-    average : dict of metric to measure to Measured
+    per_dataset : dict of data set to metric to measure to Estimate
+    average : dict of metric to measure to Estimate
         Over the data sets where the measure is defined.
     comparisons : tuple of Comparison
         Every pair of metrics.
@@ -77,15 +77,15 @@ class Agreement:
         Of the resampling.
     """
 
-    per_dataset: dict[str, dict[str, dict[str, Measured]]]
-    average: dict[str, dict[str, Measured]]
+    per_dataset: dict[str, dict[str, dict[str, Estimate]]]
+    average: dict[str, dict[str, Estimate]]
     comparisons: tuple[Comparison, ...]
     scores: dict[str, dict[str, dict[str, float]]]
     accuracy: dict[str, dict[str, float]]
     warnings: tuple[str, ...] = ()
     seed: int = 0
 
-    def __getitem__(self, key: tuple[str, str]) -> dict[str, Measured]:
+    def __getitem__(self, key: tuple[str, str]) -> dict[str, Estimate]:
         dataset, metric = key
         return self.per_dataset[dataset][metric]
 
@@ -124,7 +124,7 @@ class Agreement:
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:6], float))
 
 
-def _flat(measures: Mapping[str, Measured]) -> dict[str, float | str | None]:
+def _flat(measures: Mapping[str, Estimate]) -> dict[str, float | str | None]:
     flat: dict[str, float | str | None] = {}
     for name, measured in measures.items():
         flat |= {name: measured.value}

@@ -45,7 +45,7 @@ class TrainingRun:
 
 
 @dataclass(frozen=True)
-class FineTuned(Record):
+class FineTuningResult(Record):
     """What fine-tuning one encoder on one data set came to.
 
     Attributes
@@ -88,7 +88,7 @@ class FineTuned(Record):
 
 
 @dataclass(frozen=True)
-class Probed(Record):
+class ProbeResult(Record):
     """What a linear head on frozen features came to.
 
     Attributes

@@ -29,7 +29,7 @@ from transferscope.datasets import Dataset
 from transferscope.encoders import Preprocessing, TrainableEncoder
 from transferscope.errors import EncoderError, InputError, StoreError
 
-Mode = Literal["full", "last-block", "head"]
+TrainableParts = Literal["full", "last-block", "head"]
 Augmentation = Literal["none", "shift", "flip"]
 
 #: Bytes of prepared samples that are kept in memory; those beyond are decoded in every epoch.
@@ -50,7 +50,7 @@ class Plan:
     seed: int
     epochs: int
     batch_size: int
-    mode: Mode
+    mode: TrainableParts
     augment: Augmentation
     patience: int | None
     max_gradient_norm: float | None

@@ -22,14 +22,14 @@ from transferscope.encoders import (
     refuse_other_modality,
 )
 from transferscope.errors import EncoderError, InputError, require
-from transferscope.results import FineTuned, TrainingRun
+from transferscope.results import FineTuningResult, TrainingRun
 
 if TYPE_CHECKING:
     from torch import nn
 
 MODES = ("full", "last-block", "head")
 AUGMENTATIONS = ("none", "shift", "flip")
-Progress = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 
 #: Share of each class of the training part on which epochs and hyper-parameters are chosen.
 VALIDATION = 0.2
@@ -55,8 +55,8 @@ def finetune(
     part: tuple[int, int] = (1, 1),
     device: str | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
-) -> FineTuned:
+    progress: ProgressCallback | None = None,
+) -> FineTuningResult:
     """Fine-tune an encoder: what a transferability score is worth is measured against this.
 
     A linear head on the pooled features is trained together with the encoder (`mode`) by AdamW;
@@ -105,7 +105,7 @@ def finetune(
 
     Returns
     -------
-    FineTuned
+    FineTuningResult
         Its `value` is the mean over seeds of accuracy (classification), R² (regression) or mean
         average precision (multi-label) on the test part.
 
@@ -175,7 +175,7 @@ def finetune(
                     (folder / run.folder / "best.safetensors").unlink(missing_ok=True)
         measure = sweep.objective.measure
     values = [run.test for run in chosen if run.test is not None]
-    return FineTuned(
+    return FineTuningResult(
         encoder=trained.identifier,
         dataset=train.name,
         measure=measure,
@@ -206,8 +206,8 @@ def pretrain(
     max_gradient_norm: float | None = None,
     device: str | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
-) -> FineTuned:
+    progress: ProgressCallback | None = None,
+) -> FineTuningResult:
     """Train an encoder with labels, from the weights it has, and keep both ends.
 
     Parameters
@@ -226,7 +226,7 @@ progress
 
     Returns
     -------
-    FineTuned
+    FineTuningResult
 
     Raises
     ------
@@ -272,7 +272,7 @@ class _Sweep:
         settings: dict[str, Any],
         folder: Path,
         initial: dict[str, Any],
-        progress: Progress | None,
+        progress: ProgressCallback | None,
     ) -> None:
         from transferscope.training._descent import Data, Objective
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from transferscope import arrays, checks
-from transferscope.arrays import Array
-from transferscope.embedding import stratified_rows
 from transferscope.errors import InputError, require
-from transferscope.results import Probed
+from transferscope.numerics import arrays, checks
+from transferscope.numerics.arrays import Array
+from transferscope.numerics.sampling import stratified_rows
+from transferscope.results import ProbeResult
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ def probe(
     *,
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
-) -> Probed:
+) -> ProbeResult:
     """Train a linear head on frozen features and measure it on others.
 
     A stratified fifth of the training samples chooses the penalty among `strengths`, by its
@@ -69,7 +69,7 @@ def probe(
 
     Returns
     -------
-    Probed
+    ProbeResult
         Its `value` is the accuracy on the test samples.
 
     Raises
@@ -91,7 +91,7 @@ def probe(
     """
     started = time.perf_counter()
     train, ids, names = _checked(train_features, train_labels, "train_features")
-    test = arrays.beside(checks.features_matrix(test_features, "test_features"), train)
+    test = arrays.convert_like(checks.features_matrix(test_features, "test_features"), train)
     checks.finite(test, "test_features")
     if test.shape[1] != train.shape[1]:
         raise InputError(
@@ -120,7 +120,7 @@ def probe(
     # by loss: accuracies of a few hundred samples tie, and then say nothing
     best = int(np.argmin(losses))
     (fit,) = fit_logistic(train, ids, strengths[best : best + 1])
-    return Probed(
+    return ProbeResult(
         value=float(np.mean(names[_logits(fit, test).argmax(axis=1)] == truth)),
         strength=strengths[best],
         strengths=strengths,
@@ -286,6 +286,6 @@ def _logits(fit: LogisticFit, features: Array) -> np.ndarray[Any, Any]:
 
 def _log_loss(logits: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
     """Mean cross-entropy over the samples whose class was fitted."""
-    logs = arrays.double(logits) - logsumexp(logits, axis=1, keepdims=True)
+    logs = arrays.as_float64(logits) - logsumexp(logits, axis=1, keepdims=True)
     known = logs[np.arange(truth.size), np.minimum(truth, logs.shape[1] - 1)]
     return -float(np.mean(known))

@@ -1,0 +1,106 @@
+"""LFC: correlation between likeness of features and sameness of labels over all pairs of samples.
+
+Deshpande, Achille, Ravichandran, Li, Zancato, Fowlkes, Bhotika, Soatto & Perona, "A linearized
+framework and a new benchmark for model selection for fine-tuning", 2021.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from transferscope.embedding import Embedding
+from transferscope.metrics._metric import Measurement
+from transferscope.numerics import arrays
+from transferscope.numerics.arrays import Array
+
+
+def lfc(features: Any, labels: Any) -> float:
+    """Label-feature correlation: of the entries of ``K = F Fᵀ`` with those of ``L = Y Yᵀ``.
+
+    ``K_ij = f_i · f_j`` says how alike two samples look to the encoder, ``L_ij`` is 1 where their
+    classes are the same and 0 elsewhere; the score is the Pearson correlation over all n² pairs:
+
+        Σ (K_ij - K̄)(L_ij - L̄) / √(Σ (K_ij - K̄)² Σ (L_ij - L̄)²)
+
+    Parameters
+    ----------
+    features : array of shape (n_samples, n_features)
+    labels : array-like of shape (n_samples,)
+
+    Returns
+    -------
+    float
+        In [-1, 1]; higher is better.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree or fewer than two classes occur.
+    FeatureError
+        If features are not finite or all the same.
+
+    Notes
+    -----
+    Cost: O(d² + C d) from the class moments; no n x n matrix. With the features' mean m, their
+    scatter S and the class means ``m + z_c``,
+
+        Σ (K - K̄)(L - L̄) = Σ_c n_c² (|z_c|² + 2 m·z_c),  Σ (K - K̄)² = |S|² + 2n mᵀSm,
+
+    which lose no digits however large m is. Public code holds the n x n matrices and cuts the data
+    at a random 45 000 samples.
+
+    Each matrix is centred by the mean of its entries (an ordinary correlation), as in public code,
+    not by rows and columns: features enter as they are, and a shift of them changes the value.
+    Pairs of a sample with itself are included. Labels of ±1 instead of 1 and 0 change nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferscope.metrics._lfc import lfc
+    >>> round(lfc(np.array([[-1.0], [-1.0], [1.0], [1.0]]), [0, 0, 1, 1]), 12)
+    1.0
+
+    References
+    ----------
+    Deshpande et al., 2021 (arXiv 2102.00084).
+    """
+    return measure(Embedding(features, labels)).value
+
+
+def measure(embedding: Embedding) -> Measurement:
+    """Label-feature correlation of an embedding; see `lfc`."""
+    total, counts, n = embedding.total, embedding.moments.counts, embedding.n_samples
+    xp = arrays.namespace(counts)
+    mean, scatter, share = total.mean, total.scatter, counts / n
+    offsets = embedding.moments.means - mean
+    drift = offsets @ mean
+    pull = scatter @ mean / n
+    joint = float((share * share) @ (xp.sum(offsets * offsets, axis=1) + 2 * drift))
+    feature_spread = (float(xp.linalg.vector_norm(scatter)) / n) ** 2 + 2 * float(mean @ pull)
+    sameness = float(share @ share)
+    label_spread = sameness * (1 - sameness)
+    size = math.sqrt(feature_spread * label_spread)
+    value = joint / size
+
+    def influence() -> Array:
+        # a mean over pairs: twice the mean over the partners of a sample
+        labels = embedding.influence_labels
+        centred = arrays.as_float64(embedding.take(embedding.influence_rows)) - mean
+        along = centred @ mean
+        own_share = xp.take(share, labels)
+        own = xp.sum(centred * xp.take(offsets, labels, axis=0), axis=1)
+        joint_term = own_share * (own + along + xp.take(drift, labels)) - sameness * along
+        feature_term = (
+            xp.sum(centred * embedding.turned(scatter / n), axis=1)
+            + 2 * (centred @ pull)
+            + along * along
+        )
+        label_term = (1 - 2 * sameness) * own_share
+        terms = 2 * joint_term / size - value * (
+            feature_term / feature_spread + label_term / label_spread
+        )
+        return terms - xp.mean(terms)
+
+    value = min(max(value, -1.0), 1.0)
+    return Measurement(value, influence, tuple(embedding.shared_warnings()))

@@ -1,0 +1,73 @@
+"""NCE: negative conditional entropy of the labels given the most probable source class.
+
+Tran, Nguyen & Hassner, "Transferability and Hardness of Supervised Classification Tasks",
+ICCV 2019.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transferscope.embedding import Embedding
+from transferscope.metrics._metric import Measurement
+from transferscope.numerics import arrays
+from transferscope.numerics.arrays import Array
+
+
+def nce(source_probabilities: Any, labels: Any) -> float:
+    """NCE: ``-H(Y | Z)``, Z the most probable source class of each sample.
+
+    Parameters
+    ----------
+    source_probabilities : array of shape (n_samples, n_source_classes)
+        After softmax; rows sum to 1. Of equal probabilities the first counts.
+    labels : array-like of shape (n_samples,)
+
+    Returns
+    -------
+    float
+        In [-ln C, 0], higher is better; natural logarithm.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree, rows do not sum to 1, or fewer than two classes occur.
+
+    Notes
+    -----
+    Cost: one pass, O(n C_s).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferscope.metrics import nce
+    >>> round(nce(np.array([[0.9, 0.1], [0.2, 0.8]]), [0, 1]), 12)
+    0.0
+
+    References
+    ----------
+    Tran et al., ICCV 2019 (arXiv 1908.08142).
+    """
+    return measure(
+        Embedding(source_probabilities, labels, source_probabilities=source_probabilities)
+    ).value
+
+
+def measure(embedding: Embedding) -> Measurement:
+    """NCE of an embedding; see `nce`."""
+    counts = embedding.source_counts
+    xp = arrays.namespace(counts)
+    mass = xp.sum(counts, axis=0)
+    seen = counts > 0
+    conditional = counts / xp.where(mass > 0, mass, 1.0)[None, :]
+    logs = xp.log(xp.where(seen, conditional, 1.0))
+    value = float(xp.sum(counts * logs)) / embedding.n_samples
+
+    def influence() -> Array:
+        rows, labels = embedding.influence_rows, embedding.influence_labels
+        n_source = int(counts.shape[1])
+        pairs = labels * n_source + xp.take(embedding.source_classes, rows)
+        terms = xp.take(xp.reshape(logs, (-1,)), pairs)
+        return terms - xp.mean(terms)
+
+    return Measurement(value + 0.0, influence, tuple(embedding.shared_warnings(of_features=False)))

@@ -1,0 +1,217 @@
+"""OTCE and OT-NCE: how far the features must be carried to the reference task's, and what the
+reference labels then say about the labels.
+
+Tan, Li & Huang, "OTCE: A Transferability Metric for Cross-Domain Cross-Task Representations",
+CVPR 2021; "Transferability-Guided Cross-Domain Cross-Task Transfer Learning" (F-OTCE), 2022.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from transferscope.embedding import Embedding
+from transferscope.metrics._metric import Measurement
+from transferscope.numerics import arrays, transport
+from transferscope.numerics.arrays import Array
+from transferscope.numerics.sampling import stratified_rows
+
+#: Samples of either side that are transported; more are drawn from, by class.
+LIMIT = 2_500
+
+
+def otce(
+    features: Any,
+    labels: Any,
+    reference_features: Any,
+    reference_labels: Any,
+    *,
+    cost_weight: float = 1.0,
+    entropy_weight: float = 1.0,
+) -> float:
+    """OTCE: minus the weighted sum of a transport cost and a conditional entropy of labels.
+
+    The optimal plan π carries the reference task's features to the features (equal weights, squared
+    Euclidean cost). ``W = Σ π_ij ‖x_i − r_j‖²``; ``H(Y | Y_ref)`` is taken under the joint
+    distribution of labels that π induces; the score is ``−cost_weight·W − entropy_weight·H``.
+
+    Parameters
+    ----------
+    features : array of shape (n_samples, n_features)
+    labels : array-like of shape (n_samples,)
+    reference_features : array of shape (n_reference, n_features)
+        The same encoder's features of a task close to what it was pre-trained on.
+    reference_labels : array-like of shape (n_reference,)
+    cost_weight, entropy_weight : float
+        ``1, 0`` gives −W, ``0, 1`` gives `ot_nce`.
+
+    Returns
+    -------
+    float
+        At most 0; higher is better. W is in squared units of the features, H in nats.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree or fewer than two classes occur on either side.
+    FeatureError
+        If features or reference features are not finite, or features all the same.
+
+    Notes
+    -----
+    Cost: O(n m d) for the distances of n and m samples, at most 2 500 on either side, and the
+    network simplex on the host, a few seconds then; shared with `ot_nce`.
+
+    The authors fit both weights on encoders whose accuracy is known. With the default weights W,
+    which grows with the scale and number of features, usually decides alone: encoders are
+    comparable where their features are, say after standardising, or by weights of your own. A W of
+    subsamples is larger than that of all samples, the more the more features there are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferscope.metrics import otce
+    >>> reference = np.array([[0.0], [4.0]])
+    >>> otce(reference + 1, [0, 1], reference, [7, 9])
+    -1.0
+
+    References
+    ----------
+    Tan et al., CVPR 2021 (arXiv 2103.13843).
+    """
+    embedding = Embedding(
+        features,
+        labels,
+        reference_features=reference_features,
+        reference_labels=reference_labels,
+    )
+    return measure_otce(embedding, cost_weight, entropy_weight).value
+
+
+def ot_nce(features: Any, labels: Any, reference_features: Any, reference_labels: Any) -> float:
+    """OT-NCE: ``-H(Y | Y_ref)`` under the optimal coupling with the reference task.
+
+    Parameters
+    ----------
+    features : array of shape (n_samples, n_features)
+    labels : array-like of shape (n_samples,)
+    reference_features : array of shape (n_reference, n_features)
+        The same encoder's features of a task close to what it was pre-trained on.
+    reference_labels : array-like of shape (n_reference,)
+
+    Returns
+    -------
+    float
+        In [-ln C, 0], higher is better; natural logarithm.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree or fewer than two classes occur on either side.
+    FeatureError
+        If features or reference features are not finite, or features all the same.
+
+    Notes
+    -----
+    Cost: as `otce`, with which it shares the plan.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferscope.metrics import ot_nce
+    >>> reference = np.array([[0.0], [0.1], [4.0], [4.1]])
+    >>> ot_nce(reference + 1, [0, 0, 1, 1], reference, [7, 7, 9, 9])
+    0.0
+
+    References
+    ----------
+    Tan et al., CVPR 2021 (arXiv 2103.13843) and 2022 (arXiv 2207.05510).
+    """
+    embedding = Embedding(
+        features,
+        labels,
+        reference_features=reference_features,
+        reference_labels=reference_labels,
+    )
+    return measure_ot_nce(embedding).value
+
+
+class _Carried(NamedTuple):
+    """The reference task carried to the samples."""
+
+    rows: np.ndarray[Any, Any]  # the m kept samples it is carried to
+    cost: float
+    cost_terms: np.ndarray[Any, Any]  # (m,) how the cost grows with each one's weight
+    entropy: float
+    entropy_terms: np.ndarray[Any, Any]  # (m,) the same of the entropy, the plan held fixed
+    warnings: tuple[str, ...]
+
+
+def _carried(embedding: Embedding) -> _Carried:
+    """Solved at most once for an embedding."""
+    return embedding.once("reference task carried to the samples", lambda: _carry(embedding))
+
+
+def _carry(embedding: Embedding) -> _Carried:
+    embedding.total  # noqa: B018  refuses features that say nothing
+    labels = arrays.to_numpy(embedding.labels)
+    reference_labels = arrays.to_numpy(embedding.reference_labels)
+    n, m = len(labels), len(reference_labels)
+    rows = stratified_rows(labels, n, LIMIT, embedding.seed)
+    columns = stratified_rows(reference_labels, m, LIMIT, embedding.seed)
+    reference = embedding.reference_features
+    cost = transport.ground_cost(
+        embedding.take(arrays.from_numpy(rows, embedding.labels)),
+        arrays.namespace(reference).take(
+            reference, arrays.from_numpy(columns, embedding.labels), axis=0
+        ),
+    )
+    plan = transport.exact_plan(cost)
+    own, theirs = labels[rows], reference_labels[columns]
+    to_reference = np.asarray(
+        arrays.class_sums(plan.coupling.T, theirs, int(reference_labels.max()) + 1)
+    )
+    joint = arrays.class_sums(to_reference.T, own, embedding.n_classes)
+    mass = np.sum(joint, axis=0)
+    conditional = joint / np.where(mass > 0, mass, 1.0)
+    logs = np.log(np.where(joint > 0, conditional, 1.0))
+    warnings = tuple(
+        f"{name}: a stratified sample of {LIMIT} of {size}"
+        for name, size in (("transported samples", n), ("reference samples", m))
+        if size > LIMIT
+    )
+    return _Carried(
+        rows=rows,
+        cost=plan.cost,
+        cost_terms=plan.row_potentials,
+        entropy=-float(np.sum(joint * logs)),
+        entropy_terms=-len(rows) * np.sum(to_reference.T * logs[own], axis=1),
+        warnings=warnings,
+    )
+
+
+def measure_otce(
+    embedding: Embedding, cost_weight: float = 1.0, entropy_weight: float = 1.0
+) -> Measurement:
+    """OTCE of an embedding; see `otce`."""
+    carried = _carried(embedding)
+    value = -cost_weight * carried.cost - entropy_weight * carried.entropy
+    terms = -cost_weight * carried.cost_terms - entropy_weight * carried.entropy_terms
+
+    def influence() -> Array:
+        # only the samples that were carried to say anything, each for all that were not
+        rows = arrays.to_numpy(embedding.influence_rows)
+        spread = math.sqrt(embedding.n_samples * rows.size) / carried.rows.size
+        every = np.zeros(embedding.n_kept)
+        every[carried.rows] = spread * (terms - np.mean(terms))
+        return arrays.from_numpy(every[rows], embedding.labels)
+
+    warnings = (*embedding.shared_warnings(), *carried.warnings)
+    return Measurement(value + 0.0, influence, warnings)
+
+
+def measure_ot_nce(embedding: Embedding) -> Measurement:
+    """OT-NCE of an embedding; see `ot_nce`."""
+    return measure_otce(embedding, 0.0, 1.0)

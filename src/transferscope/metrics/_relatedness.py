@@ -1,0 +1,185 @@
+"""Task-relatedness as a score: minus the bound on the loss of a head carried over from a reference
+task.
+
+Mehra, Zhang & Hamm, "Understanding the Transferability of Representations via Task-Relatedness",
+NeurIPS 2024.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from transferscope.embedding import Embedding
+from transferscope.metrics._metric import Measurement
+from transferscope.numerics import arrays
+from transferscope.numerics.arrays import Array
+from transferscope.numerics.sampling import stratified_rows
+from transferscope.relatedness import task_relatedness
+
+#: Samples of either side that are looked at; more are drawn from, by class.
+LIMIT = 5_000
+
+
+def relatedness(
+    features: Any, labels: Any, reference_features: Any, reference_labels: Any
+) -> float:
+    """Minus the bound on the loss of a head on the target, by its relatedness to a reference task.
+
+    The bound is that of ``transferscope.relatedness.task_relatedness`` in its setting ``sparse``,
+    evaluated on a fifth of the samples.
+
+    Parameters
+    ----------
+    features : array of shape (n_samples, n_features)
+    labels : array-like of shape (n_samples,)
+    reference_features : array of shape (n_reference, n_features)
+        The same encoder's features of a task close to what it was pre-trained on.
+    reference_labels : array-like of shape (n_reference,)
+
+    Returns
+    -------
+    float
+        At most 0, in nats; higher is better.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree or fewer than two classes with three samples each occur on either side.
+    FeatureError
+        If features or reference features are not finite, or all the same.
+
+    Notes
+    -----
+    Cost: that of `task_relatedness` for at most 5 000 samples on either side: seconds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferscope.metrics import relatedness
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.arange(200) % 2
+    >>> reference = 4 * np.eye(2)[labels] + rng.standard_normal((200, 2))
+    >>> near, far = reference[::-1], rng.standard_normal((200, 2))
+    >>> relatedness(near, labels[::-1], reference, labels) > relatedness(
+    ...     far, labels, reference, labels)
+    True
+
+    References
+    ----------
+    Mehra, Zhang & Hamm, NeurIPS 2024 (arXiv 2307.00823).
+    """
+    embedding = Embedding(
+        features,
+        labels,
+        reference_features=reference_features,
+        reference_labels=reference_labels,
+    )
+    return measure_relatedness(embedding).value
+
+
+def relatedness_unlabelled(features: Any, reference_features: Any, reference_labels: Any) -> float:
+    """`relatedness` without looking at labels: pseudo-labels of the carried head replace them.
+
+    Parameters
+    ----------
+    features : array of shape (n_samples, n_features)
+    reference_features : array of shape (n_reference, n_features)
+        The same encoder's features of a task close to what it was pre-trained on.
+    reference_labels : array-like of shape (n_reference,)
+
+    Returns
+    -------
+    float
+        At most 0, in nats; higher is better. It bounds a loss by pseudo-labels: of tasks that the
+        reference's classes do not describe it says little.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree or fewer than two reference classes with three samples each occur.
+    FeatureError
+        If features or reference features are not finite, or all the same.
+
+    Notes
+    -----
+    Cost: as `relatedness`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferscope.metrics import relatedness_unlabelled
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.arange(200) % 2
+    >>> reference = 4 * np.eye(2)[labels] + rng.standard_normal((200, 2))
+    >>> near, far = reference[::-1], rng.standard_normal((200, 2))
+    >>> relatedness_unlabelled(near, reference, labels) > relatedness_unlabelled(
+    ...     far, reference, labels)
+    True
+
+    References
+    ----------
+    Mehra, Zhang & Hamm, NeurIPS 2024 (arXiv 2307.00823).
+    """
+    embedding = Embedding(
+        features,
+        targets=np.arange(len(features)),
+        reference_features=reference_features,
+        reference_labels=reference_labels,
+    )
+    return measure_relatedness_unlabelled(embedding).value
+
+
+def measure_relatedness(embedding: Embedding) -> Measurement:
+    """Relatedness of an embedding; see `relatedness`."""
+    return _measure(embedding, arrays.to_numpy(embedding.labels))
+
+
+def measure_relatedness_unlabelled(embedding: Embedding) -> Measurement:
+    """Relatedness of an embedding whose labels nobody looks at; see `relatedness_unlabelled`."""
+    return _measure(embedding, None)
+
+
+def _measure(embedding: Embedding, labels: np.ndarray[Any, Any] | None) -> Measurement:
+    embedding.total  # noqa: B018  refuses features that say nothing
+    reference, reference_labels = (
+        embedding.reference_features,
+        arrays.to_numpy(embedding.reference_labels),
+    )
+    rows = stratified_rows(labels, embedding.n_kept, LIMIT, embedding.seed)
+    columns = stratified_rows(reference_labels, len(reference_labels), LIMIT, embedding.seed)
+    xp = arrays.namespace(reference)
+    related = task_relatedness(
+        xp.take(reference, arrays.from_numpy(columns, reference), axis=0),
+        reference_labels[columns],
+        embedding.take(arrays.from_numpy(rows, reference)),
+        None if labels is None else labels[rows],
+        measure_target=False,
+        seed=embedding.seed,
+    )
+    warnings = tuple(
+        f"{name}: a stratified sample of {LIMIT} of {size}"
+        for name, size in (
+            ("samples", embedding.n_kept),
+            ("reference samples", len(reference_labels)),
+        )
+        if size > LIMIT
+    )
+
+    def influence() -> Array:
+        # only held-out samples say anything, each for all that were not
+        kept = arrays.to_numpy(embedding.influence_rows)
+        terms = related.target_terms
+        every = np.zeros(embedding.n_kept)
+        held_out = rows[related.held_out_rows]
+        every[held_out] = (
+            math.sqrt(embedding.n_samples * kept.size) / terms.size * (np.mean(terms) - terms)
+        )
+        chosen = every[kept]
+        return arrays.from_numpy(chosen - np.mean(chosen), embedding.influence_rows)
+
+    return Measurement(
+        -related.bound, influence, (*embedding.shared_warnings(), *warnings, *related.warnings)
+    )

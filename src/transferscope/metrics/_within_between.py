@@ -1,0 +1,85 @@
+"""Within- to between-class variance: the cheapest baseline, and the measure of neural collapse.
+
+Papyan, Han & Donoho, "Prevalence of neural collapse during the terminal phase of deep learning
+training", PNAS 2020, study this kind of ratio; the trace form needs no inverse.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transferscope.embedding import Embedding
+from transferscope.metrics._metric import Measurement
+from transferscope.numerics import arrays
+from transferscope.numerics.arrays import Array
+
+
+def within_between(features: Any, labels: Any) -> float:
+    """Within-class over between-class variance, negated: ``-tr(S_w) / tr(S_b)``.
+
+    Parameters
+    ----------
+    features : array of shape (n_samples, n_features)
+    labels : array-like of shape (n_samples,)
+
+    Returns
+    -------
+    float
+        At most 0, which means that every class is one point; higher is better.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree or fewer than two classes occur.
+    FeatureError
+        If features are not finite or all the same.
+
+    Notes
+    -----
+    Cost: O(C d) from the class moments. Unchanged by rotation, shift and a common scale. Where the
+    class means coincide the ratio has no bound: it is then held at minus the reciprocal of the
+    rounding of float64, with a warning.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from transferscope.metrics._within_between import within_between
+    >>> within_between(np.array([[0.0], [2.0], [4.0], [6.0]]), [0, 0, 1, 1])
+    -0.25
+
+    References
+    ----------
+    Papyan, Han & Donoho, PNAS 2020 (arXiv 2008.08186).
+    """
+    return measure(Embedding(features, labels)).value
+
+
+def measure(embedding: Embedding) -> Measurement:
+    """Negated within- to between-class variance of an embedding; see `within_between`."""
+    mean = embedding.total.mean
+    xp = arrays.namespace(mean)
+    counts, n = embedding.moments.counts, embedding.n_samples
+    offsets = embedding.moments.means - mean
+    squares = xp.sum(offsets * offsets, axis=1)
+    within = float(xp.sum(embedding.moments.within_squares)) / n
+    between = float(counts @ squares) / n
+    rounding = float(xp.finfo(xp.float64).eps) * (within + between)
+    warnings = embedding.shared_warnings()
+    if between <= rounding:
+        between = rounding
+        warnings.append("the class means coincide: the value is a bound, not a ratio")
+    elif within <= rounding:
+        within = 0.0
+        warnings.append("every class is a single point: the value is the largest there is")
+
+    def influence() -> Array:
+        labels = embedding.influence_labels
+        centred = arrays.as_float64(embedding.take(embedding.influence_rows)) - mean
+        total_term = xp.sum(centred * centred, axis=1)
+        between_term = 2 * xp.sum(centred * xp.take(offsets, labels, axis=0), axis=1) - xp.take(
+            squares, labels
+        )
+        terms = (between_term * (within + between) / between - total_term) / between
+        return terms - xp.mean(terms)
+
+    return Measurement(-within / between if within else 0.0, influence, tuple(warnings))

@@ -1,0 +1,1 @@
+"""The numeric floor: arrays of any library, their validation, sampling, minimisation, transport."""

@@ -1,0 +1,220 @@
+"""Validation of what comes in at the public border; done once, nowhere deeper."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from transferscope.errors import FeatureError, InputError
+from transferscope.numerics import arrays
+from transferscope.numerics.arrays import Array
+
+
+def features_matrix(features: Any, name: str = "features") -> Array:
+    """Check an (n_samples, n_features) real matrix with at least two rows.
+
+    Returns
+    -------
+    array of float32 or float64, shape (n_samples, n_features)
+        The same object where nothing had to be converted.
+
+    Raises
+    ------
+    InputError
+        If it is not a two-dimensional real array with at least two rows and one column.
+    """
+    array = arrays.as_array(features)
+    if array.ndim != 2:
+        raise InputError(
+            f"{name} must be a matrix (n_samples, n_features), got shape {tuple(array.shape)}; "
+            "pool or flatten each sample to one vector first."
+        )
+    n_samples, n_features = map(int, array.shape)
+    if n_samples < 2 or n_features < 1:
+        raise InputError(
+            f"{name} must have at least 2 samples and 1 dimension, got shape "
+            f"{(n_samples, n_features)}."
+        )
+    # of NumPy's dtypes the name, as their text may hold a byte order
+    if not re.search(r"\b(bfloat|float|u?int)\d+", getattr(array.dtype, "name", str(array.dtype))):
+        raise InputError(f"{name} must hold real numbers, got dtype {array.dtype}.")
+    return arrays.working_float(array)
+
+
+def finite(features: Array, name: str = "features") -> None:
+    """Refuse NaN and infinity, naming the first bad row.
+
+    Raises
+    ------
+    FeatureError
+        If any entry is not finite.
+    """
+    xp = arrays.namespace(features)
+    for rows in arrays.chunks(features):
+        good = xp.isfinite(features[rows, :])
+        if not bool(xp.all(good)):
+            bad = np.flatnonzero(~arrays.to_numpy(xp.all(good, axis=1)))
+            first = rows.start + int(bad[0])
+            raise FeatureError(
+                f"{name} must be finite, but row {first} holds NaN or infinity "
+                f"({bad.size} such rows among {rows.start} to {rows.stop - 1}). "
+                "Check the encoder in float32, or drop these rows."
+            )
+
+
+def class_labels(labels: Any, n_samples: int, like: Array) -> tuple[Array, Array]:
+    """Check class labels and number the classes that occur from 0.
+
+    Absent ids do not count as classes: labels 0, 2, 7 are three classes.
+
+    Parameters
+    ----------
+    labels : array-like of int or str, shape (n_samples,)
+    n_samples : int
+        Length that the labels must have.
+    like : array
+        The features: the ids returned live beside them.
+
+    Returns
+    -------
+    ids : int64 array, shape (n_samples,)
+        In 0..C-1, beside `like`.
+    names : numpy array, shape (C,)
+        The original label of each id.
+
+    Raises
+    ------
+    InputError
+        If the labels are not one-dimensional, of another length, not ids, or of one class only.
+    """
+    values = arrays.to_numpy(arrays.as_array(labels))
+    if values.ndim != 1:
+        raise InputError(
+            f"labels must be one id per sample, shape (n_samples,), got shape {values.shape}; "
+            "for one-hot or multi-label columns use targets=."
+        )
+    if values.shape[0] != n_samples:
+        raise InputError(
+            f"labels and features must have the same length, got {values.shape[0]} labels "
+            f"for {n_samples} feature rows."
+        )
+    if values.dtype.kind == "f":
+        if not np.all(np.isfinite(values)) or np.any(values != np.rint(values)):
+            raise InputError(
+                "labels must be class ids, got fractional or non-finite numbers; "
+                "for regression use targets=."
+            )
+        values = values.astype(np.int64)
+    if values.dtype.kind == "i" and values.size and values.min() < 0:
+        raise InputError(
+            f"labels must not be negative, got {values.min()}; drop unlabelled samples first."
+        )
+    names, ids = np.unique(values, return_inverse=True)
+    if names.size < 2:
+        raise InputError(
+            f"at least two classes are needed, got only {names.tolist()}; a score compares classes."
+        )
+    return arrays.from_numpy(ids.astype(np.int64), like), names
+
+
+def target_columns(targets: Any, n_samples: int, like: Array) -> Array:
+    """Check real-valued targets (regression, or 0/1 columns for multi-label).
+
+    Returns
+    -------
+    float64 array, shape (n_samples, n_targets)
+
+    Raises
+    ------
+    InputError
+        If they are of another length, not finite, or constant in every column.
+    """
+    values = arrays.to_numpy(arrays.as_array(targets))
+    if values.dtype.kind not in "fiub":
+        raise InputError(f"targets must be numbers, got dtype {values.dtype}.")
+    values = values.astype(np.float64)
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.ndim != 2 or values.shape[0] != n_samples:
+        raise InputError(
+            f"targets must have shape (n_samples,) or (n_samples, n_targets) with n_samples = "
+            f"{n_samples}, got {values.shape}."
+        )
+    if not np.all(np.isfinite(values)):
+        raise InputError("targets must be finite; drop the rows with NaN or infinity.")
+    if np.all(values == values[0]):
+        raise InputError(f"targets must vary, every row is {values[0].tolist()}.")
+    return arrays.from_numpy(values, like)
+
+
+def probabilities(values: Any, n_samples: int, like: Array) -> Array:
+    """Check source probabilities: non-negative rows that sum to one.
+
+    Returns
+    -------
+    float array, shape (n_samples, n_source_classes)
+
+    Raises
+    ------
+    InputError
+        If the shape is wrong, an entry is negative or not finite, or a row does not sum to one.
+    """
+    array = source_outputs(values, "source_probabilities", n_samples, like)
+    xp = arrays.namespace(array)
+    total = xp.sum(array, axis=1)
+    if not bool(xp.all(xp.isfinite(total))) or float(xp.min(array)) < 0:
+        raise InputError("source_probabilities must be finite and not negative.")
+    worst = float(xp.max(xp.abs(total - 1)))
+    if worst > 1e-2:
+        raise InputError(
+            f"each row of source_probabilities must sum to 1, one is off by {worst:.3g}; "
+            "for logits use source_logits=."
+        )
+    return array
+
+
+def source_outputs(values: Any, name: str, n_samples: int, like: Array) -> Array:
+    """Check what the encoder's own head gave: one row per sample, beside the features.
+
+    Returns
+    -------
+    float array, shape (n_samples, n_source_classes)
+
+    Raises
+    ------
+    InputError
+        If it is no matrix or of another length.
+    """
+    array = features_matrix(values, name)
+    if int(array.shape[0]) != n_samples:
+        raise InputError(
+            f"{name} and features must have the same length, got {int(array.shape[0])} and "
+            f"{n_samples} rows."
+        )
+    return arrays.convert_like(array, like)
+
+
+def reference_matrix(values: Any, like: Array) -> Array:
+    """Check features of the reference task: as many columns as the features, finite.
+
+    Returns
+    -------
+    float array, shape (n_reference, n_features)
+
+    Raises
+    ------
+    InputError
+        If the numbers of columns differ.
+    FeatureError
+        If an entry is not finite.
+    """
+    array = features_matrix(values, "reference_features")
+    if int(array.shape[1]) != int(like.shape[1]):
+        raise InputError(
+            f"reference_features must have the {int(like.shape[1])} columns of features, got "
+            f"{int(array.shape[1])}; both must come from the same encoder."
+        )
+    finite(array, "reference_features")
+    return arrays.convert_like(array, like)

@@ -1,0 +1,1 @@
+"""What is kept on disk: the feature store, files of features, files of weights."""
