@@ -305,7 +305,7 @@ def test_regression_is_ranked():
     require_sound(ranking, 2)
     assert ranking.best.encoder == "good"
     assert "regularized_h_score" in ranking.best.skipped
-    assert ranking.dataset["n_classes"] == 0
+    assert ranking.dataset.n_classes == 0
 
 
 def test_multilabel_is_ranked():

@@ -352,7 +352,7 @@ def test_pairs_go_through_the_tokenizers_own_encoding(bert: str, tmp_path: Path)
     ranking = transferscope.rank(
         path, bert, label_column="similarity", store=tmp_path, device="cpu"
     )
-    assert ranking.dataset["task"] == "regression"
+    assert ranking.dataset.task == "regression"
     assert {"logme", "linear_probe"} <= set(ranking.best.scores)
     data = open_dataset(path, label_column="similarity")
     pairs = list(zip(TEXTS, TEXTS[::-1], strict=True))
@@ -554,6 +554,6 @@ def test_real_texts(bert: str, name: str, task: str, n_classes: int, tmp_path: P
     ranking = transferscope.rank(
         tiny.TEXTS / f"{name}.csv", bert, "logme,knn", max_samples=200, store=tmp_path, device="cpu"
     )
-    assert (ranking.dataset["task"], ranking.dataset["n_classes"]) == (task, n_classes)
-    assert ranking.dataset["n_samples"] == 200
+    assert (ranking.dataset.task, ranking.dataset.n_classes) == (task, n_classes)
+    assert ranking.dataset.n_samples == 200
     assert set(ranking.best.scores) == {"logme", "knn"}

@@ -152,12 +152,12 @@ def _ranking_text(ranking: Ranking, format: RankFormat) -> str:
 def show_ranking(ranking: Ranking, console: Console) -> None:
     """Print a ranking as a table, what it must be read with, and the advice."""
     data = ranking.dataset
-    size = f"{data['n_samples']:,} samples"
-    if data["n_classes"]:
-        size += f", {data['n_classes']} classes"
-    if data["n_skipped"]:
-        size += f", {data['n_skipped']} unreadable ones left out"
-    console.print(f"[bold]{escape(data['name'])}[/] ({data['split']}): {size}", soft_wrap=True)
+    size = f"{data.n_samples:,} samples"
+    if data.n_classes:
+        size += f", {data.n_classes} classes"
+    if data.n_skipped:
+        size += f", {data.n_skipped} unreadable ones left out"
+    console.print(f"[bold]{escape(data.name)}[/] ({data.split}): {size}", soft_wrap=True)
     ranked = [row for row in ranking.encoders if row.error is None]
     if ranked:
         console.print(f"ranked by {ranking.ranked_by}; ± is a 95 % interval", soft_wrap=True)

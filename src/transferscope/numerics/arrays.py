@@ -9,15 +9,20 @@ from __future__ import annotations
 import contextlib
 import mmap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import array_api_compat
 import numpy as np
+import numpy.typing as npt
 import scipy.linalg
 import scipy.sparse
 
 #: An array of any library that array-api-compat knows.
 Array = Any
+#: A NumPy array, on the host, of any dtype.
+NumpyArray: TypeAlias = npt.NDArray[Any]
+#: What a caller may hand in for an array: an array of any library, or nested sequences of numbers.
+ArrayLike: TypeAlias = npt.ArrayLike
 
 #: Bytes of features that one chunk of a pass over the samples may hold.
 CHUNK_BYTES = 30 * 2**20

@@ -28,7 +28,7 @@ from transferscope.metrics import (
 )
 from transferscope.numerics import arrays
 from transferscope.ranking._resampling import Resampled, resample
-from transferscope.results import EncoderResult, Ranking, Score
+from transferscope.results import DatasetSummary, EncoderResult, Ranking, Score
 from transferscope.storage.feature_store import FeatureStore
 
 if TYPE_CHECKING:
@@ -313,15 +313,15 @@ def _ranked(
     data: Dataset, candidates: Sequence[_Candidate], metrics: Sequence[Metric], seed: int
 ) -> Ranking:
     """Put the candidates in order, with intervals, probabilities and advice."""
-    about = {
-        "name": data.name,
-        "split": data.split,
-        "task": data.task,
-        "n_samples": len(data),
-        "n_classes": data.n_classes,
-        "n_skipped": len(data.skipped),
-        "fingerprint": data.fingerprint,
-    }
+    about = DatasetSummary(
+        name=data.name,
+        split=data.split,
+        task=data.task,
+        n_samples=len(data),
+        n_classes=data.n_classes,
+        n_skipped=len(data.skipped),
+        fingerprint=data.fingerprint,
+    )
     alive = [c for c in candidates if c.result.error is None]
     failed = [c.result for c in candidates if c.result.error is not None]
     by, alive, left_out = _common_metrics(alive, metrics)

@@ -14,6 +14,7 @@ from transferscope.results._parameter_distance import (
 )
 from transferscope.results._relatedness import Relatedness
 from transferscope.results._scores import (
+    DatasetSummary,
     EncoderResult,
     PedTrace,
     Ranking,
@@ -28,6 +29,7 @@ __all__ = [
     "Agreement",
     "Comparison",
     "DatasetFactors",
+    "DatasetSummary",
     "EncoderResult",
     "Estimate",
     "FineTuningResult",

@@ -145,13 +145,40 @@ class EncoderResult:
 
 
 @dataclass(frozen=True)
+class DatasetSummary:
+    """The facts of a data set that a ranking is about.
+
+    Attributes
+    ----------
+    name : str
+    split : str
+        Which part of the source; ``"all"`` where the source has no parts.
+    task : str
+        ``"classification"``, ``"regression"`` or ``"multilabel"``.
+    n_samples, n_classes : int
+        `n_classes` is 0 for regression.
+    n_skipped : int
+        Unreadable samples that were left out.
+    fingerprint : str
+        Hex digest of samples, labels and class names.
+    """
+
+    name: str
+    split: str
+    task: str
+    n_samples: int
+    n_classes: int
+    n_skipped: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Ranking(Record):
     """Encoders in the order in which they are expected to transfer to a data set.
 
     Attributes
     ----------
-    dataset : dict
-        ``name, split, n_samples, n_classes, fingerprint, task, n_skipped``.
+    dataset : DatasetSummary
     ranked_by : str
         ``"consensus of logme, knn"`` (mean of the metrics' ranks), or the one metric.
     encoders : tuple of EncoderResult
@@ -162,7 +189,7 @@ class Ranking(Record):
         Of the resampling.
     """
 
-    dataset: dict[str, Any]
+    dataset: DatasetSummary
     ranked_by: str
     encoders: tuple[EncoderResult, ...]
     advice: str
@@ -195,7 +222,8 @@ class Ranking(Record):
             }
             row["warnings"] = tuple(row.get("warnings", ()))
             rows.append(EncoderResult(**row))
-        return cls(encoders=tuple(rows), **record)
+        dataset = DatasetSummary(**record.pop("dataset"))
+        return cls(dataset=dataset, encoders=tuple(rows), **record)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per encoder; per metric its value, low and high; then the facts."""
