@@ -134,8 +134,8 @@ def extract(
             kept = {"features": embedding.features}
             key = "labels" if data.task == "classification" else "targets"
             kept[key] = data.labels
-            if embedding.source_logits is not None:
-                kept["source_logits"] = embedding.source_logits
+            if "source_logits" in embedding.inputs:
+                kept["source_logits"] = embedding.source.logits
             path = _free_name(out, item.identifier, written)
             about = {"encoder": item.identifier, "dataset": data.name, "split": data.split}
             write_feature_file(path, kept, about)

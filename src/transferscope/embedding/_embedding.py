@@ -1,21 +1,27 @@
-"""One data set seen through one encoder, with everything that several metrics share."""
+"""One data set under one encoder, with everything that several metrics share."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator
-from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from functools import cached_property, wraps
+from typing import TypeVar, cast
 
-import numpy as np
-
-from transferscope.embedding._moments import ClassMoments, FeatureMoments, TargetMoments
-from transferscope.errors import FeatureError, InputError
+from transferscope.embedding._class_moments import ClassMoments
+from transferscope.embedding._feature_moments import FeatureMoments, cut
+from transferscope.embedding._matrix import DisplacedMatrix, FeatureMatrix
+from transferscope.embedding._reference import ReferenceTask
+from transferscope.embedding._source import SourceOutputs
+from transferscope.embedding._spectrum import Spectrum, Spread
+from transferscope.embedding._target_moments import TargetMoments
+from transferscope.embedding._targets import Classes, Numbers, Targets
+from transferscope.errors import InputError, MissingInputError
 from transferscope.numerics import arrays, checks
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 from transferscope.numerics.sampling import stratified_rows
+from transferscope.numerics.targets import TaskType
 
+Moments = ClassMoments | TargetMoments | FeatureMoments
 Shared = TypeVar("Shared")
 
 #: At most this many samples carry influences (the uncertainty needs no more).
@@ -24,23 +30,32 @@ INFLUENCE_SAMPLES = 5_000
 COARSE = 1e-3
 
 
-class Spectrum(NamedTuple):
-    """Eigendecomposition of the centred scatter, cut at its numerical rank.
+def computed_once(function: Callable[[Embedding], Shared]) -> Callable[[Embedding], Shared]:
+    """Make a function of an embedding compute its result once for each embedding.
 
-    Attributes
+    Parameters
     ----------
-    values : (r,) float64
-        Non-zero eigenvalues of ``sum (x - mean)(x - mean)^T``, descending.
-    vectors : (d, r) float64
-        Their eigenvectors.
+    function : callable
+        Takes an `Embedding` and nothing else.
+
+    Returns
+    -------
+    callable
+        The same, which keeps what it returned with the embedding.
     """
 
-    values: Array
-    vectors: Array
+    @wraps(function)
+    def cached(embedding: Embedding) -> Shared:
+        kept = embedding._computed
+        if function not in kept:
+            kept[function] = function(embedding)
+        return cast("Shared", kept[function])
+
+    return cached
 
 
 class Embedding:
-    """Features and labels of one data set under one encoder.
+    """Features and targets of one data set under one encoder.
 
     Moments, spectra and projections are computed at most once, when first asked for, and shared by
     all metrics. Nothing that comes in is modified.
@@ -62,7 +77,7 @@ class Embedding:
         The same encoder's features of a reference task, close to what it was pre-trained on.
     reference_labels : array-like of shape (n_reference,), optional
         Their classes.
-    moments : ClassMoments or TargetMoments, optional
+    moments : ClassMoments, TargetMoments or FeatureMoments, optional
         Moments of *all* samples, when `features` are only a sample of them (streamed extraction).
     source_joint : array of shape (n_classes, n_source_classes), optional
         Sum of the source probabilities per class over *all* samples; goes with `moments`.
@@ -71,10 +86,21 @@ class Embedding:
     seed : int
         For every subsampling that a metric may need.
 
+    Attributes
+    ----------
+    matrix : FeatureMatrix
+        The features of the samples that are kept, to be walked over in pieces.
+    targets : Classes, Numbers or None
+        None where neither labels nor targets were given.
+    inputs : frozenset of str
+        Names of the parameters that were given (and ``"source_probabilities"`` with logits).
+    seed : int
+
     Raises
     ------
     InputError
         If shapes, dtypes or values break a rule; the message names it.
+
     Notes
     -----
     Whether features are finite and vary is found when their moments are taken: the properties then
@@ -83,179 +109,223 @@ class Embedding:
 
     def __init__(
         self,
-        features: Any,
-        labels: Any = None,
+        features: ArrayLike,
+        labels: ArrayLike | None = None,
         *,
-        targets: Any = None,
-        source_probabilities: Any = None,
-        source_logits: Any = None,
-        reference_features: Any = None,
-        reference_labels: Any = None,
-        moments: ClassMoments | TargetMoments | None = None,
-        source_joint: Array = None,
-        source_counts: Array = None,
+        targets: ArrayLike | None = None,
+        source_probabilities: ArrayLike | None = None,
+        source_logits: ArrayLike | None = None,
+        reference_features: ArrayLike | None = None,
+        reference_labels: ArrayLike | None = None,
+        moments: Moments | None = None,
+        source_joint: Array | None = None,
+        source_counts: Array | None = None,
         seed: int = 0,
     ) -> None:
-        given = self._given_features = checks.features_matrix(features)
-        self._displacement: Array = None
-        self._shared: dict[str, Any] = {}
-        self._references: list[Embedding] = []
+        given = checks.features_matrix(features)
+        self.matrix = FeatureMatrix(given)
+        self.targets = _targets(labels, targets, given)
         self.seed = seed
-        self.n_kept, self.n_features = map(int, given.shape)
-        if (labels is None) == (targets is None):
-            raise InputError(
-                "give either labels (classes) or targets (numbers), "
-                f"got {'neither' if labels is None else 'both'}."
-            )
-        self.labels: Array = None
-        self.class_names: np.ndarray[Any, Any] = np.zeros(0)
-        self.targets: Array = None
-        if labels is not None:
-            self.labels, self.class_names = checks.class_labels(labels, self.n_kept, given)
-        else:
-            self.targets = checks.target_columns(targets, self.n_kept, given)
-        self.source_logits: Array = None
-        if source_logits is not None:
-            self.source_logits = checks.source_outputs(
-                source_logits, "source_logits", self.n_kept, given
-            )
-            if source_probabilities is None:
-                source_probabilities = arrays.softmax(self.source_logits)
-        self.source_probabilities: Array = None
-        if source_probabilities is not None:
-            self.source_probabilities = checks.probabilities(
-                source_probabilities, self.n_kept, given
-            )
-        self.reference_features: Array = None
-        self.reference_labels: Array = None
-        if reference_features is not None:
-            self.reference_features = checks.reference_matrix(reference_features, given)
-            if reference_labels is not None:
-                self.reference_labels, _ = checks.class_labels(
-                    reference_labels, int(self.reference_features.shape[0]), given
-                )
-        if isinstance(moments, ClassMoments):
+        self._moments = moments
+        self._computed: dict[Callable[[Embedding], object], object] = {}
+        classes = self.targets if isinstance(self.targets, Classes) else None
+        self._source = _source_outputs(
+            source_logits, source_probabilities, given, classes, (source_joint, source_counts)
+        )
+        self._reference = _reference_task(reference_features, reference_labels, given)
+        optional: dict[str, object] = {
+            "labels": labels,
+            "targets": targets,
+            "source_logits": source_logits,
+            "source_probabilities": self._source,
+            "reference_features": self._reference,
+            "reference_labels": self._reference and self._reference.classes,
+        }
+        self.inputs = frozenset(name for name, value in optional.items() if value is not None)
+        if isinstance(moments, ClassMoments) and classes is not None:
             present = moments.only_present().n_classes
-            if labels is not None and present != self.n_classes:
+            if present != classes.n_classes:
                 raise InputError(
                     f"the samples kept must hold every class of the moments, got "
-                    f"{self.n_classes} of {present}; keep at least one sample of each class."
+                    f"{classes.n_classes} of {present}; keep at least one sample of each class."
                 )
-        self._given_moments = moments
-        self._given_joint, self._given_counts = source_joint, source_counts
+
+    def displaced(self, displacement: Array) -> Embedding:
+        """The same samples, each moved by its class's row of `displacement`.
+
+        Moments follow in closed form from those of this embedding (`ClassMoments.displaced`);
+        features are displaced piece by piece where a metric looks at them. Labels, the head's
+        outputs and the reference task stay as they are.
+
+        Parameters
+        ----------
+        displacement : float64 array of shape (n_classes, n_features)
+
+        Returns
+        -------
+        Embedding
+        """
+        moved = object.__new__(Embedding)
+        if isinstance(self.matrix, DisplacedMatrix):
+            displacement_in_all = self.matrix.displacement + displacement
+        else:
+            displacement_in_all = 0.0 + displacement
+        moved.matrix = DisplacedMatrix(self.matrix.given, self.labels, displacement_in_all)
+        moved.targets, moved.seed, moved.inputs = self.targets, self.seed, self.inputs
+        moved._source, moved._reference = self._source, self._reference
+        moved._moments = self.moments.displaced(displacement)
+        moved._computed = {}
+        return moved
+
+    @property
+    def features(self) -> Array:
+        """Features of the samples that are kept, (n_kept, n_features)."""
+        return self.matrix.array
+
+    @property
+    def n_kept(self) -> int:
+        """Number of samples whose features are kept."""
+        return self.matrix.n_rows
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return self.matrix.n_features
 
     @property
     def n_samples(self) -> int:
         """Number of samples, those included whose features were not kept."""
-        if self._given_moments is not None:
-            return int(self._given_moments.total.n_samples)
-        return self.n_kept
+        if self._moments is None:
+            return self.matrix.n_rows
+        return int(_total(self._moments).n_samples)
+
+    @property
+    def task(self) -> TaskType | None:
+        """What the targets mean; None where there are none."""
+        return None if self.targets is None else self.targets.task
+
+    @property
+    def classes(self) -> Classes:
+        """Classes of the kept samples.
+
+        Raises
+        ------
+        MissingInputError
+            If no labels were given.
+        """
+        if not isinstance(self.targets, Classes):
+            raise MissingInputError("labels are needed; none were given. Pass labels.")
+        return self.targets
+
+    @property
+    def labels(self) -> Array:
+        """Class ids of the kept samples, (n_kept,) int64."""
+        return self.classes.ids
 
     @property
     def n_classes(self) -> int:
-        """Number of classes with at least one sample; 0 with targets."""
-        return len(self.class_names)
+        """Number of classes with at least one sample; 0 without labels."""
+        return self.targets.n_classes if isinstance(self.targets, Classes) else 0
 
     @property
-    def task(self) -> str:
-        """``"classification"``, ``"multilabel"`` (0/1 targets in several columns) or \
-``"regression"``."""
-        if self.labels is not None:
-            return "classification"
-        xp = arrays.namespace(self.targets)
-        binary = bool(xp.all((self.targets == 0) | (self.targets == 1)))
-        return "multilabel" if binary and int(self.targets.shape[1]) > 1 else "regression"
+    def numbers(self) -> Array:
+        """Numbers to be predicted of the kept samples, (n_kept, n_targets) float64.
+
+        Raises
+        ------
+        MissingInputError
+            If no targets were given.
+        """
+        if not isinstance(self.targets, Numbers):
+            raise MissingInputError("targets are needed; none were given. Pass targets.")
+        return self.targets.values
 
     @property
-    def dtype(self) -> Any:
-        """The dtype of the features."""
-        return self._given_features.dtype
+    def source(self) -> SourceOutputs:
+        """Outputs of the encoder's own head.
 
-    @cached_property
-    def features(self) -> Array:
-        """Features of the kept samples, (n_kept, d).
-
-        Of a `displaced` embedding that is a second array, made when first asked for: a metric
-        that looks at samples piece by piece asks `chunks` or `take` instead.
+        Raises
+        ------
+        MissingInputError
+            If none were given.
         """
-        if self._displacement is None:
-            return self._given_features
-        return arrays.namespace(self._given_features).concat([part for _, part in self.chunks()])
+        if self._source is None:
+            raise MissingInputError(
+                "source_probabilities are needed; none were given. Pass these or source_logits."
+            )
+        return self._source
 
-    def chunks(self) -> Iterator[tuple[slice, Array]]:
-        """Walk over the features of the kept samples: pairs of a slice and its features."""
-        for rows in arrays.chunks(self._given_features):
-            features = self._given_features[rows, :]
-            if self._displacement is not None:
-                features = self._moved(features, self.labels[rows])
-            yield rows, features
+    @property
+    def reference(self) -> ReferenceTask:
+        """The reference task.
 
-    def take(self, rows: Array) -> Array:
-        """Features of the kept samples with these indices: (len(rows), d)."""
-        xp = arrays.namespace(self._given_features)
-        features = xp.take(self._given_features, rows, axis=0)
-        if self._displacement is not None:
-            features = self._moved(features, xp.take(self.labels, rows))
-        return features
-
-    def _moved(self, features: Array, labels: Array) -> Array:
-        xp = arrays.namespace(features)
-        return features + xp.take(xp.astype(self._displacement, self.dtype), labels, axis=0)
-
-    def displaced(self, displacement: Array) -> Embedding:
-        """The same samples, each moved by its class's row of `displacement` (C, d) float64.
-
-        Moments follow in closed form from those at hand (`ClassMoments.displaced`); features are
-        displaced piece by piece where a metric looks at them. Labels, the head's outputs and the
-        reference task stay as they are.
+        Raises
+        ------
+        MissingInputError
+            If none was given.
         """
-        twin = copy.copy(self)
-        for name, member in vars(Embedding).items():
-            if isinstance(member, cached_property):
-                twin.__dict__.pop(name, None)
-        twin._shared = {}
-        twin._given_moments = self.moments.displaced(displacement)
-        before = 0.0 if self._displacement is None else self._displacement
-        twin._displacement = before + displacement
-        return twin
-
-    def once(self, name: str, make: Callable[[], Shared]) -> Shared:
-        """What `make` gives, made at the first call under this name and kept for the others."""
-        if name not in self._shared:
-            self._shared[name] = make()
-        shared: Shared = self._shared[name]
-        return shared
+        if self._reference is None:
+            raise MissingInputError(
+                "reference_features are needed; none were given. Pass those of a reference task."
+            )
+        return self._reference
 
     @cached_property
     def moments(self) -> ClassMoments:
         """Class moments of all samples, classes without samples left out."""
-        if isinstance(self._given_moments, ClassMoments):
-            moments = self._given_moments.only_present()
-        else:
-            moments = ClassMoments.from_arrays(self.features, self.labels)
-        return moments
+        if isinstance(self._moments, ClassMoments):
+            return self._moments.only_present()
+        return ClassMoments.from_arrays(self.features, self.labels)
 
     @cached_property
     def target_moments(self) -> TargetMoments:
-        """Joint moments of features and targets, of all samples."""
-        if isinstance(self._given_moments, TargetMoments):
-            return self._given_moments
-        return TargetMoments.from_arrays(self.features, self.targets)
+        """Joint moments of features and numbers, of all samples."""
+        if isinstance(self._moments, TargetMoments):
+            return self._moments
+        return TargetMoments.from_arrays(self.features, self.numbers)
+
+    @cached_property
+    def _spread(self) -> Spread:
+        if self._moments is not None:
+            total = _total(self._moments)
+        elif isinstance(self.targets, Classes):
+            total = self.moments.total  # of one pass, as that of the targets below
+        elif isinstance(self.targets, Numbers):
+            total = self.target_moments.total
+        else:
+            total = FeatureMoments.of(cut(self.features))
+        return Spread(total, self.n_samples, self.matrix.dtype)
 
     @property
     def total(self) -> FeatureMoments:
-        """Moments of the features of all samples, whatever their labels."""
-        total = self.moments.total if self.labels is not None else self.target_moments.total
-        xp = arrays.namespace(total.scatter)
-        trace = float(xp.linalg.trace(total.scatter))
-        level = float(xp.sum(total.mean * total.mean)) * self.n_samples
-        # below this the spread is what rounding makes of equal rows
-        if trace <= level * float(xp.finfo(self.dtype).eps) ** 2 or trace == 0:
-            raise FeatureError(
-                f"features are the same for all {self.n_samples} samples; nothing can be scored. "
-                "Check the encoder's weights and preprocessing."
-            )
-        return total
+        """Moments of the features of all samples, whatever their targets.
+
+        Raises
+        ------
+        FeatureError
+            If a feature is NaN or infinite, or all samples have the same features.
+        """
+        return self._spread.total
+
+    def check_features(self) -> None:
+        """Refuse features that no metric can use.
+
+        Raises
+        ------
+        FeatureError
+            If a feature is NaN or infinite, or all samples have the same features.
+        """
+        _ = self.total
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """Eigendecomposition of the total scatter, computed once for all metrics."""
+        return self._spread.spectrum
+
+    @property
+    def root(self) -> Array:
+        """A matrix of full rank, (d, r), whose product with its transpose is the total scatter."""
+        return self._spread.root
 
     @cached_property
     def quartic_sum(self) -> float:
@@ -264,85 +334,21 @@ class Embedding:
         Of a displaced embedding it takes one pass, O(n d), over the samples kept, which then stand
         for all.
         """
-        if self._displacement is None:
+        matrix = self.matrix
+        if not isinstance(matrix, DisplacedMatrix):
             return self.total.quartic_sum
         mean = self.total.mean
         xp = arrays.namespace(mean)
         # centred before it is moved: large offsets cost no digits
-        pivot = xp.astype(mean, self.dtype)
-        moves = xp.astype(self._displacement - (mean - arrays.as_float64(pivot)), self.dtype)
+        pivot = xp.astype(mean, matrix.dtype)
+        moves = xp.astype(matrix.displacement - (mean - arrays.as_float64(pivot)), matrix.dtype)
         quartic_sum = xp.zeros_like(mean[0])
-        for rows in arrays.chunks(self._given_features, arrays.FINE):
-            centred = self._given_features[rows, :] - pivot
+        for rows in arrays.chunks(matrix.given, arrays.FINE):
+            centred = matrix.given[rows, :] - pivot
             centred = centred + xp.take(moves, self.labels[rows], axis=0)
             norms = arrays.as_float64(xp.vecdot(centred, centred))
             quartic_sum = quartic_sum + xp.sum(norms * norms)
         return float(quartic_sum) * self.n_samples / self.n_kept
-
-    @property
-    def reference(self) -> Embedding:
-        """The reference task's features, without labels; one for this and all `displaced` ones."""
-        if not self._references:
-            anything = np.arange(int(self.reference_features.shape[0]))
-            self._references.append(Embedding(self.reference_features, targets=anything))
-        return self._references[0]
-
-    @cached_property
-    def reference_deviation(self) -> Array:
-        """Standard deviation of each feature on the reference task, (d,) float64."""
-        features, n = self.reference_features, int(self.reference_features.shape[0])
-        xp = arrays.namespace(features)
-        pivot: Array = None  # near the mean, so that squares about it lose no digits
-        sums = squares = 0.0
-        for rows in arrays.chunks(features, arrays.FINE):
-            chunk = arrays.as_float64(features[rows, :])
-            pivot = xp.mean(chunk, axis=0) if pivot is None else pivot
-            centred = chunk - pivot
-            sums = sums + xp.sum(centred, axis=0)
-            squares = squares + xp.sum(centred * centred, axis=0)
-        variances = squares / n - (sums / n) ** 2
-        return xp.sqrt(xp.where(variances > 0, variances, 0.0))
-
-    @cached_property
-    def spectrum(self) -> Spectrum:
-        """Eigendecomposition of the total scatter, computed once for all metrics."""
-        scatter = self.total.scatter
-        xp = arrays.namespace(scatter)
-        # of its negative: from the largest down, without a copy of the vectors
-        values, vectors = xp.linalg.eigh(-scatter)
-        values = -values
-        rank = int(xp.sum(xp.astype(values > float(values[0]) * self._rounding, xp.int64)))
-        rank = min(rank, self.n_samples - 1)
-        return Spectrum(values[:rank], vectors[:, :rank])
-
-    @property
-    def _rounding(self) -> float:
-        """What rounding makes of a true zero, relative to the largest eigenvalue of the scatter.
-
-        Of the products in the dtype of the features, of a decomposition in float64.
-        """
-        xp = arrays.namespace(self._given_features)
-        products, own = float(xp.finfo(self.dtype).eps), float(xp.finfo(xp.float64).eps)
-        return max(10 * products, self.n_features * own)
-
-    @cached_property
-    def root(self) -> Array:
-        """A matrix of full rank, (d, r), whose product with its transpose is the total scatter.
-
-        Its Cholesky factor, for a tenth of the price of the spectrum, where no pivot comes near
-        rounding.
-        """
-        scatter = self.total.scatter
-        xp = arrays.namespace(scatter)
-        if self.n_samples > self.n_features:
-            factor = arrays.cholesky(scatter)
-            largest = float(xp.sqrt(xp.sum(scatter * scatter)))  # no eigenvalue lies above
-            if factor is not None and (
-                float(xp.min(xp.linalg.diagonal(factor))) ** 2 > self._rounding * largest
-            ):
-                return factor
-        values, vectors = self.spectrum
-        return vectors * xp.sqrt(values)[None, :]
 
     @cached_property
     def rotated_means(self) -> Array:
@@ -350,77 +356,77 @@ class Embedding:
         return (self.moments.means - self.moments.mean) @ self.spectrum.vectors
 
     def rotate(self, features: Array) -> Array:
-        """Centre features (m, d) and turn them into the eigenbasis: (m, r) float64."""
+        """Centre features and rotate them into the eigenbasis of the scatter.
+
+        Parameters
+        ----------
+        features : array of shape (m, n_features)
+
+        Returns
+        -------
+        float64 array of shape (m, r)
+        """
         return (arrays.as_float64(features) - self.total.mean) @ self.spectrum.vectors
 
     @cached_property
     def influence_rows(self) -> Array:
         """Indices of the kept samples that carry influences: at most 5 000, stratified."""
-        labels = None if self.labels is None else arrays.to_numpy(self.labels)
+        labels = arrays.to_numpy(self.labels) if isinstance(self.targets, Classes) else None
         rows = stratified_rows(labels, self.n_kept, INFLUENCE_SAMPLES, self.seed)
-        return arrays.from_numpy(rows, self._given_features)
+        return arrays.from_numpy(rows, self.matrix.given)
+
+    @cached_property
+    def influence_labels(self) -> Array:
+        """Class ids of `influence_rows`."""
+        return arrays.namespace(self.labels).take(self.labels, self.influence_rows)
 
     @cached_property
     def influence_features(self) -> Array:
         """Rotated features of `influence_rows`, (m, r) float64, shared by the metrics' influences.
 
-        Centred in float64, then turned in the dtype of the features.
+        Centred in float64, then rotated in the dtype of the features.
         """
-        return self.turned(self.spectrum.vectors)
+        return self.project_influence(self.spectrum.vectors)
 
-    def turned(self, axes: Array) -> Array:
-        """Centred features of `influence_rows` times `axes` (d, k): (m, k) float64.
+    def project_influence(self, axes: Array) -> Array:
+        """Centred features of `influence_rows` times `axes`.
 
         The product is made in the dtype of the features, whose rounding is far below what
         influences are asked for.
+
+        Parameters
+        ----------
+        axes : array of shape (n_features, k)
+
+        Returns
+        -------
+        float64 array of shape (m, k)
         """
-        xp = arrays.namespace(axes)
-        centred = arrays.as_float64(self.take(self.influence_rows)) - self.total.mean
-        return arrays.as_float64(xp.astype(centred, self.dtype) @ xp.astype(axes, self.dtype))
+        xp, dtype = arrays.namespace(axes), self.matrix.dtype
+        centred = arrays.as_float64(self.matrix.take(self.influence_rows)) - self.total.mean
+        return arrays.as_float64(xp.astype(centred, dtype) @ xp.astype(axes, dtype))
 
-    @cached_property
-    def influence_labels(self) -> Array:
-        """Labels of `influence_rows`."""
-        return arrays.namespace(self.labels).take(self.labels, self.influence_rows)
+    def shared_warnings(self, *, of_features: bool = True) -> list[str]:
+        """What every score must be read with.
 
-    @cached_property
-    def source_joint(self) -> Array:
-        """Joint distribution of class and source class, (C, C_s) float64, sums to 1."""
-        joint = self._given_joint
-        if joint is None:
-            joint = arrays.class_sums(
-                arrays.as_float64(self.source_probabilities), self.labels, self.n_classes
-            )
-        return joint / arrays.namespace(joint).sum(joint)
+        Parameters
+        ----------
+        of_features : bool
+            Whether the score looks at the features.
 
-    @cached_property
-    def source_classes(self) -> Array:
-        """Most probable source class of each kept sample, (n_kept,) int64."""
-        return arrays.namespace(self.source_probabilities).argmax(self.source_probabilities, axis=1)
-
-    @cached_property
-    def source_counts(self) -> Array:
-        """How often each class met each most probable source class: (C, C_s) float64."""
-        if self._given_counts is not None:
-            return self._given_counts
-        n_source = int(self.source_probabilities.shape[1])
-        pairs = self.labels * n_source + self.source_classes
-        xp = arrays.namespace(pairs)
-        return xp.reshape(
-            arrays.class_counts(pairs, self.n_classes * n_source), (self.n_classes, n_source)
-        )
-
-    def shared_warnings(self, of_features: bool = True) -> list[str]:
-        """What every score must be read with; `of_features` says whether it looks at these."""
+        Returns
+        -------
+        list of str
+        """
         warnings = []
         if of_features:
             total = self.total
             xp = arrays.namespace(total.scatter)
             spread = math.sqrt(float(xp.linalg.trace(total.scatter)) / self.n_samples)
             size = float(xp.linalg.vector_norm(total.mean))
-            rounding = float(xp.finfo(self.dtype).eps) * size / spread
+            rounding = float(xp.finfo(self.matrix.dtype).eps) * size / spread
             if rounding > COARSE:
-                name = "float32" if self.dtype == xp.float32 else "float64"
+                name = "float32" if self.matrix.dtype == xp.float32 else "float64"
                 warnings.append(
                     f"{name} cancellation: the features' mean is {size / spread:.0e} times their "
                     f"spread, of which {max(0, round(-math.log10(rounding)))} digits are left; "
@@ -432,3 +438,50 @@ class Embedding:
                 f"{self.n_samples}"
             )
         return warnings
+
+
+def _targets(labels: ArrayLike | None, targets: ArrayLike | None, features: Array) -> Targets:
+    n = int(features.shape[0])
+    if labels is not None and targets is not None:
+        raise InputError("give labels (classes) or targets (numbers), not both.")
+    if labels is not None:
+        return Classes(*checks.class_labels(labels, n, features))
+    if targets is not None:
+        return Numbers(checks.target_columns(targets, n, features))
+    return None
+
+
+def _source_outputs(
+    logits: ArrayLike | None,
+    probabilities: ArrayLike | None,
+    features: Array,
+    classes: Classes | None,
+    of_all: tuple[Array | None, Array | None],
+) -> SourceOutputs | None:
+    n = int(features.shape[0])
+    checked = None
+    if logits is not None:
+        checked = checks.source_outputs(logits, "source_logits", n, features)
+        if probabilities is None:
+            probabilities = arrays.softmax(checked)
+    if probabilities is None:
+        return None
+    return SourceOutputs(
+        checked, checks.probabilities(probabilities, n, features), classes, *of_all
+    )
+
+
+def _reference_task(
+    features: ArrayLike | None, labels: ArrayLike | None, like: Array
+) -> ReferenceTask | None:
+    if features is None:
+        return None
+    matrix = checks.reference_matrix(features, like)
+    classes = None
+    if labels is not None:
+        classes = Classes(*checks.class_labels(labels, int(matrix.shape[0]), like))
+    return ReferenceTask(matrix, classes)
+
+
+def _total(moments: Moments) -> FeatureMoments:
+    return moments if isinstance(moments, FeatureMoments) else moments.total

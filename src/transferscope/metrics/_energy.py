@@ -65,12 +65,13 @@ def energy(logits: Any, *, lowest: float = 1.0) -> float:
 
 def measure(embedding: Embedding, lowest: float = 1.0) -> Measurement:
     """Energy of an embedding: of its source logits, or of its features where there are none."""
-    warnings = embedding.shared_warnings(of_features=embedding.source_logits is None)
-    if embedding.source_logits is not None:
-        checks.finite(embedding.source_logits, "source_logits")
-        values = _log_sum_exp(embedding.source_logits)
+    logits = embedding.source.logits if "source_logits" in embedding.inputs else None
+    warnings = embedding.shared_warnings(of_features=logits is None)
+    if logits is not None:
+        checks.finite(logits, "source_logits")
+        values = _log_sum_exp(logits)
     else:
-        embedding.total  # noqa: B018  refuses features that say nothing
+        embedding.check_features()
         values = _log_sum_exp(embedding.features)
         warnings.append("no source logits: energy of the features, which does not compare encoders")
     xp = arrays.namespace(values)

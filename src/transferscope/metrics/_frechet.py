@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from transferscope.embedding import Embedding
 from transferscope.metrics._metric import Measurement
-from transferscope.numerics import arrays, checks
+from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
 #: Eigenvalues of a square serve where their rounding changes the sum of their roots by less.
@@ -69,19 +67,16 @@ def frechet(features: Any, reference_features: Any) -> float:
     ----------
     Dowson & Landau, 1982; Heusel et al., NeurIPS 2017 (arXiv 1706.08500).
     """
-    features = checks.features_matrix(features)
-    nobody_looks_at = np.arange(int(features.shape[0]))
-    embedding = Embedding(features, targets=nobody_looks_at, reference_features=reference_features)
-    return measure(embedding).value
+    return measure(Embedding(features, reference_features=reference_features)).value
 
 
 def measure(embedding: Embedding) -> Measurement:
     """Minus the Fréchet distance of an embedding to its reference task; see `frechet`."""
     reference = embedding.reference
     n, m = embedding.n_samples, reference.n_samples
-    own, other = embedding.root / math.sqrt(n), reference.root / math.sqrt(m)
+    own, other = embedding.root / math.sqrt(n), reference.spread.root / math.sqrt(m)
     xp = arrays.namespace(own)
-    step = embedding.total.mean - reference.total.mean
+    step = embedding.total.mean - reference.spread.total.mean
     crossed = own.T @ other
     # of both traces what is above rounding, so that equal sets are at distance 0
     spread = float(xp.sum(own * own)) + float(xp.sum(other * other))
@@ -94,10 +89,14 @@ def measure(embedding: Embedding) -> Measurement:
         rounding = float(squares[-1]) * int(squares.shape[0]) * float(xp.finfo(xp.float64).eps)
         shared = squares > rounding
         inverse = xp.where(shared, 1 / xp.sqrt(xp.where(shared, squares, 1.0)), 0.0)
-        terms = embedding.turned(other @ directions) ** 2 @ inverse
-        centred = arrays.as_float64(embedding.take(embedding.influence_rows)) - embedding.total.mean
+        terms = embedding.project_influence(other @ directions) ** 2 @ inverse
+        centred = (
+            arrays.as_float64(embedding.matrix.take(embedding.influence_rows))
+            - embedding.total.mean
+        )
         terms = terms - xp.sum(centred * centred, axis=1) - 2 * (centred @ step)
-        return terms - xp.mean(terms)
+        influence: Array = terms - xp.mean(terms)
+        return influence
 
     warnings = embedding.shared_warnings()
     for side, size in (("samples", n), ("reference samples", m)):

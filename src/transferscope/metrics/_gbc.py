@@ -104,12 +104,12 @@ def measure(embedding: Embedding, covariance: Covariance = "diagonal") -> Measur
 def _class_gaussians(embedding: Embedding, covariance: Covariance) -> _Gaussians:
     """Means and variances of the classes on the principal axes, in one pass."""
     C, k = embedding.n_classes, min(AXES, int(embedding.spectrum.values.shape[0]))
-    vectors, dtype = embedding.spectrum.vectors[:, :k], embedding.dtype
+    vectors, dtype = embedding.spectrum.vectors[:, :k], embedding.matrix.dtype
     xp = arrays.namespace(vectors)
     pivot, axes = xp.astype(embedding.total.mean, dtype), xp.astype(vectors, dtype)
     centres = xp.astype((embedding.moments.means - arrays.as_float64(pivot)) @ vectors, dtype)
     squares = xp.zeros((C, k), dtype=xp.float64, device=arrays.device_of(vectors))
-    for part, features in embedding.chunks():
+    for part, features in embedding.matrix.chunks():
         labels = embedding.labels[part]
         deviation = (features - pivot) @ axes - xp.take(centres, labels, axis=0)
         squares = squares + arrays.as_float64(arrays.class_sums(deviation * deviation, labels, C))

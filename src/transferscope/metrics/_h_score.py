@@ -140,7 +140,8 @@ def _explained(
         ridge = xp.sum(rows * rows, axis=1) / embedding.n_features
         terms = 2 * own - xp.take(class_terms, labels)
         terms = terms - covariance_share * (explained - between) - ridge_share * ridge_slope * ridge
-        return factor * (terms - xp.mean(terms))
+        centred: Array = factor * (terms - xp.mean(terms))
+        return centred
 
     return value, influence
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from transferscope.embedding import Embedding
+from transferscope.embedding import Classes, Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Measurement, hit_rate, r_squared
 from transferscope.numerics import arrays
@@ -97,11 +97,11 @@ def measure(embedding: Embedding, k: int = 5, distance: Distance = "euclidean") 
     if n_queries < embedding.n_kept:
         warnings.append(f"{n_queries} stratified queries stand for {embedding.n_kept} samples")
     every = xp.arange(n_queries, device=arrays.device_of(queries))
-    if embedding.labels is not None:
+    if isinstance(embedding.targets, Classes):
         return hit_rate(_hits(embedding, neighbours), every, embedding.n_samples, warnings)
-    around = xp.take(embedding.targets, xp.reshape(neighbours, (-1,)), axis=0)
+    around = xp.take(embedding.numbers, xp.reshape(neighbours, (-1,)), axis=0)
     predicted = xp.mean(xp.reshape(around, (*neighbours.shape, -1)), axis=1)
-    true = xp.take(embedding.targets, queries, axis=0)
+    true = xp.take(embedding.numbers, queries, axis=0)
     return r_squared(true, predicted, every, embedding.n_samples, warnings)
 
 
@@ -111,8 +111,7 @@ def _neighbours(embedding: Embedding, queries: Array, k: int, distance: Distance
     mean = xp.astype(embedding.total.mean, features.dtype)
     asked = -2 * _prepared(xp.take(features, queries, axis=0), mean, distance)
     k = min(k, embedding.n_kept - 1)
-    nearest: Array = None
-    gaps: Array = None
+    best: tuple[Array, Array] | None = None  # gaps, and the samples that they are to
     for part in arrays.chunks(features):
         known = _prepared(features[part, :], mean, distance)
         gap = asked @ known.T + xp.sum(known * known, axis=1)
@@ -120,12 +119,14 @@ def _neighbours(embedding: Embedding, queries: Array, k: int, distance: Distance
         found = arrays.smallest(gap, min(k + 1, int(known.shape[0])))
         gap = xp.take_along_axis(gap, found, axis=1)
         found = found + part.start
-        if nearest is not None:
-            gap, found = xp.concat([gaps, gap], axis=1), xp.concat([nearest, found], axis=1)
+        if best is not None:
+            gap, found = xp.concat([best[0], gap], axis=1), xp.concat([best[1], found], axis=1)
             keep = arrays.smallest(gap, min(k + 1, int(gap.shape[1])))
             gap = xp.take_along_axis(gap, keep, axis=1)
             found = xp.take_along_axis(found, keep, axis=1)
-        gaps, nearest = gap, found
+        best = gap, found
+    assert best is not None  # there is at least one chunk
+    gaps, nearest = best
     gaps = xp.where(nearest == queries[:, None], xp.inf, gaps)
     return xp.take_along_axis(nearest, arrays.smallest(gaps, k), axis=1)
 

@@ -108,7 +108,7 @@ def measure(embedding: Embedding, shrinkage: float | None = None) -> Measurement
     bias = xp.log(share) - xp.sum(means * weights, axis=1) / 2
     directions = embedding.spectrum.vectors @ weights.T
     truth = []
-    for part, features in embedding.chunks():
+    for part, features in embedding.matrix.chunks():
         centred = arrays.as_float64(features) - embedding.total.mean
         posterior = arrays.softmax(centred @ directions + bias[None, :])
         truth.append(xp.take_along_axis(posterior, embedding.labels[part][:, None], axis=1))
@@ -142,7 +142,7 @@ def _fit(embedding: Embedding, shrinkage: float | None) -> _Discriminant:
     scaled = math.sqrt(1 - shrinkage) * weighted / root[None, :]
     explained, basis = xp.linalg.eigh(scaled @ scaled.T)
     # 1 - ρ is no surer than the rounding of the products that made the scatter
-    rounding = 10 * float(xp.finfo(embedding.dtype).eps)
+    rounding = 10 * float(xp.finfo(embedding.matrix.dtype).eps)
     left = 1 - explained
     return _Discriminant(
         shrinkage, root, basis.T @ scaled, 1 / xp.where(left > rounding, left, rounding)

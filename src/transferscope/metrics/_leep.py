@@ -59,12 +59,12 @@ def leep(source_probabilities: Any, labels: Any) -> float:
 
 def measure(embedding: Embedding) -> Measurement:
     """LEEP of an embedding; see `leep`."""
-    joint = embedding.source_joint
+    joint = embedding.source.joint
     xp = arrays.namespace(joint)
     mass = xp.sum(joint, axis=0)
     alive = xp.where(mass > 0, mass, 1.0)
     conditional = joint / alive[None, :]
-    theta = arrays.as_float64(embedding.source_probabilities)
+    theta = arrays.as_float64(embedding.source.probabilities)
     likelihood = xp.sum(theta * xp.take(conditional, embedding.labels, axis=0), axis=1)
     log_likelihood = xp.log(likelihood)
     value = float(xp.mean(log_likelihood))

@@ -86,18 +86,18 @@ def measure(embedding: Embedding) -> Measurement:
     def influence() -> Array:
         # a mean over pairs: twice the mean over the partners of a sample
         labels = embedding.influence_labels
-        centred = arrays.as_float64(embedding.take(embedding.influence_rows)) - mean
+        centred = arrays.as_float64(embedding.matrix.take(embedding.influence_rows)) - mean
         along = centred @ mean
         own_share = xp.take(share, labels)
         own = xp.sum(centred * xp.take(offsets, labels, axis=0), axis=1)
         joint_term = own_share * (own + along + xp.take(drift, labels)) - sameness * along
         feature_term = (
-            xp.sum(centred * embedding.turned(scatter / n), axis=1)
+            xp.sum(centred * embedding.project_influence(scatter / n), axis=1)
             + 2 * (centred @ pull)
             + along * along
         )
         label_term = (1 - 2 * sameness) * own_share
-        terms = 2 * joint_term / size - value * (
+        terms: Array = 2 * joint_term / size - value * (
             feature_term / feature_spread + label_term / label_spread
         )
         return terms - xp.mean(terms)

@@ -69,7 +69,7 @@ def measure(embedding: Embedding, penalty: float = 1.0) -> Measurement:
     """Linear MSE of an embedding with targets; see `linear_mse`."""
     if not penalty >= 0:
         raise InputError(f"penalty must be at least 0, got {penalty}.")
-    if embedding.targets is None:
+    if embedding.numbers is None:
         raise InputError(
             "linear_mse scores targets=, got class labels; use linear_probe for those."
         )
@@ -85,7 +85,7 @@ def measure(embedding: Embedding, penalty: float = 1.0) -> Measurement:
 
     def influence() -> Array:
         # at the minimum, a change of A and b makes no difference: only the sample's own error does
-        true = xp.take(embedding.targets, embedding.influence_rows, axis=0) - moments.target_mean
+        true = xp.take(embedding.numbers, embedding.influence_rows, axis=0) - moments.target_mean
         error = true - embedding.influence_features @ weights
         terms = -xp.sum(error * error, axis=1)
         return terms - xp.mean(terms)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from transferscope.embedding import Embedding
+from transferscope.embedding import Classes, Embedding
 from transferscope.metrics._metric import Measurement, hit_rate, r_squared
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
@@ -72,7 +72,7 @@ def measure(embedding: Embedding) -> Measurement:
     values = embedding.spectrum.values
     xp = arrays.namespace(values)
     n = embedding.n_samples
-    if embedding.labels is not None:
+    if isinstance(embedding.targets, Classes):
         counts = embedding.moments.counts
         cross = embedding.rotated_means * counts[:, None]
         target_mean = counts / n
@@ -93,14 +93,14 @@ def measure(embedding: Embedding) -> Measurement:
         true = _true_columns(embedding, part)
         residual = true - target_mean[None, :] - rows @ weights
         predicted = true - residual / (1 - own)[:, None]
-        if embedding.labels is not None:
+        if isinstance(embedding.targets, Classes):
             right = xp.argmax(predicted, axis=1) == embedding.labels[part]
             predicted = xp.astype(right, xp.float64)
         parts.append(predicted)
     predicted = xp.concat(parts)
     warnings = embedding.shared_warnings()
-    if embedding.labels is None:
-        return r_squared(embedding.targets, predicted, embedding.influence_rows, n, warnings)
+    if not isinstance(embedding.targets, Classes):
+        return r_squared(embedding.numbers, predicted, embedding.influence_rows, n, warnings)
     return hit_rate(predicted, embedding.influence_rows, n, warnings)
 
 
@@ -109,7 +109,7 @@ def _best_penalty(embedding: Embedding, cross: Array, unit: float) -> float:
     values = embedding.spectrum.values
     xp = arrays.namespace(values)
     n = embedding.n_samples
-    if embedding.labels is not None:
+    if isinstance(embedding.targets, Classes):
         share = embedding.moments.counts / n
         variation = n * float(xp.sum(share * (1 - share)))
     else:
@@ -128,6 +128,6 @@ def _best_penalty(embedding: Embedding, cross: Array, unit: float) -> float:
 
 def _true_columns(embedding: Embedding, part: slice) -> Array:
     """One-hot labels, or targets, of a slice of the samples: (m, k) float64."""
-    if embedding.labels is None:
-        return embedding.targets[part, :]
+    if not isinstance(embedding.targets, Classes):
+        return embedding.numbers[part, :]
     return arrays.one_hot(embedding.labels[part], embedding.n_classes)

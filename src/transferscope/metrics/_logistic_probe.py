@@ -87,7 +87,7 @@ def measure(embedding: Embedding) -> Measurement:
     rows, n = embedding.influence_rows, embedding.n_samples
     labels, m = embedding.influence_labels, int(rows.shape[0])
     xp = arrays.namespace(mean)
-    centred = arrays.as_float64(embedding.take(rows)) - mean
+    centred = arrays.as_float64(embedding.matrix.take(rows)) - mean
     by_distance = xp.argsort(xp.vecdot(centred, centred), stable=True)
     fitted, validation, test = _split(
         arrays.to_numpy(by_distance), arrays.to_numpy(labels), embedding.seed
@@ -101,7 +101,7 @@ def measure(embedding: Embedding) -> Measurement:
     if m < embedding.n_kept:
         warnings.append(f"{m} stratified samples stand for {embedding.n_kept}")
 
-    task = _Task(xp.astype(centred, embedding.dtype), labels, embedding.n_classes)
+    task = _Task(xp.astype(centred, embedding.matrix.dtype), labels, embedding.n_classes)
     best = None  # the heaviest penalty where none can be chosen
     if validation.any():
         tried = task.fits(fitted, STRENGTHS)

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from transferscope.embedding import Embedding
+from transferscope.embedding import Classes, Embedding
 from transferscope.metrics._metric import Measurement
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
@@ -200,7 +200,7 @@ def _problem(embedding: Embedding) -> tuple[_Problem, Array, Array]:
     total, (s, vectors) = embedding.total, embedding.spectrum
     xp = arrays.namespace(s)
     n = embedding.n_samples
-    if embedding.labels is not None:
+    if isinstance(embedding.targets, Classes):
         counts = embedding.moments.counts
         w = embedding.rotated_means * counts[:, None]
         target_mean = counts / n
@@ -254,10 +254,10 @@ def measure(embedding: Embedding) -> Measurement:
         spread = (rows * rows) @ inverse.T
         spread = spread - (rows @ (problem.u[None, :] * inverse).T) ** 2 / at.inside[None, :]
         fitted = rows @ at.m.T
-        if embedding.labels is not None:
+        if isinstance(embedding.targets, Classes):
             y = arrays.one_hot(embedding.influence_labels, int(problem.b0.shape[0]))
         else:
-            y = xp.take(embedding.targets, embedding.influence_rows, axis=0)
+            y = xp.take(embedding.numbers, embedding.influence_rows, axis=0)
         terms = (xp.log(beta / (2 * math.pi)) - spread - beta * (y - fitted) ** 2) / 2
         terms = xp.sum(xp.where(varying[None, :], terms, 0.0), axis=1) / n_columns
         return terms - xp.mean(terms)

@@ -55,7 +55,7 @@ def nce(source_probabilities: Any, labels: Any) -> float:
 
 def measure(embedding: Embedding) -> Measurement:
     """NCE of an embedding; see `nce`."""
-    counts = embedding.source_counts
+    counts = embedding.source.counts
     xp = arrays.namespace(counts)
     mass = xp.sum(counts, axis=0)
     seen = counts > 0
@@ -66,7 +66,7 @@ def measure(embedding: Embedding) -> Measurement:
     def influence() -> Array:
         rows, labels = embedding.influence_rows, embedding.influence_labels
         n_source = int(counts.shape[1])
-        pairs = labels * n_source + xp.take(embedding.source_classes, rows)
+        pairs = labels * n_source + xp.take(embedding.source.predicted, rows)
         terms = xp.take(xp.reshape(logs, (-1,)), pairs)
         return terms - xp.mean(terms)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transferscope.embedding import Embedding
+from transferscope.embedding import Embedding, computed_once
 from transferscope.metrics._metric import Measurement, grouped_jackknife
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
@@ -246,28 +246,22 @@ def _warnings(embedding: Embedding) -> list[str]:
     return warnings
 
 
+@computed_once
 def _components(embedding: Embedding) -> Array:
-    """Leading principal components of the kept samples, (n_kept, p) float64; for all parts once."""
+    """Leading principal components of the kept samples, (n_kept, p) float64."""
     axes, mean = embedding.spectrum.vectors[:, : _n_components(embedding)], embedding.total.mean
-
-    def components() -> Array:
-        parts = [(arrays.as_float64(part) - mean) @ axes for _, part in embedding.chunks()]
-        return arrays.namespace(mean).concat(parts)
-
-    return embedding.once("ncti components", components)
+    parts = [(arrays.as_float64(part) - mean) @ axes for _, part in embedding.matrix.chunks()]
+    return arrays.namespace(mean).concat(parts)
 
 
+@computed_once
 def _whole_fit(embedding: Embedding) -> _Discriminant:
-    """The discriminant of all samples, from their moments; for all parts once."""
-
-    def fit() -> _Discriminant:
-        p, n = _n_components(embedding), embedding.n_samples
-        variances = embedding.spectrum.values[:p] / n
-        total = _identity(variances) * variances
-        means = embedding.rotated_means[:, :p]
-        return _fit(embedding, total, means, embedding.moments.counts / n)
-
-    return embedding.once("ncti discriminant", fit)
+    """The discriminant of all samples, from their moments."""
+    p, n = _n_components(embedding), embedding.n_samples
+    variances = embedding.spectrum.values[:p] / n
+    total = _identity(variances) * variances
+    means = embedding.rotated_means[:, :p]
+    return _fit(embedding, total, means, embedding.moments.counts / n)
 
 
 def _fit(embedding: Embedding, total: Array, means: Array, shares: Array) -> _Discriminant:
@@ -278,14 +272,14 @@ def _fit(embedding: Embedding, total: Array, means: Array, shares: Array) -> _Di
     shrinkage = max(math.exp(-float(xp.sum(variances[: min(LEADING, p)]))), LEAST_SHRINKAGE)
 
     def shrunk(covariance: Array) -> Array:
-        return (1 - shrinkage) * covariance + identity * (
-            shrinkage * xp.linalg.trace(covariance) / p
-        )
+        mean_variance = shrinkage * xp.linalg.trace(covariance) / p
+        mixed: Array = (1 - shrinkage) * covariance + identity * mean_variance
+        return mixed
 
     between = (means * shares[:, None]).T @ means
     within, axes = xp.linalg.eigh(shrunk(total - between))
     # no variance is surer than the rounding of the products that made the scatter
-    rounding = 10 * float(xp.finfo(embedding.dtype).eps) * float(xp.max(variances))
+    rounding = 10 * float(xp.finfo(embedding.matrix.dtype).eps) * float(xp.max(variances))
     whitening = axes / xp.sqrt(xp.where(within > rounding, within, rounding))
     m = min(embedding.n_classes - 1, p)
     directions = (

@@ -131,13 +131,13 @@ def measure(embedding: Embedding, log: bool = True, clusters_per_class: int = 5)
     def influence() -> Array:
         # refits need no more digits than the features have
         xp = arrays.namespace(table)
-        single = xp.astype(table, embedding.dtype)
+        single = xp.astype(table, embedding.matrix.dtype)
 
         def without(weights: Array) -> float:
             kept = xp.take(weights, arrays.from_numpy(rows[order], weights)) > 0
             chosen = xp.nonzero(kept)[0]
             some = xp.take(single, chosen, axis=0)
-            start = xp.astype(mixture.coefficients, embedding.dtype)
+            start = xp.astype(mixture.coefficients, embedding.matrix.dtype)
             if int(some.shape[0]) < int(start.shape[1]):
                 few = xp.take(points, chosen, axis=0)
                 start = _start(few, int(few.shape[0]), embedding.seed)
@@ -269,6 +269,6 @@ def _projected(embedding: Embedding, rows: np.ndarray[Any, Any]) -> Array:
     parts = []
     for start in range(0, rows.size, step):
         some = arrays.from_numpy(rows[start : start + step], axes)
-        chunk = arrays.as_float64(embedding.take(some))
+        chunk = arrays.as_float64(embedding.matrix.take(some))
         parts.append((chunk - embedding.total.mean) @ axes)
     return xp.concat(parts)

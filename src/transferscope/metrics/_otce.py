@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transferscope.embedding import Embedding
+from transferscope.embedding import Embedding, computed_once
 from transferscope.metrics._metric import Measurement
 from transferscope.numerics import arrays, transport
 from transferscope.numerics.arrays import Array
@@ -138,8 +138,8 @@ def ot_nce(features: Any, labels: Any, reference_features: Any, reference_labels
     return measure_ot_nce(embedding).value
 
 
-class _Carried(NamedTuple):
-    """The reference task carried to the samples."""
+class _Transported(NamedTuple):
+    """The reference task transported to the samples."""
 
     rows: np.ndarray[Any, Any]  # the m kept samples it is carried to
     cost: float
@@ -149,21 +149,18 @@ class _Carried(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def _carried(embedding: Embedding) -> _Carried:
-    """Solved at most once for an embedding."""
-    return embedding.once("reference task carried to the samples", lambda: _carry(embedding))
-
-
-def _carry(embedding: Embedding) -> _Carried:
-    embedding.total  # noqa: B018  refuses features that say nothing
+@computed_once
+def _transported(embedding: Embedding) -> _Transported:
+    """The optimal plan between the reference task and the samples, and what follows from it."""
+    embedding.check_features()
     labels = arrays.to_numpy(embedding.labels)
-    reference_labels = arrays.to_numpy(embedding.reference_labels)
+    reference_labels = arrays.to_numpy(embedding.reference.labels)
     n, m = len(labels), len(reference_labels)
     rows = stratified_rows(labels, n, LIMIT, embedding.seed)
     columns = stratified_rows(reference_labels, m, LIMIT, embedding.seed)
-    reference = embedding.reference_features
+    reference = embedding.reference.features
     cost = transport.ground_cost(
-        embedding.take(arrays.from_numpy(rows, embedding.labels)),
+        embedding.matrix.take(arrays.from_numpy(rows, embedding.labels)),
         arrays.namespace(reference).take(
             reference, arrays.from_numpy(columns, embedding.labels), axis=0
         ),
@@ -182,7 +179,7 @@ def _carry(embedding: Embedding) -> _Carried:
         for name, size in (("transported samples", n), ("reference samples", m))
         if size > LIMIT
     )
-    return _Carried(
+    return _Transported(
         rows=rows,
         cost=plan.cost,
         cost_terms=plan.row_potentials,
@@ -196,19 +193,19 @@ def measure_otce(
     embedding: Embedding, cost_weight: float = 1.0, entropy_weight: float = 1.0
 ) -> Measurement:
     """OTCE of an embedding; see `otce`."""
-    carried = _carried(embedding)
-    value = -cost_weight * carried.cost - entropy_weight * carried.entropy
-    terms = -cost_weight * carried.cost_terms - entropy_weight * carried.entropy_terms
+    transported = _transported(embedding)
+    value = -cost_weight * transported.cost - entropy_weight * transported.entropy
+    terms = -cost_weight * transported.cost_terms - entropy_weight * transported.entropy_terms
 
     def influence() -> Array:
-        # only the samples that were carried to say anything, each for all that were not
+        # only the samples that were transported to say anything, each for all that were not
         rows = arrays.to_numpy(embedding.influence_rows)
-        spread = math.sqrt(embedding.n_samples * rows.size) / carried.rows.size
+        spread = math.sqrt(embedding.n_samples * rows.size) / transported.rows.size
         every = np.zeros(embedding.n_kept)
-        every[carried.rows] = spread * (terms - np.mean(terms))
+        every[transported.rows] = spread * (terms - np.mean(terms))
         return arrays.from_numpy(every[rows], embedding.labels)
 
-    warnings = (*embedding.shared_warnings(), *carried.warnings)
+    warnings = (*embedding.shared_warnings(), *transported.warnings)
     return Measurement(value + 0.0, influence, warnings)
 
 

@@ -110,16 +110,16 @@ class _Classifier:
         self.embedding = embedding
         values, vectors = embedding.spectrum
         xp = arrays.namespace(values)
-        self.vectors = xp.astype(vectors, embedding.dtype, copy=False)
+        self.vectors = xp.astype(vectors, embedding.matrix.dtype, copy=False)
         self.variances = values / embedding.n_samples
         self.ridge = 1 / (penalty * embedding.n_samples)
-        self.centre = xp.astype(embedding.total.mean, embedding.dtype)
+        self.centre = xp.astype(embedding.total.mean, embedding.matrix.dtype)
 
     def walk(self, weights: Array) -> Iterator[tuple[slice, Array, Array]]:
         """Per chunk: its slice, its centred features, its log-probabilities in float64."""
         xp = arrays.namespace(weights)
-        along = self.vectors @ xp.astype(weights[:-1, :], self.embedding.dtype)
-        for part, features in self.embedding.chunks():
+        along = self.vectors @ xp.astype(weights[:-1, :], self.embedding.matrix.dtype)
+        for part, features in self.embedding.matrix.chunks():
             centred = features - self.centre
             logits = arrays.as_float64(centred @ along) + weights[-1, :]
             yield part, centred, arrays.log_softmax(logits)
@@ -152,7 +152,7 @@ class _Classifier:
         # errors of the jackknife differ by less than 1 % from those of exact fits
         tolerance = 1e-8
         if start is None:
-            tolerance = 1e-14 if "64" in str(self.embedding.dtype) else 1e-10
+            tolerance = 1e-14 if "64" in str(self.embedding.matrix.dtype) else 1e-10
             xp = arrays.namespace(share)
             bias = xp.log(self.embedding.moments.counts)[None, :]
             nought = xp.zeros_like(self.variances)[:, None] * bias

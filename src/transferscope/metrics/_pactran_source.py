@@ -148,7 +148,7 @@ def _share_out(
 
     Also ``Σ_i ln Σ_z s_iz exp(log w)``. Without `log_weights`, q = s.
     """
-    theta, labels = embedding.source_probabilities, embedding.labels
+    theta, labels = embedding.source.probabilities, embedding.labels
     xp = arrays.namespace(theta)
     if log_weights is not None:
         # exp of a class's own differences only: TINY then keeps every mass above zero
@@ -212,7 +212,7 @@ def measure_gamma(embedding: Embedding, iterations: int = 10) -> Measurement:
 
     def bound(share: Array) -> float:
         posterior, divergence = _explain(embedding, share, iterations, normalised=False)
-        theta, n = embedding.source_probabilities, embedding.n_samples
+        theta, n = embedding.source.probabilities, embedding.n_samples
         mass = arrays.from_numpy(np.sum(posterior, axis=0), share)
         rates = 0.0
         for part in arrays.chunks(theta):

@@ -123,8 +123,8 @@ class _Pairs(NamedTuple):
 
 def _standardised(embedding: Embedding, n_axes: int | None) -> Array:
     """The sampled rows on the axes asked for, with mean 0 and variance 1 (or 0), (m, r)."""
-    embedding.total  # noqa: B018  refuses features that say nothing
-    values = arrays.as_float64(embedding.take(embedding.influence_rows))
+    embedding.check_features()
+    values = arrays.as_float64(embedding.matrix.take(embedding.influence_rows))
     xp = arrays.namespace(values)
     if n_axes is not None:
         vectors = embedding.spectrum.vectors
@@ -252,4 +252,5 @@ def _influence(values: Array, labels: Array, pairs: _Pairs, whitened: bool) -> A
     else:
         squares = (values * values) @ xp.sum(slope * values, axis=0)
     standardisation = -squares / 2 - values @ xp.sum(slope, axis=0)
-    return auc + (pairs.auc - 0.5) * balance + standardisation
+    influence: Array = auc + (pairs.auc - 0.5) * balance + standardisation
+    return influence

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from transferscope.embedding import ClassMoments, Embedding
+from transferscope.embedding import ClassStatistics, Embedding, computed_once
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Measurement, Metric
 from transferscope.metrics._potential_energy import (
@@ -108,13 +108,16 @@ def _measure(metric: Metric, embedding: Embedding) -> Measurement:
     )
 
 
+@computed_once
 def after_ped(embedding: Embedding) -> tuple[Embedding, Decline, tuple[str, ...]]:
     """The embedding with its classes displaced by PED, how they moved, and what to say of that.
 
     Worked out once per embedding, for all metrics. The reference task of the embedding, where it
     has one, sets the scale of every feature.
     """
-    return embedding.once("ped", partial(_displaced, embedding))
+    decline = potential_energy_decline(embedding.moments, _reference_deviation(embedding))
+    warnings = tuple(_warnings(embedding, decline))
+    return embedding.displaced(decline.displacement), decline, warnings
 
 
 def trace_ped(features: Any, labels: Any, *, reference_features: Any = None) -> PedTrace:
@@ -162,7 +165,7 @@ def trace_ped(features: Any, labels: Any, *, reference_features: Any = None) -> 
     total = float((spread**2).sum())
     variances = within / counts[:, None]
     return PedTrace(
-        class_names=tuple(str(name) for name in embedding.class_names),
+        class_names=tuple(str(name) for name in embedding.classes.names),
         before=_points(centred @ plane.T),
         after=_points((centred + moves) @ plane.T),
         radii=tuple(float(r) for r in np.sqrt((variances @ (plane**2).T).sum(axis=1))),
@@ -177,24 +180,18 @@ def _points(rows: np.ndarray[Any, Any]) -> tuple[tuple[float, float], ...]:
     return tuple((float(x), float(y)) for x, y in rows)
 
 
-def _displaced(embedding: Embedding) -> tuple[Embedding, Decline, tuple[str, ...]]:
-    decline = potential_energy_decline(embedding.moments, _reference_deviation(embedding))
-    warnings = tuple(_warnings(embedding, decline))
-    return embedding.displaced(decline.displacement), decline, warnings
-
-
 def _reference_deviation(embedding: Embedding) -> Array | None:
-    return None if embedding.reference_features is None else embedding.reference_deviation
+    return None if "reference_features" not in embedding.inputs else embedding.reference.deviation
 
 
 def _warnings(embedding: Embedding, decline: Decline) -> list[str]:
     warnings = []
-    if embedding.reference_features is None:
+    if "reference_features" not in embedding.inputs:
         warnings.append(
             "PED without a reference task: standardised by the target's own mean and deviation"
         )
     else:
-        still = embedding.reference_deviation < SMALLEST_DEVIATION
+        still = embedding.reference.deviation < SMALLEST_DEVIATION
         blown_up = still & (own_deviation(embedding.moments) > SMALLEST_DEVIATION)
         xp = arrays.namespace(blown_up)
         how_many = int(xp.sum(xp.astype(blown_up, xp.int64)))
@@ -213,7 +210,7 @@ def _influence(
 ) -> Array:
     """Influences with the displacement held fixed and, where it is unsure, its own share."""
     influence = fixed()
-    changes = embedding.once("ped changes", partial(_changes, embedding))
+    changes = _changes(embedding)
     if changes is None:
         return influence
     values = [
@@ -236,6 +233,7 @@ def _groups(embedding: Embedding) -> Array:
     return arrays.from_numpy(groups, embedding.influence_rows)
 
 
+@computed_once
 def _changes(embedding: Embedding) -> list[Array] | None:
     """How the displacement changes without each group; None where its length is well determined.
 
@@ -248,19 +246,17 @@ def _changes(embedding: Embedding) -> list[Array] | None:
     for g in range(GROUPS):
         inside = xp.nonzero(groups == g)[0]
         ids = xp.take(labels, inside)
-        rows = arrays.as_float64(embedding.take(xp.take(embedding.influence_rows, inside)))
+        rows = arrays.as_float64(embedding.matrix.take(xp.take(embedding.influence_rows, inside)))
         rows = rows - xp.take(centre, ids, axis=0)
         sums = (arrays.class_sums(rows, ids, C), arrays.class_sums(rows * rows, ids, C))
         parts.append((arrays.class_counts(ids, C), *sums))
     counts, sums, squares = (sum(values[1:], values[0]) for values in zip(*parts, strict=True))
 
     def displacement(n: Array, s: Array, q: Array) -> Array:
-        moments = ClassMoments()
         offset = s / xp.where(n > 0, n, 1.0)[:, None]
-        moments.counts, moments.means = n, centre + offset
         within = q - n[:, None] * offset**2
-        moments.within_squares = xp.where(within > 0, within, 0.0)
-        return potential_energy_decline(moments, _reference_deviation(embedding)).displacement
+        statistics = ClassStatistics(n, centre + offset, xp.where(within > 0, within, 0.0))
+        return potential_energy_decline(statistics, _reference_deviation(embedding)).displacement
 
     whole = displacement(counts, sums, squares)
     changes = []

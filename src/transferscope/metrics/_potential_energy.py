@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transferscope.embedding import ClassMoments
+from transferscope.embedding import ClassMoments, ClassStatistics
 from transferscope.errors import InputError
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
@@ -48,8 +48,8 @@ class Decline:
 
 
 def potential_energy_decline(
-    moments: ClassMoments,
-    deviation: Array = None,
+    moments: ClassMoments | ClassStatistics,
+    deviation: Array | None = None,
     *,
     nu: float = 0.6,
     step: float = 0.1,
@@ -67,7 +67,7 @@ def potential_energy_decline(
 
     Parameters
     ----------
-    moments : ClassMoments
+    moments : ClassMoments or ClassStatistics
         Of the data set: `counts`, `means` and `within_squares` are used and not modified. Classes
         without samples neither move nor repel.
     deviation : array of shape (d,), optional
@@ -159,7 +159,7 @@ def potential_energy_decline(
     return Decline((centres - start) * scale, tuple(energies), tuple(movements))
 
 
-def own_deviation(moments: ClassMoments) -> Array:
+def own_deviation(moments: ClassMoments | ClassStatistics) -> Array:
     """Standard deviation of each feature over all samples, (d,) float64."""
     xp = arrays.namespace(moments.means)
     between = (moments.means - _mean(moments)) ** 2
@@ -167,7 +167,7 @@ def own_deviation(moments: ClassMoments) -> Array:
     return xp.sqrt(squares / xp.sum(moments.counts))
 
 
-def _mean(moments: ClassMoments) -> Array:
+def _mean(moments: ClassMoments | ClassStatistics) -> Array:
     """Mean of all samples, (d,)."""
     return moments.counts @ moments.means / arrays.namespace(moments.means).sum(moments.counts)
 

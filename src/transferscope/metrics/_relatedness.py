@@ -143,10 +143,10 @@ def measure_relatedness_unlabelled(embedding: Embedding) -> Measurement:
 
 
 def _measure(embedding: Embedding, labels: np.ndarray[Any, Any] | None) -> Measurement:
-    embedding.total  # noqa: B018  refuses features that say nothing
+    embedding.check_features()
     reference, reference_labels = (
-        embedding.reference_features,
-        arrays.to_numpy(embedding.reference_labels),
+        embedding.reference.features,
+        arrays.to_numpy(embedding.reference.labels),
     )
     rows = stratified_rows(labels, embedding.n_kept, LIMIT, embedding.seed)
     columns = stratified_rows(reference_labels, len(reference_labels), LIMIT, embedding.seed)
@@ -154,7 +154,7 @@ def _measure(embedding: Embedding, labels: np.ndarray[Any, Any] | None) -> Measu
     related = task_relatedness(
         xp.take(reference, arrays.from_numpy(columns, reference), axis=0),
         reference_labels[columns],
-        embedding.take(arrays.from_numpy(rows, reference)),
+        embedding.matrix.take(arrays.from_numpy(rows, reference)),
         None if labels is None else labels[rows],
         measure_target=False,
         seed=embedding.seed,

@@ -145,7 +145,7 @@ def measure_all(
         If the features themselves cannot be scored.
     """
     start = time.perf_counter()
-    _ = embedding.total  # features that no metric can use stop everything
+    embedding.check_features()
     measured: dict[str, tuple[Measurement, float]] = {}
     skipped: dict[str, str] = {}
     for metric in metrics:
@@ -176,7 +176,7 @@ def require_inputs(embedding: Embedding, metric: Metric) -> None:
         raise MissingInputError(
             f"{metric.name} is for {' and '.join(metric.tasks)}, these are {embedding.task} targets"
         )
-    absent = [need for need in metric.needs if getattr(embedding, need) is None]
+    absent = [need for need in metric.needs if need not in embedding.inputs]
     if absent:
         raise MissingInputError(
             f"{metric.name} needs {' and '.join(absent)}, which {_WHENCE[absent[0]]}"

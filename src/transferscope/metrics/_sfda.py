@@ -89,7 +89,7 @@ def measure(embedding: Embedding, eigenvalue: Eigenvalue = "power") -> Measureme
     """SFDA of an embedding; see `sfda`."""
     if eigenvalue not in ("power", "exact"):
         raise InputError(f"eigenvalue must be 'power' or 'exact', got {eigenvalue!r}.")
-    labels, dtype = embedding.labels, embedding.dtype
+    labels, dtype = embedding.labels, embedding.matrix.dtype
     xp = arrays.namespace(labels)
     # scores do not change when everything is shifted: work about a pivot near the mean
     pivot = xp.astype(embedding.total.mean, dtype)
@@ -111,12 +111,12 @@ def measure(embedding: Embedding, eigenvalue: Eigenvalue = "power") -> Measureme
         rest = xp.take(xp.astype(others, dtype), labels, axis=0)
         return centred, share * centred + (1 - share) * rest, trust, probability
 
-    mixtures = ((part, mix(x, labels[part])[1]) for part, x in embedding.chunks())
+    mixtures = ((part, mix(x, labels[part])[1]) for part, x in embedding.matrix.chunks())
     mixed = ClassMoments.from_chunks(mixtures, labels, pivot[None, :])
     origin = xp.zeros_like(embedding.total.mean)
     second = _fit(mixed, origin, lambda _: first.shrinkage, rounding)
     own = []
-    for part, features in embedding.chunks():
+    for part, features in embedding.matrix.chunks():
         mixture = mix(features, labels[part])[1]
         scores = arrays.as_float64(mixture) @ second.weights + second.offsets
         own.append(_of_true_class(arrays.softmax(scores), labels[part]))
@@ -125,7 +125,7 @@ def measure(embedding: Embedding, eigenvalue: Eigenvalue = "power") -> Measureme
     def influence() -> Array:
         rows, classes = embedding.influence_rows, embedding.influence_labels
         centred, mixture, trust, probability = map(
-            arrays.as_float64, mix(embedding.take(rows), classes)
+            arrays.as_float64, mix(embedding.matrix.take(rows), classes)
         )
         final = arrays.softmax(mixture @ second.weights + second.offsets)
         own = _of_true_class(final, classes)
@@ -213,7 +213,8 @@ def _of_true_class(probability: Array, labels: Array) -> Array:
 
 def _softmax_slopes(probability: Array, own: Array, labels: Array) -> Array:
     """Derivative of each row's own softmax entry in the logits, (n, C)."""
-    return own[:, None] * (arrays.one_hot(labels, int(probability.shape[1])) - probability)
+    slopes: Array = own[:, None] * (arrays.one_hot(labels, int(probability.shape[1])) - probability)
+    return slopes
 
 
 def _pull(rule: _Rule, x: Array, labels: Array, slopes: Array) -> tuple[Array, Array]:

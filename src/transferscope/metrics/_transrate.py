@@ -16,7 +16,7 @@ from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Measurement
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, NumpyArray
 
 Weighting = Literal["samples", "classes"]
 
@@ -104,9 +104,9 @@ def measure(
             "sizes more than the features"
         )
     variance = float(xp.max(xp.linalg.diagonal(total.scatter))) / n
-    if variance * float(xp.finfo(embedding.dtype).eps) * embedding.n_features > eps:
+    if variance * float(xp.finfo(embedding.matrix.dtype).eps) * embedding.n_features > eps:
         warnings.append(
-            f"variances reach {variance:.3g}, whose rounding in {embedding.dtype} is not "
+            f"variances reach {variance:.3g}, whose rounding in {embedding.matrix.dtype} is not "
             "small beside eps: pass float64 or scale the features down"
         )
     return Measurement(
@@ -131,7 +131,8 @@ def _of_kept(embedding: Embedding, weighting: Weighting, eps: float) -> Measurem
 def _half_log_det(gram: Array, factor: float) -> Array:
     """``½ ln det(I + factor * gram)``."""
     xp = arrays.namespace(gram)
-    return xp.linalg.slogdet(_shifted(gram, factor))[1] / 2
+    rate: Array = xp.linalg.slogdet(_shifted(gram, factor))[1] / 2
+    return rate
 
 
 def _shifted(gram: Array, factor: float) -> Array:
@@ -141,13 +142,14 @@ def _shifted(gram: Array, factor: float) -> Array:
     return identity + factor * gram
 
 
-def _class_grams(embedding: Embedding) -> Iterator[tuple[np.ndarray[Any, Any], Array, Array]]:
+def _class_grams(embedding: Embedding) -> Iterator[tuple[NumpyArray, Array | None, Array]]:
     """Per class its rows (ascending), its centred features and its Gram matrix in float64.
 
     The smaller of the two: where n_c < d the kernel (n_c, n_c), with the features (n_c, d); else
     the scatter (d, d), with None.
     """
     labels = arrays.to_numpy(embedding.labels)
+    xp = arrays.namespace(embedding.moments.means)
     bounds = np.cumsum(np.bincount(labels, minlength=embedding.n_classes))[:-1]
     for members in np.split(np.argsort(labels, kind="stable"), bounds):
         if members.size < embedding.n_features:
@@ -155,18 +157,18 @@ def _class_grams(embedding: Embedding) -> Iterator[tuple[np.ndarray[Any, Any], A
             yield members, block, arrays.as_float64(block @ block.T)
             continue
         step = arrays.chunk_rows(embedding.moments.means)
-        scatter: Array = 0.0
+        scatter: Array | float = 0.0
         for start in range(0, members.size, step):
             block = _centred(embedding, members[start : start + step])
             scatter = scatter + arrays.as_float64(block.T @ block)
-        yield members, None, scatter
+        yield members, None, xp.asarray(scatter)
 
 
-def _centred(embedding: Embedding, rows: np.ndarray[Any, Any]) -> Array:
+def _centred(embedding: Embedding, rows: NumpyArray) -> Array:
     """Features of the given rows about the mean of all, in their own dtype."""
     mean = embedding.total.mean
-    features = arrays.as_float64(embedding.take(arrays.from_numpy(rows, mean)))
-    return arrays.namespace(mean).astype(features - mean, embedding.dtype)
+    features = arrays.as_float64(embedding.matrix.take(arrays.from_numpy(rows, mean)))
+    return arrays.namespace(mean).astype(features - mean, embedding.matrix.dtype)
 
 
 def _influence(
@@ -210,14 +212,15 @@ def _influence(
     centred = arrays.as_float64(_centred(embedding, chosen))
     factor = 1 / ((n - 1) * eps)
     left = _left_out(centred, _shifted(embedding.total.scatter, factor), factor)
-    terms = -(n - 1) * _log(left) / 2 - of_classes + centred @ drift
+    terms: Array = -(n - 1) * _log(left) / 2 - of_classes + centred @ drift
     return terms - xp.mean(terms)
 
 
 def _left_out(rows: Array, matrix: Array, factor: float) -> Array:
     """``1 - factor z M⁻¹ zᵀ`` of each row z, which is positive."""
     xp = arrays.namespace(rows)
-    return 1 - factor * xp.sum((rows @ xp.linalg.inv(matrix)) * rows, axis=1)
+    left: Array = 1 - factor * xp.sum((rows @ xp.linalg.inv(matrix)) * rows, axis=1)
+    return left
 
 
 def _log(left: Array) -> Array:

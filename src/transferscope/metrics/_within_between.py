@@ -74,7 +74,7 @@ def measure(embedding: Embedding) -> Measurement:
 
     def influence() -> Array:
         labels = embedding.influence_labels
-        centred = arrays.as_float64(embedding.take(embedding.influence_rows)) - mean
+        centred = arrays.as_float64(embedding.matrix.take(embedding.influence_rows)) - mean
         total_term = xp.sum(centred * centred, axis=1)
         between_term = 2 * xp.sum(centred * xp.take(offsets, labels, axis=0), axis=1) - xp.take(
             squares, labels

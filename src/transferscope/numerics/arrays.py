@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, cast
 
 import array_api_compat
 import numpy as np
@@ -17,12 +17,32 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.sparse
 
-#: An array of any library that array-api-compat knows.
-Array = Any
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: An array of any library that array-api-compat knows. It is typed as NumPy's, whose operations are
+#: those of the array API standard; what arrives may as well be a torch tensor on a GPU.
+Array: TypeAlias = npt.NDArray[Any]
 #: A NumPy array, on the host, of any dtype.
 NumpyArray: TypeAlias = npt.NDArray[Any]
-#: What a caller may hand in for an array: an array of any library, or nested sequences of numbers.
+#: What a caller may pass for an array: an array of any library, or nested sequences of numbers.
 ArrayLike: TypeAlias = npt.ArrayLike
+
+
+class Namespace(Protocol):
+    """The functions of one array library, by the names of the array API standard."""
+
+    linalg: Any
+    float32: Any
+    float64: Any
+    int64: Any
+    bool: Any
+    finfo: Any
+    inf: float
+    nan: float
+
+    def __getattr__(self, name: str, /) -> Callable[..., Array]: ...
+
 
 #: Bytes of features that one chunk of a pass over the samples may hold.
 CHUNK_BYTES = 30 * 2**20
@@ -30,9 +50,10 @@ CHUNK_BYTES = 30 * 2**20
 FINE = 16
 
 
-def namespace(*arrays: Array) -> Any:
+def namespace(*arrays: Array | None) -> Namespace:
     """The array namespace that all the arrays share (``None`` is passed over)."""
-    return array_api_compat.array_namespace(*(a for a in arrays if a is not None))
+    found = array_api_compat.array_namespace(*(a for a in arrays if a is not None))
+    return cast("Namespace", found)
 
 
 def device_of(array: Array) -> Any:
@@ -40,18 +61,28 @@ def device_of(array: Array) -> Any:
     return array_api_compat.device(array)
 
 
-def is_torch(array: Array) -> bool:
+def is_torch(array: object) -> TypeGuard[Tensor]:
     """Whether the array is a torch tensor; imports nothing."""
     return bool(array_api_compat.is_torch_array(array))
 
 
-def as_array(values: Any) -> Array:
+def is_numpy(array: object) -> bool:
+    """Whether the array is one of NumPy's."""
+    return isinstance(array, np.ndarray)
+
+
+def as_array(values: object) -> Array:
     """Arrays pass as they are, detached from any graph; everything else becomes a NumPy array."""
     if is_torch(values):
-        return values.detach() if values.requires_grad else values
+        return _of_torch(values.detach() if values.requires_grad else values)
     if array_api_compat.is_array_api_obj(values):
-        return values
+        return cast("Array", values)
     return np.asarray(values)
+
+
+def _of_torch(tensor: Tensor) -> Array:
+    """A tensor, typed as an array of any library."""
+    return cast("Array", tensor)
 
 
 def working_float(array: Array) -> Array:
@@ -60,19 +91,19 @@ def working_float(array: Array) -> Array:
     if array.dtype in (xp.float32, xp.float64):
         return array
     if is_torch(array):
-        return array.float() if array.dtype.is_floating_point else array.double()
+        return _of_torch(array.float() if array.dtype.is_floating_point else array.double())
     small = getattr(array.dtype, "kind", "") == "f" and array.dtype.itemsize < 4
     return xp.astype(array, xp.float32 if small else xp.float64)
 
 
-def to_numpy(array: Array) -> np.ndarray[Any, Any]:
+def to_numpy(array: Array | Tensor) -> NumpyArray:
     """A NumPy array of the same values (a copy only where it has to be one)."""
     if is_torch(array):
         return np.asarray(array.detach().cpu().numpy())
     return np.asarray(array)
 
 
-def from_numpy(values: np.ndarray[Any, Any], like: Array) -> Array:
+def from_numpy(values: NumpyArray, like: Array) -> Array:
     """NumPy values as an array of the library and on the device of `like`."""
     return namespace(like).asarray(values, device=device_of(like))
 
@@ -115,9 +146,9 @@ def class_sums(values: Array, labels: Array, n_classes: int) -> Array:
     """Sum the rows of `values` (n, d) per class: (n_classes, d), in the dtype of `values`."""
     xp = namespace(values)
     if is_torch(values):
-        sums = xp.zeros((n_classes, values.shape[1]), dtype=values.dtype, device=device_of(values))
-        return sums.index_add_(0, labels, values)
-    if isinstance(values, np.ndarray):
+        zeros = values.new_zeros((n_classes, values.shape[1]))
+        return _of_torch(zeros.index_add_(0, cast("Tensor", labels), values))
+    if is_numpy(values):
         n = values.shape[0]
         member = scipy.sparse.csr_array(
             (np.ones(n, dtype=values.dtype), labels, np.arange(n + 1)), shape=(n, n_classes)
@@ -129,7 +160,7 @@ def class_sums(values: Array, labels: Array, n_classes: int) -> Array:
 def class_counts(labels: Array, n_classes: int) -> Array:
     """Number of samples of each class as float64 (n_classes,)."""
     if is_torch(labels):
-        return as_float64(labels.bincount(minlength=n_classes))
+        return as_float64(_of_torch(labels.bincount(minlength=n_classes)))
     counts = np.bincount(to_numpy(labels), minlength=n_classes)
     return from_numpy(counts.astype(np.float64), labels)
 
@@ -137,28 +168,30 @@ def class_counts(labels: Array, n_classes: int) -> Array:
 def cholesky(matrix: Array) -> Array | None:
     """The lower Cholesky factor of a symmetric matrix; None where it is not positive definite."""
     try:
-        return namespace(matrix).linalg.cholesky(matrix)
+        factor: Array = namespace(matrix).linalg.cholesky(matrix)
     except (np.linalg.LinAlgError, RuntimeError):  # the latter is torch's
         return None
+    return factor
 
 
 def solve_positive(matrix: Array, right: Array) -> Array:
     """Solve ``matrix @ x = right`` for a symmetric positive definite matrix, by Cholesky."""
     xp = namespace(matrix)
     if is_torch(matrix):
-        return right.cholesky_solve(xp.linalg.cholesky(matrix))
-    if isinstance(matrix, np.ndarray):
+        return _of_torch(cast("Tensor", right).cholesky_solve(xp.linalg.cholesky(matrix)))
+    if is_numpy(matrix):
         factor = scipy.linalg.cho_factor(matrix, check_finite=False)
         return np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False))
-    return xp.linalg.solve(matrix, right)
+    solved: Array = xp.linalg.solve(matrix, right)
+    return solved
 
 
 def smallest(values: Array, k: int) -> Array:
     """Column indices of the k smallest entries of each row, in ascending order of value."""
     xp = namespace(values)
     if is_torch(values):
-        return values.topk(k, dim=1, largest=False, sorted=True).indices
-    if isinstance(values, np.ndarray):
+        return _of_torch(values.topk(k, dim=1, largest=False, sorted=True).indices)
+    if is_numpy(values):
         near = np.argpartition(values, k - 1, axis=1)[:, :k]
         order = np.argsort(np.take_along_axis(values, near, axis=1), axis=1, kind="stable")
         return np.take_along_axis(near, order, axis=1)
@@ -186,7 +219,7 @@ def chunks(array: Array, finer: int = 1) -> Iterator[slice]:
                 mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _mapping(array: Any) -> mmap.mmap | None:
+def _mapping(array: object) -> mmap.mmap | None:
     """The memory map under a NumPy array, if there is one."""
     while isinstance(array, np.ndarray):
         array = array.base

@@ -1,0 +1,193 @@
+"""Moments of features, whatever their targets; two of them merge.
+
+All sums are taken about a mean (of the batch, of the part), never about zero, and are kept in
+float64 whatever the dtype of the features: at mean 1000 in float32 raw sums lose all digits, these
+lose none that the data have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from transferscope.errors import FeatureError
+from transferscope.numerics import arrays, checks
+from transferscope.numerics.arrays import Array
+
+#: A chunk is taken about the mean of this many of its rows.
+PIVOT_ROWS = 64
+
+
+@dataclass
+class FeatureMoments:
+    """Count, mean, scatter and two fourth-order sums of a set of feature vectors.
+
+    Attributes
+    ----------
+    n_samples : float
+    mean : (d,) float64
+    scatter : (d, d) float64
+        ``sum (x - mean)(x - mean)^T``, not divided by n.
+    cubic_sums : (d,) float64
+        ``sum |x - mean|^2 (x - mean)``; with `quartic_sum` what Ledoit-Wolf shrinkage needs.
+    quartic_sum : float
+        ``sum |x - mean|^4``.
+    """
+
+    n_samples: float
+    mean: Array
+    scatter: Array
+    cubic_sums: Array
+    quartic_sum: float
+
+    @classmethod
+    def of(
+        cls,
+        chunks: Iterable[tuple[slice, Array]],
+        visit: Callable[[slice, Array, Array, Array], None] | None = None,
+    ) -> Self:
+        """Moments of features (n, d) that come chunk by chunk.
+
+        Parameters
+        ----------
+        chunks : iterable of (slice, array)
+            Rows, and the features of these rows.
+        visit : callable, optional
+            Called as ``visit(rows, chunk, centred, pivot)`` with each chunk, and the same about a
+            pivot near its mean, both in the dtype of the features.
+
+        Raises
+        ------
+        FeatureError
+            If a feature is NaN or infinite, or so large that its cube overflows.
+        """
+        origin = scatter = cubic_sums = None
+        quartic_sum = 0.0
+        corrections: list[Array] = []
+        weights: list[float] = []
+        for rows, chunk in chunks:
+            xp = arrays.namespace(chunk)
+            n = int(chunk.shape[0])
+            with np.errstate(over="ignore", invalid="ignore"):  # an error says it better
+                pivot = xp.mean(chunk[: min(n, PIVOT_ROWS), :], axis=0)
+                centred = chunk - pivot
+                norms = xp.vecdot(centred, centred)
+                _refuse_unusable(chunk, norms * xp.sqrt(norms))
+            if origin is None or scatter is None or cubic_sums is None:
+                # added to in place: fresh memory of d x d costs more than the sums
+                origin, d = arrays.as_float64(pivot), int(chunk.shape[1])
+                device = arrays.device_of(chunk)
+                scatter = xp.zeros((d, d), dtype=xp.float64, device=device)
+                cubic_sums = xp.zeros_like(origin)
+            step = arrays.as_float64(pivot) - origin
+            along = centred @ xp.astype(step, centred.dtype)
+            sums = arrays.as_float64(xp.stack([xp.ones_like(norms), norms, along]) @ centred)
+            left, own, pull = sums[0, :] / n, sums[1, :], sums[2, :]  # left: from pivot to mean
+            # by NumPy's own BLAS: scipy's has other threads, and the two wait for each other
+            scatter += centred.T @ centred
+            corrections += [step + left, left]
+            weights += [n, -n]
+            # sums of |y + step|² (y + step) and of |y + step|⁴, y the chunk about its pivot
+            norms = arrays.as_float64(norms)
+            squares, length = float(xp.sum(norms)), float(step @ step)
+            lean = n * float(left @ step)
+            cubic_sums = cubic_sums + own + 2 * pull + (squares + 2 * lean + n * length) * step
+            cubic_sums = cubic_sums + n * length * left
+            quartic_sum += float(xp.sum(norms * norms)) + 4 * float(own @ step)
+            quartic_sum += 4 * float(step @ pull) + length * (2 * squares + 4 * lean + n * length)
+            if visit is not None:
+                visit(rows, chunk, centred, pivot)
+        if origin is None or scatter is None or cubic_sums is None:
+            raise FeatureError("features must hold at least one sample; got none. Add samples.")
+        return cls._about_mean(origin, scatter, cubic_sums, quartic_sum, corrections, weights)
+
+    @classmethod
+    def _about_mean(
+        cls,
+        origin: Array,
+        scatter: Array,
+        cubic_sums: Array,
+        quartic_sum: float,
+        corrections: list[Array],
+        weights: list[float],
+    ) -> Self:
+        """Turn sums about an origin into sums about the mean.
+
+        `scatter`, which is overwritten, is still without its rank-one terms
+        ``weight * correction correctionᵀ``; those of positive weight are the chunks' sizes and
+        means about the origin.
+        """
+        xp = arrays.namespace(origin)
+        given = xp.stack(corrections)
+        factors = xp.asarray(weights, dtype=xp.float64, device=arrays.device_of(origin))
+        sizes = xp.where(factors > 0, factors, 0.0)
+        n = float(xp.sum(sizes))
+        offset = (sizes @ given) / n
+        scatter += given.T @ (factors[:, None] * given)
+        trace = float(xp.linalg.trace(scatter))
+        pull = scatter @ offset
+        length = float(offset @ offset)
+        scatter -= n * offset[:, None] * offset[None, :]
+        return cls(
+            n_samples=n,
+            mean=origin + offset,
+            scatter=scatter,
+            cubic_sums=cubic_sums - trace * offset - 2 * pull + 2 * n * length * offset,
+            quartic_sum=quartic_sum
+            - 4 * float(cubic_sums @ offset)
+            + 4 * float(offset @ pull)
+            + 2 * trace * length
+            - 3 * n * length**2,
+        )
+
+    def merge(self, other: Self) -> Self:
+        """Moments of both sets together (Chan, Golub & LeVeque, 1983)."""
+        n = self.n_samples + other.n_samples
+        step = other.mean - self.mean
+        mean = self.mean + step * (other.n_samples / n)
+        here, there = self._about(mean), other._about(mean)
+        gap = step[:, None] * step[None, :]
+        return replace(
+            self,
+            n_samples=n,
+            mean=mean,
+            scatter=self.scatter + other.scatter + gap * (self.n_samples * other.n_samples / n),
+            cubic_sums=here[0] + there[0],
+            quartic_sum=here[1] + there[1],
+        )
+
+    def _about(self, centre: Array) -> tuple[Array, float]:
+        """`cubic_sums` and `quartic_sum` about another centre."""
+        xp = arrays.namespace(centre)
+        shift = self.mean - centre
+        length = float(shift @ shift)
+        trace = float(xp.linalg.trace(self.scatter))
+        pull = self.scatter @ shift
+        cubic_sums = self.cubic_sums + trace * shift + 2 * pull + self.n_samples * length * shift
+        quartic_sum = (
+            self.quartic_sum
+            + 4 * float(self.cubic_sums @ shift)
+            + 4 * float(shift @ pull)
+            + 2 * trace * length
+            + self.n_samples * length**2
+        )
+        return cubic_sums, quartic_sum
+
+
+def cut(features: Array) -> Iterator[tuple[slice, Array]]:
+    """Features in pieces of bounded size."""
+    return ((rows, features[rows, :]) for rows in arrays.chunks(features))
+
+
+def _refuse_unusable(chunk: Array, cubic_sums: Array) -> None:
+    """Refuse features that are not finite, or the cubic_sums of whose lengths are not."""
+    xp = arrays.namespace(chunk)
+    if not bool(xp.isfinite(xp.sum(cubic_sums))):
+        checks.finite(chunk)
+        raise FeatureError(
+            f"features reach {float(xp.max(xp.abs(chunk))):.3g}, whose cubic_sums overflow "
+            f"{chunk.dtype}; scale them down or pass float64."
+        )
