@@ -34,7 +34,7 @@ from sklearn.mixture import GaussianMixture
 
 from transferscope.embedding import ClassMoments, Embedding
 from transferscope.metrics import METRICS, Measurement, Metric
-from transferscope.metrics._ped import applies_to, resolve_metric
+from transferscope.metrics._ped import applies_to, with_ped
 from transferscope.metrics._potential_energy import Decline, potential_energy_decline
 
 CASES = ((3_680, 2048, 37), (10_000, 2048, 100), (50_000, 2048, 100), (5_000, 768, 10))
@@ -135,7 +135,7 @@ def rows_of(names: list[str] | None) -> dict[str, Row]:
 
 
 def displaced(metrics: list[Metric]) -> list[Metric]:
-    return [resolve_metric(f"{m.name}+ped") for m in metrics if applies_to(m)]
+    return [with_ped(m) for m in metrics if applies_to(m)]
 
 
 def table(case: Case, rounds: int, names: list[str] | None) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from reference import dynamics as literal
 from transferscope import ClassMoments
-from transferscope.embedding import Embedding
+from transferscope.embedding import ClassStatistics, Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._potential_energy import own_deviation, potential_energy_decline
 from transferscope.numerics import arrays
@@ -168,10 +168,8 @@ def test_inputs_stay_and_the_same_call_gives_the_same_bits():
 
 def test_a_thousand_classes_fit_into_200_megabytes():
     rng = np.random.default_rng(0)
-    moments = ClassMoments()
-    moments.counts = np.full(1000, 50.0)
-    moments.means = 0.5 * rng.standard_normal((1000, 2048))
-    moments.within_squares = 50 * rng.random((1000, 2048))
+    means = 0.5 * rng.standard_normal((1000, 2048))
+    moments = ClassStatistics(np.full(1000, 50.0), means, 50 * rng.random((1000, 2048)))
     tracemalloc.start()
     try:
         potential_energy_decline(moments, max_steps=1)
@@ -219,7 +217,7 @@ def test_a_displaced_embedding_is_one_of_displaced_features(backend, offset):
     np.testing.assert_allclose(
         arrays.to_numpy(moved.spectrum.values), again.spectrum.values, rtol=1e-10
     )
-    parts = [arrays.to_numpy(part) for _, part in moved.chunks()]
+    parts = [arrays.to_numpy(part) for _, part in moved.matrix.chunks()]
     np.testing.assert_array_equal(np.concatenate(parts), arrays.to_numpy(moved.features))
     np.testing.assert_array_equal(arrays.to_numpy(plain.features), features)
 
@@ -249,16 +247,8 @@ def test_quarts_of_streamed_features_come_from_those_kept():
     np.testing.assert_allclose(streamed.quartic_sum, full.quartic_sum, rtol=0.1)
 
 
-def test_what_is_shared_is_made_once():
-    embedding = Embedding(*overlapping())
-    made = []
-    for _ in range(2):
-        assert embedding.once("name", lambda: made.append(1) or len(made)) == 1
-    assert embedding.displaced(np.zeros((4, 6))).once("name", lambda: 7) == 7
-
-
 def test_reference_deviation_matches_numpy():
     features, labels = overlapping()
     reference = np.random.default_rng(0).random((70, 6)) + 1000.0
     embedding = Embedding(features, labels, reference_features=reference)
-    np.testing.assert_allclose(embedding.reference_deviation, reference.std(axis=0), rtol=1e-10)
+    np.testing.assert_allclose(embedding.reference.deviation, reference.std(axis=0), rtol=1e-10)

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from transferscope import score
-from transferscope.embedding import INFLUENCE_SAMPLES, ClassMoments, Embedding, TargetMoments
-from transferscope.errors import FeatureError, InputError
+from transferscope.embedding import (
+    INFLUENCE_SAMPLES,
+    ClassMoments,
+    Embedding,
+    TargetMoments,
+    computed_once,
+)
+from transferscope.errors import FeatureError, InputError, MissingInputError
 from transferscope.numerics import arrays
 from transferscope.numerics.sampling import stratified_rows
 
@@ -62,15 +68,13 @@ def test_sizes_and_names():
     embedding = Embedding(features, np.array(["b", "a", "z"])[labels])
     assert (embedding.n_samples, embedding.n_kept, embedding.n_features) == (40, 40, 6)
     assert embedding.n_classes == 3
-    assert embedding.class_names.tolist() == ["a", "b", "z"]
+    assert embedding.classes.names.tolist() == ["a", "b", "z"]
     assert embedding.features is features
 
 
 def test_labels_or_targets_but_not_both():
     features, labels = data()
-    with pytest.raises(InputError, match="got neither"):
-        Embedding(features)
-    with pytest.raises(InputError, match="got both"):
+    with pytest.raises(InputError, match="not both"):
         Embedding(features, labels, targets=labels)
 
 
@@ -94,12 +98,16 @@ def test_probabilities_follow_from_logits():
     logits = np.random.default_rng(1).standard_normal((40, 4))
     embedding = Embedding(features, labels, source_logits=logits)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(embedding.source_probabilities, expected)
+    np.testing.assert_allclose(embedding.source.probabilities, expected)
     given = Embedding(
         features, labels, source_logits=logits, source_probabilities=np.full((40, 4), 0.25)
     )
-    assert np.all(given.source_probabilities == 0.25)
-    assert Embedding(features, labels).source_probabilities is None
+    assert np.all(given.source.probabilities == 0.25)
+    bare = Embedding(features, labels)
+    assert bare.inputs == {"labels"}
+    assert embedding.inputs == {"labels", "source_logits", "source_probabilities"}
+    with pytest.raises(MissingInputError, match="source_probabilities"):
+        _ = bare.source
 
 
 def test_reference_labels_are_numbered():
@@ -107,7 +115,7 @@ def test_reference_labels_are_numbered():
     embedding = Embedding(
         features, labels, reference_features=features[:5], reference_labels=list("xyxyz")
     )
-    assert embedding.reference_labels.tolist() == [0, 1, 0, 1, 2]
+    assert embedding.reference.labels.tolist() == [0, 1, 0, 1, 2]
     with pytest.raises(InputError, match="4 labels for 5"):
         Embedding(features, labels, reference_features=features[:5], reference_labels=list("xyxy"))
 
@@ -116,7 +124,7 @@ def test_reference_deviation(backend):
     features, labels = data()
     embedding = Embedding(backend(features), labels, reference_features=backend(features[:9] + 100))
     np.testing.assert_allclose(
-        arrays.to_numpy(embedding.reference_deviation), features[:9].std(axis=0)
+        arrays.to_numpy(embedding.reference.deviation), features[:9].std(axis=0)
     )
 
 
@@ -172,7 +180,7 @@ def test_rotations_are_those_of_the_spectrum(backend):
     rows = arrays.from_numpy(np.array([3, 0, 9]), embedding.features)
     vectors = arrays.to_numpy(embedding.spectrum.vectors)
     expected = (features - features.mean(axis=0)) @ vectors
-    rotated = embedding.rotate(embedding.take(rows))
+    rotated = embedding.rotate(embedding.matrix.take(rows))
     np.testing.assert_allclose(arrays.to_numpy(rotated), expected[[3, 0, 9]])
     means = np.stack([expected[labels == c].mean(axis=0) for c in range(3)])
     np.testing.assert_allclose(arrays.to_numpy(embedding.rotated_means), means, atol=1e-12)
@@ -198,14 +206,14 @@ def test_root_leaves_out_what_rounding_makes_of_nothing():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_turned_rows_are_the_centred_ones_times_the_axes(dtype, backend):
+def test_projected_rows_are_the_centred_ones_times_the_axes(dtype, backend):
     features, labels = data()
     features = (features + 1000).astype(dtype)
     embedding = Embedding(backend(features), labels)
     axes = np.random.default_rng(1).standard_normal((6, 2))
     exact = features.astype(float)
     expected = (exact - exact.mean(axis=0)) @ axes
-    found = embedding.turned(arrays.from_numpy(axes, embedding.features))
+    found = embedding.project_influence(arrays.from_numpy(axes, embedding.features))
     tolerance = 1e-12 if dtype is np.float64 else 1e-6
     np.testing.assert_allclose(arrays.to_numpy(found), expected, atol=20 * tolerance)
     assert found.dtype == arrays.namespace(found).float64
@@ -216,7 +224,7 @@ def test_displaced_embeddings_share_the_reference():
     embedding = Embedding(features, labels, reference_features=features + 1)
     moved = embedding.displaced(np.ones((3, 6)))
     assert moved.reference is embedding.reference
-    np.testing.assert_allclose(embedding.reference.total.mean, features.mean(axis=0) + 1)
+    np.testing.assert_allclose(embedding.reference.spread.total.mean, features.mean(axis=0) + 1)
 
 
 def test_influences_belong_to_at_most_5000_stratified_rows():
@@ -240,33 +248,61 @@ def test_source_joint_and_counts(backend):
     for row, label in zip(probabilities, labels, strict=True):
         joint[label] += row / 40
         counts[label, row.argmax()] += 1
-    np.testing.assert_allclose(arrays.to_numpy(embedding.source_joint), joint)
-    np.testing.assert_array_equal(arrays.to_numpy(embedding.source_counts), counts)
+    np.testing.assert_allclose(arrays.to_numpy(embedding.source.joint), joint)
+    np.testing.assert_array_equal(arrays.to_numpy(embedding.source.counts), counts)
     np.testing.assert_array_equal(
-        arrays.to_numpy(embedding.source_classes), probabilities.argmax(axis=1)
+        arrays.to_numpy(embedding.source.predicted), probabilities.argmax(axis=1)
     )
-    assert embedding.source_joint is embedding.source_joint
+    assert embedding.source.joint is embedding.source.joint
 
 
 def test_chunks_and_take_are_the_features(backend, monkeypatch):
     monkeypatch.setattr(arrays, "CHUNK_BYTES", 8)
     features, labels = data(200)
     embedding = Embedding(backend(features), labels)
-    pieces = list(embedding.chunks())
+    pieces = list(embedding.matrix.chunks())
     assert len(pieces) == 4
     for rows, piece in pieces:
         np.testing.assert_array_equal(arrays.to_numpy(piece), features[rows])
     chosen = arrays.from_numpy(np.array([199, 0]), embedding.features)
-    np.testing.assert_array_equal(arrays.to_numpy(embedding.take(chosen)), features[[199, 0]])
+    np.testing.assert_array_equal(
+        arrays.to_numpy(embedding.matrix.take(chosen)), features[[199, 0]]
+    )
 
 
-def test_once_makes_once():
-    embedding = Embedding(*data())
+def test_without_labels_and_targets():
+    """Features alone have moments and a spectrum, and say what they lack."""
+    features, labels = data()
+    bare, labelled = Embedding(features), Embedding(features, labels)
+    assert (bare.task, bare.targets, bare.n_classes, bare.n_samples) == (None, None, 0, 40)
+    np.testing.assert_allclose(bare.total.scatter, labelled.total.scatter)
+    np.testing.assert_allclose(bare.spectrum.values, labelled.spectrum.values)
+    assert bare.influence_rows.tolist() == list(range(40))
+    for absent in ("labels", "moments", "rotated_means", "influence_labels"):
+        with pytest.raises(MissingInputError, match="Pass labels"):
+            getattr(bare, absent)
+    with pytest.raises(MissingInputError, match="Pass targets"):
+        _ = bare.numbers
+    with pytest.raises(MissingInputError, match="reference task"):
+        _ = bare.reference
+    half = Embedding(features[::2], moments=labelled.total)
+    assert (half.n_samples, half.n_kept) == (40, 20)
+    assert half.total is labelled.total
+
+
+def test_computed_once_makes_once():
     made = []
-    for _ in range(2):
-        assert embedding.once("answer", lambda: made.append(1) or 42) == 42
-    assert made == [1]
-    assert Embedding(*data()).once("answer", lambda: 43) == 43
+
+    @computed_once
+    def answer(embedding: Embedding) -> int:
+        made.append(embedding)
+        return 41 + len(made)
+
+    first, second = Embedding(*data()), Embedding(*data())
+    assert [answer(first), answer(first), answer(second), answer(first)] == [42, 42, 43, 42]
+    assert made == [first, second]
+    moved = first.displaced(np.zeros((3, 6)))
+    assert answer(moved) == 44
 
 
 def test_displaced_is_a_second_embedding(backend):
@@ -327,11 +363,11 @@ def test_streamed_source_sums():
         labels[::3],
         source_probabilities=probabilities[::3],
         moments=whole.moments,
-        source_joint=90 * whole.source_joint,
-        source_counts=whole.source_counts,
+        source_joint=90 * whole.source.joint,
+        source_counts=whole.source.counts,
     )
-    np.testing.assert_allclose(streamed.source_joint, whole.source_joint)
-    np.testing.assert_array_equal(streamed.source_counts, whole.source_counts)
+    np.testing.assert_allclose(streamed.source.joint, whole.source.joint)
+    np.testing.assert_array_equal(streamed.source.counts, whole.source.counts)
 
 
 def test_a_sample_without_a_class_of_the_moments_is_refused():

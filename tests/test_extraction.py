@@ -134,7 +134,7 @@ def test_features_are_those_of_the_encoder_in_the_order_of_the_samples(vectors, 
     samples = np.stack([vectors[i] for i in range(N)])
     embedding = item.embedding(seed=3)
     np.testing.assert_array_equal(embedding.features, np.tanh(samples @ counting.weights))
-    np.testing.assert_allclose(embedding.source_logits, embedding.features @ head, rtol=1e-6)
+    np.testing.assert_allclose(embedding.source.logits, embedding.features @ head, rtol=1e-6)
     np.testing.assert_array_equal(embedding.labels, vectors.labels)
     assert embedding.seed == 3
     assert (item.identifier, item.feature_dim, item.n_parameters) == ("mine", 5, 0)
@@ -203,8 +203,8 @@ def test_a_stream_counts_many_source_classes_without_a_square_of_them(vectors):
     encoder = encoder_of(Counting(), "mine", head=lambda pooled: pooled @ wide)
     (item,) = run(vectors, encoder, None)  # the square would take 3 GB
     embedding = item.embedding()
-    assert embedding.source_counts.shape == (3, 20_000)
-    assert embedding.source_counts.sum() == N
+    assert embedding.source.counts.shape == (3, 20_000)
+    assert embedding.source.counts.sum() == N
 
 
 def test_encoders_given_as_objects_need_only_follow_the_protocol(vectors, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,10 @@ import pytest
 import transferscope
 from transferscope.embedding import Embedding
 from transferscope.errors import FeatureError, InputError, MissingInputError, UnknownNameError
-from transferscope.metrics import METRICS, Measurement, Metric, get_metric
-from transferscope.metrics import _score as scoring
+from transferscope.metrics import METRICS, Measurement, Metric, get_metric, plan_metrics
 from transferscope.metrics._score import (
     DEFAULT_METRICS,
     measure_all,
-    parse_metrics,
     require_inputs,
     score,
 )
@@ -52,12 +51,12 @@ def test_scores_are_those_of_the_functions():
     "metrics", ["knn,logme", " knn , logme ,", ["knn", "logme"], ("knn", "logme", "knn")]
 )
 def test_metrics_come_in_the_order_asked_for_and_once(metrics):
-    assert [m.name for m in parse_metrics(metrics)] == ["knn", "logme"]
+    assert [m.name for m in plan_metrics(metrics).asked] == ["knn", "logme"]
     assert list(score(*data(), metrics=metrics).scores) == ["knn", "logme"]
 
 
 def test_all_is_the_whole_table():
-    assert [m.name for m in parse_metrics("all")] == list(METRICS)
+    assert [m.name for m in plan_metrics("all").asked] == list(METRICS)
     table = score(*data(), metrics="all")
     assert {*table.scores, *table.skipped} == set(METRICS)
     assert {"leep", "nce"} <= set(table.skipped)
@@ -96,24 +95,37 @@ def test_targets_leave_out_what_is_for_classes():
     assert table.n_classes == 0
 
 
+def test_without_labels_only_metrics_that_need_none():
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((40, 4))
+    reference = {
+        "reference_features": rng.standard_normal((60, 4)) + np.arange(60)[:, None] % 3,
+        "reference_labels": np.arange(60) % 3,
+    }
+    table = score(features, metrics="all", source_logits=rng.standard_normal((40, 5)), **reference)
+    assert list(table.scores) == ["energy", "frechet", "relatedness_unlabelled"]
+    logits = rng.standard_normal((40, 5))
+    alone = score(features, metrics="energy", source_logits=logits)
+    assert alone["energy"] == transferscope.metrics.energy(logits)
+    assert table["frechet"] == transferscope.metrics.frechet(
+        features, reference["reference_features"]
+    )
+    assert "needs labels or targets" in table.skipped["logme"]
+
+
 def test_inputs_that_are_absent_are_named_with_their_source():
     embedding = Embedding(*data())
     with pytest.raises(MissingInputError, match=r"leep needs source_probabilities, which an enco"):
         require_inputs(embedding, METRICS["leep"])
-    both = Metric(
-        "both", METRICS["logme"].measure, ("classification",),
-        ("reference_features", "reference_labels"), False, "", "", "",
-    )  # fmt: skip
+    both = replace(METRICS["logme"], needs=("reference_features", "reference_labels"))
     with pytest.raises(
         MissingInputError, match="reference_features and reference_labels, which a reference data"
     ):
         require_inputs(embedding, both)
-    for need in scoring._WHENCE:
-        assert hasattr(embedding, need)
 
 
 def failing(name: str, measure) -> Metric:
-    return Metric(name, measure, ("classification",), (), False, "", "", "")
+    return replace(METRICS["logme"], name=name, measure=measure)
 
 
 def test_one_metric_that_fails_does_not_stop_the_others():

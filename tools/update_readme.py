@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from transferscope.metrics import list_metrics
+from transferscope.metrics import METRICS
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN = "<!-- metrics: written by tools/update_readme.py -->\n"
@@ -16,7 +16,7 @@ def table() -> str:
     """The table of metrics as Markdown."""
     lines = ["| metric | what it is | range | scores | needs besides | source |"]
     lines.append("|" + " --- |" * 6)
-    for metric in list_metrics():
+    for metric in METRICS.values():
         scores = "classes, numbers" if "regression" in metric.tasks else "classes"
         cells = (
             f"`{metric.name}`",
@@ -24,7 +24,7 @@ def table() -> str:
             metric.range,
             scores,
             ", ".join(f"`{need}`" for need in metric.needs),
-            metric.reference,
+            metric.publication,
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -1,8 +1,8 @@
 """What every row of the metric table keeps to, and what each row says of itself.
 
-A new row is tested by itself once it is declared in `DECLARED` and `FLOAT32`: each property yes or
-no, and both answers are tested (a "no" must really differ). At the end, the checks are tested on
-metrics that are known to break them.
+A new row is tested by itself: its record says of each property yes or no, and both answers are
+tested (a "no" must really differ). At the end, the checks are tested on metrics that are known to
+break them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -25,100 +25,14 @@ from transferscope import score
 from transferscope.embedding import ClassMoments, Embedding, TargetMoments
 from transferscope.errors import FeatureError, InputError
 from transferscope.metrics import METRICS, Measurement, Metric
+from transferscope.metrics._metric import Change, EdgeCase
 from transferscope.metrics._ped import SUFFIX, applies_to, with_ped
 from transferscope.numerics import arrays
 
-#: Answered by "yes" or "no" (or "-", by metrics that take no classes, where it is about classes).
-PROPERTIES = (
-    "uses features",  # no: it looks at source probabilities or labels alone
-    "above shuffled",  # higher on a separable task than with its labels shuffled
-    "row order",  # unchanged by ...
-    "class names",
-    "duplicated rows",
-    "rotation",
-    "shift",
-    "scale",
-)
-#: Answered by what comes out: a value, a value with a warning, or a named error.
-EDGES = ("n < d", "constant column", "singleton class")
-ANSWERS, OUTCOMES = ("yes", "no", "-"), ("value", "warns", "refuses", "-")
-DECLARED = {
-    #                       uses  above row   class dupli- rota-              n      const. single
-    #                       feat. shuf. order names cated  tion  shift scale  < d    column class
-    "logme":               "yes   yes   yes   yes   no     yes   no    yes    value  value  value",
-    "h_score":             "yes   yes   yes   yes   yes    yes   yes   yes    warns  warns  value",
-    "regularized_h_score": "yes   yes   yes   yes   no     yes   yes   yes    value  value  value",
-    "knn":                 "yes   yes   yes   yes   no     yes   yes   yes    value  value  value",
-    "linear_probe":        "yes   yes   yes   yes   no     yes   yes   yes    value  value  value",
-    "leep":                "no    yes   yes   yes   yes    yes   yes   yes    value  value  value",
-    "nce":                 "no    yes   yes   yes   yes    yes   yes   yes    value  value  value",
-    "gbc":                 "yes   yes   yes   yes   yes    yes   yes   yes    value  value  warns",
-    "lda":                 "yes   yes   yes   yes   yes    yes   yes   no     warns  value  value",
-    "lfc":                 "yes   yes   yes   yes   yes    yes   no    yes    value  value  value",
-    "transrate":           "yes   yes   yes   yes   yes    yes   yes   no     warns  value  value",
-    "within_between":      "yes   yes   yes   yes   yes    yes   yes   yes    value  value  value",
-    "energy":              "yes   no    yes   yes   yes    no    no    no     warns  warns  warns",
-    "linear_mse":          "yes   yes   yes   yes   yes    yes   yes   no     value  value  value",
-    "logistic_probe":      "yes   yes   yes   yes   no     no    yes   yes    value  value  value",
-    "nleep":               "yes   yes   yes   yes   yes    yes   yes   yes    value  value  value",
-    "otce":                "yes   yes   yes   yes   yes    yes   yes   no     value  value  value",
-    "ot_nce":              "yes   yes   yes   yes   yes    yes   yes   yes    value  value  value",
-    "pactran_gaussian":    "yes   yes   yes   yes   no     yes   yes   no     warns  value  value",
-    "pactran_dirichlet":   "no    yes   yes   yes   no     yes   yes   yes    value  value  value",
-    "pactran_gamma":       "no    yes   yes   yes   no     yes   yes   yes    value  value  value",
-    "parc":                "yes   yes   yes   yes   no     no    yes   yes    value  value  value",
-    "sfda":                "yes   yes   yes   yes   yes    no    yes   no     warns  value  value",
-    "frechet":             "yes   no    yes   yes   yes    yes   yes   no     warns  value  value",
-    "ncti_variability":    "yes   no    yes   yes   yes    yes   yes   no     warns  value  value",
-    "relatedness":         "yes   yes   no    yes   no     no    yes   yes    value  value  warns",
-    "relatedness_unlabelled": "yes   no    no    yes   no     no    yes   yes  value  value  value",
-    "ncti_geometry":       "yes   yes   yes   yes   yes    yes   yes   no     warns  value  value",
-    "ncti_nearest_center": "yes   yes   yes   yes   yes    yes   yes   no     warns  value  value",
-}  # fmt: skip
-
-#: How far float32 may be from float64, relative or absolute, on the planted task.
-FLOAT32 = {
-    "logme": 1e-5,
-    "h_score": 1e-5,
-    "regularized_h_score": 1e-5,
-    "knn": 1e-5,
-    "linear_probe": 1e-5,
-    "leep": 1e-5,
-    "nce": 1e-5,
-    "gbc": 1e-5,
-    "lda": 1e-5,
-    "lfc": 1e-5,
-    "transrate": 1e-5,
-    "within_between": 1e-5,
-    "energy": 1e-5,
-    "linear_mse": 1e-5,
-    "logistic_probe": 1e-5,
-    "nleep": 1e-5,
-    "otce": 1e-5,
-    "ot_nce": 1e-5,
-    "pactran_gaussian": 1e-4,
-    "pactran_dirichlet": 1e-5,
-    "pactran_gamma": 1e-5,
-    "parc": 1e-4,
-    "sfda": 1e-5,
-    "frechet": 1e-5,
-    "ncti_variability": 1e-5,
-    "relatedness": 1e-3,
-    "relatedness_unlabelled": 1e-3,
-    "ncti_geometry": 1e-5,
-    "ncti_nearest_center": 1e-5,
-}
-
-#: Metrics of which more than labels and row numbers is copied off the device, and what for.
-LEAVES_THE_DEVICE = {
-    "nleep": "projected features, for scikit-learn's k-means",
-    "otce": "the matrix of costs, for the exact transport",
-    "ot_nce": "the same",
-    "pactran_dirichlet": "sums over samples (C, C_s) in each step",
-    "pactran_gamma": "the same",
-    "relatedness": "gradients, outputs of the heads and matrices of distances",
-    "relatedness_unlabelled": "the same",
-}
+#: Answered by "yes" or "no".
+PROPERTIES = ("uses features", "above shuffled", *get_args(Change))
+#: Answered by what comes out: a value, or a value with a warning.
+EDGES = get_args(EdgeCase)
 
 #: Relative (absolute below 1): a change below the first is rounding, one above the second is real.
 SAME, DIFFERENT = 1e-6, 5e-6
@@ -127,21 +41,15 @@ Data = dict[str, Any]
 Says = dict[str, str]
 
 
-def declared(name: str) -> Says:
-    if name not in DECLARED:
-        pytest.fail(
-            f"{name} has no row in DECLARED: say yes or no to {', '.join([*PROPERTIES, *EDGES])}"
-        )
-    row = DECLARED[name].split()
-    names = [*PROPERTIES, *EDGES]
-    if len(row) != len(names):
-        missing = ", ".join(names[len(row) :])
-        pytest.fail(f"the row of {name} in DECLARED does not answer: {missing}")
-    says = dict(zip(names, row, strict=True))
-    for name_of, answer in says.items():
-        allowed = OUTCOMES if name_of in EDGES else ANSWERS
-        assert answer in allowed, f"{name}: {name_of} is declared {answer}, not one of {allowed}"
-    return says
+def declared(metric: Metric) -> Says:
+    """What the metric's record says of its behaviour, property by property."""
+    behaviour = metric.behaviour
+    assert set(behaviour.changes_with) <= set(PROPERTIES), f"{metric.name}: an unknown change"
+    assert set(behaviour.warns_of) <= set(EDGES), f"{metric.name}: an unknown edge case"
+    says = {change: "no" if change in behaviour.changes_with else "yes" for change in PROPERTIES}
+    says["uses features"] = "yes" if behaviour.uses_features else "no"
+    says["above shuffled"] = "yes" if behaviour.prefers_separable else "no"
+    return says | {edge: "warns" if edge in behaviour.warns_of else "value" for edge in EDGES}
 
 
 # --- the planted task ---------------------------------------------------------------------------
@@ -278,10 +186,6 @@ def check_scale(metric: Metric, task: str, says: Says) -> None:
 
 
 def outcome(metric: Metric, data: Data, expected: str) -> None:
-    if expected == "refuses":
-        with pytest.raises((FeatureError, InputError)):
-            metric.measure(Embedding(**data))
-        return
     measured = metric.measure(Embedding(**data))
     assert math.isfinite(measured.value)
     assert np.all(np.isfinite(arrays.to_numpy(measured.influence())))
@@ -360,12 +264,10 @@ def check_inputs_not_modified(metric: Metric, task: str, says: Says) -> None:
 
 
 def check_float32(metric: Metric, task: str, says: Says) -> None:
-    if metric.name in METRICS and metric.name not in FLOAT32:
-        pytest.fail(f"{metric.name} has no bound in FLOAT32")
     data = planted(metric, task)
     single = {k: v.astype(np.float32) if v.dtype == float else v for k, v in data.items()}
     double = {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in single.items()}
-    bound = FLOAT32.get(metric.name, 1e-5)
+    bound = metric.behaviour.float32_tolerance
     assert value(metric, single) == pytest.approx(value(metric, double), rel=bound, abs=bound)
 
 
@@ -448,7 +350,7 @@ CHECKS = {
     if name.startswith("check_") and "libra" not in name and "device" not in name
 }
 OF_CLASSES = ("class_names", "singleton_class", "absent_class_id")
-#: Rows with parts compare encoders and have no measure of their own: tests/test_zoo_metrics.py.
+#: Metrics with parts compare encoders, see tests/test_combined_metrics.py.
 ALONE = [metric for metric in METRICS.values() if not metric.parts]
 ROWS = [(metric, task) for metric in ALONE for task in metric.tasks]
 PAIRS = [
@@ -461,14 +363,14 @@ PAIRS = [
 
 @pytest.mark.parametrize(("metric", "task", "check"), PAIRS)
 def test_contract(metric, task, check):
-    check(metric, task, declared(metric.name))
+    check(metric, task, declared(metric))
 
 
 @pytest.mark.parametrize(
     ("metric", "task"), [pytest.param(m, t, id=f"{m.name}-{t}") for m, t in ROWS]
 )
 def test_same_in_every_library(metric, task, backend):
-    check_same_in_every_library(metric, task, declared(metric.name), backend)
+    check_same_in_every_library(metric, task, declared(metric), backend)
 
 
 def check_what_leaves_the_device(
@@ -479,7 +381,7 @@ def check_what_leaves_the_device(
     copies.clear()
     metric.measure(embedding).influence()
     numbers = [array.shape for array in copies if "int" not in str(array.dtype)]
-    if metric.name.removesuffix(SUFFIX) in LEAVES_THE_DEVICE:
+    if metric.behaviour.copied_to_host:
         assert numbers, "declared to copy more than labels, but it does not"
     else:
         assert not numbers, f"copies numbers of these shapes to the host: {numbers}"
@@ -489,7 +391,7 @@ def check_what_leaves_the_device(
     ("metric", "task"),
     [pytest.param(m, t, id=f"{m.name}-{t}") for m, t in ROWS]
     + [pytest.param(with_ped(m), "classification", id=f"{m.name}+ped") for m in ALONE
-       if applies_to(m) and m.name not in LEAVES_THE_DEVICE],
+       if applies_to(m) and not m.behaviour.copied_to_host],
 )  # fmt: skip
 def test_what_leaves_the_device(metric, task, as_backend, host_copies):
     def strict(array: np.ndarray) -> Any:
@@ -506,8 +408,8 @@ def test_check_of_what_leaves_catches_its_violators(as_backend, host_copies):
     def strict(array: np.ndarray) -> Any:
         return as_backend("strict", array)
 
-    for name, measure in (("peeks", peeks), ("nleep", lambda e: METRICS["lfc"].measure(e))):
-        metric = replace(metric_of(measure), name=name)
+    copies = replace(METRICS["lfc"].behaviour, copied_to_host="features, it says")
+    for metric in (metric_of(peeks), replace(METRICS["lfc"], behaviour=copies)):
         with pytest.raises(AssertionError):
             check_what_leaves_the_device(metric, "classification", strict, host_copies)
 
@@ -566,7 +468,7 @@ PED_ROWS = [pytest.param(with_ped(m), id=f"{m.name}+ped") for m in ALONE if appl
 @pytest.mark.parametrize("check", OF_PED)
 @pytest.mark.parametrize("metric", PED_ROWS)
 def test_contract_after_ped(metric, check):
-    CHECKS[check](metric, "classification", declared(metric.name.removesuffix(SUFFIX)))
+    CHECKS[check](metric, "classification", declared(METRICS[metric.name.removesuffix(SUFFIX)]))
 
 
 @pytest.mark.parametrize("metric", PED_ROWS)
@@ -595,8 +497,8 @@ def test_metric_is_done(name):
     function = getattr(transferscope.metrics, name, None)
     assert function is not None, f"transferscope.metrics has no function {name}"
     assert name in transferscope.metrics.__all__
-    family = Path(inspect.getfile(function)).stem
-    assert Path(inspect.getfile(METRICS[name].measure)).stem == family, "two modules for one metric"
+    family = Path(inspect.getfile(function)).stem.removeprefix("_")
+    assert Path(inspect.getfile(METRICS[name].measure)).stem == f"_{family}", "two files"
     missing = [
         str(path.relative_to(here.parent))
         for path in (here / f"test_{family}.py", here.parent / "reference" / f"{family}.py")
@@ -613,18 +515,12 @@ def test_metric_is_done(name):
     assert not missing, f"{name} is not done; missing: {', '.join(missing)}"
 
 
-def test_no_stale_declarations():
-    assert set(DECLARED) <= set(METRICS)
-    assert set(FLOAT32) <= set(METRICS)
-    assert set(LEAVES_THE_DEVICE) <= set(METRICS)
-
-
 # --- the checks themselves, on metrics that break them ------------------------------------------
 
 
 def metric_of(measure: Callable[[Embedding], Measurement], from_moments: bool = False) -> Metric:
     tasks = ("classification", "regression", "multilabel")
-    return Metric("violator", measure, tasks, (), from_moments, "", "", "")
+    return Metric("violator", measure, tasks, "", "", "", from_moments=from_moments)
 
 
 def zeros(embedding: Embedding) -> np.ndarray:
@@ -639,12 +535,13 @@ def sees_everything(embedding: Embedding) -> Measurement:
     """Changes with whatever should not matter."""
     n, d = embedding.features.shape
     table = embedding.features**3 * np.arange(1, d + 1) * np.arange(1, n + 1)[:, None]
-    weights = 1 if embedding.labels is None else 1 + embedding.labels
+    weights = 1 + embedding.labels
     return Measurement(float(np.sum(weights * table.sum(axis=1))), lambda: zeros(embedding))
 
 
 def overwrites(embedding: Embedding) -> Measurement:
-    embedding.features -= embedding.features.mean(axis=0)
+    features = embedding.features
+    features -= features.mean(axis=0)
     return Measurement(0.0, lambda: zeros(embedding))
 
 
@@ -668,13 +565,12 @@ VIOLATORS: dict[str, list[tuple[Metric, Says]]] = {
             (metric_of(constant(1.0, "careful")), ALL_YES),
             (metric_of(constant(1.0)), ALL_NO),
             (metric_of(constant(math.inf)), ALL_YES),
-            (metric_of(constant(1.0)), ALL_YES | dict.fromkeys(EDGES, "refuses")),
         ]
         for name in ("n_less_than_d", "constant_column", "singleton_class")
     },
     "absent_class_id": [
         (
-            metric_of(lambda e: Measurement(float(e.class_names[-1]), lambda: zeros(e))),
+            metric_of(lambda e: Measurement(float(e.classes.names[-1]), lambda: zeros(e))),
             ALL_YES,
         )
     ],
@@ -705,7 +601,7 @@ VIOLATORS: dict[str, list[tuple[Metric, Says]]] = {
     ],
     "merged_moments": [
         (
-            metric_of(lambda e: Measurement(float(e._given_moments is None), lambda: zeros(e))),
+            metric_of(lambda e: Measurement(float(e._moments is None), lambda: zeros(e))),
             ALL_YES,
         )
     ],
@@ -746,8 +642,3 @@ def test_check_of_libraries_catches_its_violators(as_backend):
             ALL_YES,
             lambda array: as_backend("strict", array),
         )
-
-
-def test_missing_declaration_is_named():
-    with pytest.raises(pytest.fail.Exception, match=r"new_metric has no row in DECLARED.*rotation"):
-        declared("new_metric")

@@ -55,7 +55,7 @@ def test_streamed_counts_give_the_value_of_all(cases):
     case = cases["E"]
     whole = Embedding(**inputs(case))
     half = {name: values[::2] for name, values in inputs(case).items()}
-    streamed = Embedding(**half, moments=whole.moments, source_counts=whole.source_counts)
+    streamed = Embedding(**half, moments=whole.moments, source_counts=whole.source.counts)
     measured = measure(streamed)
     assert measured.value == measure(whole).value
     assert len(measured.influence()) == 200

@@ -12,8 +12,9 @@ import transferscope
 from transferscope import ClassMoments
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError, UnknownNameError
-from transferscope.metrics import METRICS, parse_metrics, potential_energy_decline
-from transferscope.metrics._ped import applies_to, resolve_metric, resolve_metrics, with_ped
+from transferscope.metrics import METRICS, plan_metrics, potential_energy_decline
+from transferscope.metrics._ped import applies_to, with_ped
+from transferscope.metrics._plan import resolve_metric
 from transferscope.numerics import arrays
 
 #: Golden values of lixiaotong97/PED (commit e5af6e7), reference task G, nu 0.6, step 0.1, exit 0.5.
@@ -58,7 +59,7 @@ def test_from_moments_it_equals_scoring_the_displaced_features(name, reference, 
     G = case["G"] if reference else None
     embedding = Embedding(case["X"], case["y"], reference_features=G)
     decline = potential_energy_decline(
-        embedding.moments, embedding.reference_deviation if reference else None
+        embedding.moments, embedding.reference.deviation if reference else None
     )
     moved = case["X"] + decline.displacement[case["y"]]
     again = Embedding(moved, case["y"], reference_features=G)
@@ -72,7 +73,7 @@ def test_from_moments_it_equals_scoring_the_displaced_features(name, reference, 
 @pytest.mark.parametrize("name", ["knn", "linear_probe"])
 def test_metrics_that_look_at_samples_see_displaced_ones(name, case):
     embedding = Embedding(case["X"], case["y"], reference_features=case["G"])
-    decline = potential_energy_decline(embedding.moments, embedding.reference_deviation)
+    decline = potential_energy_decline(embedding.moments, embedding.reference.deviation)
     again = Embedding(case["X"] + decline.displacement[case["y"]], case["y"])
     assert resolve_metric(f"{name}+ped").measure(embedding).value == pytest.approx(
         METRICS[name].measure(again).value, rel=1e-12
@@ -99,7 +100,7 @@ def test_an_unsure_displacement_adds_its_share(cases):
     influence = measurement.influence()
     moved = Embedding(
         case["X"]
-        + potential_energy_decline(embedding.moments, embedding.reference_deviation).displacement[
+        + potential_energy_decline(embedding.moments, embedding.reference.deviation).displacement[
             case["y"]
         ],
         case["y"],
@@ -180,9 +181,9 @@ def test_names():
     assert metric.tasks == ("classification",)
     assert "ICCV 2023" in metric.reference
     assert resolve_metric("logme") is METRICS["logme"]
-    assert [m.name for m in resolve_metrics(["knn", "logme+ped", "knn"])] == ["knn", "logme+ped"]
-    assert [m.name for m in parse_metrics("all")] == list(METRICS)
-    both = [m.name for m in parse_metrics("all+ped")]
+    assert [m.name for m in plan_metrics(["knn", "logme+ped", "knn"]).asked] == ["knn", "logme+ped"]
+    assert [m.name for m in plan_metrics("all").asked] == list(METRICS)
+    both = [m.name for m in plan_metrics("all+ped").asked]
     assert both[: len(METRICS)] == list(METRICS)
     assert "logme+ped" in both
     assert "leep+ped" not in both

@@ -134,7 +134,7 @@ def extract(
             kept = {"features": embedding.features}
             key = "labels" if data.task == "classification" else "targets"
             kept[key] = data.labels
-            if "source_logits" in embedding.inputs:
+            if "source_logits" in embedding.inputs and embedding.source.logits is not None:
                 kept["source_logits"] = embedding.source.logits
             path = _free_name(out, item.identifier, written)
             about = {"encoder": item.identifier, "dataset": data.name, "split": data.split}
@@ -181,7 +181,7 @@ def ped(
     arrays = read_feature_file(file)
     trace = trace_ped(
         arrays["features"],
-        arrays.get("labels"),
+        arrays["labels"],
         reference_features=arrays.get("reference_features"),
     )
     if plot is not None:

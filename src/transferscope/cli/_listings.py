@@ -53,9 +53,9 @@ def metrics(
     format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
 ) -> None:
     """List the metrics."""
-    from transferscope.metrics import list_metrics
+    from transferscope.metrics import METRICS
 
-    rows = list_metrics()
+    rows = list(METRICS.values())
     if format is PlainFormat.json:
         records = [
             {
@@ -64,7 +64,7 @@ def metrics(
                 "tasks": list(m.tasks),
                 "needs": list(m.needs),
                 "range": m.range,
-                "reference": m.reference,
+                "publication": m.publication,
             }
             for m in rows
         ]
@@ -75,5 +75,5 @@ def metrics(
         table.add_column(name, no_wrap=name == "metric", overflow="fold")
     for m in rows:
         scores = "classes, numbers" if "regression" in m.tasks else "classes"
-        table.add_row(m.name, f"{m.summary} ({m.reference})", m.range, scores, ", ".join(m.needs))
+        table.add_row(m.name, f"{m.summary} ({m.publication})", m.range, scores, ", ".join(m.needs))
     stdout.print(table)

@@ -3,7 +3,7 @@
 Every score is oriented: higher = expected to transfer better.
 """
 
-from transferscope.metrics._combined import combine, why_not, with_parts
+from transferscope.metrics._combined import EncoderScores
 from transferscope.metrics._energy import energy
 from transferscope.metrics._frechet import frechet
 from transferscope.metrics._gbc import gbc
@@ -16,7 +16,7 @@ from transferscope.metrics._linear_mse import linear_mse
 from transferscope.metrics._linear_probe import linear_probe
 from transferscope.metrics._logistic_probe import logistic_probe
 from transferscope.metrics._logme import logme
-from transferscope.metrics._metric import Measurement, Metric, Need
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.metrics._nce import nce
 from transferscope.metrics._ncti import ncti_geometry, ncti_nearest_center, ncti_variability
 from transferscope.metrics._nleep import nleep
@@ -25,9 +25,10 @@ from transferscope.metrics._pactran import pactran_gaussian
 from transferscope.metrics._pactran_source import pactran_dirichlet, pactran_gamma
 from transferscope.metrics._parc import parc
 from transferscope.metrics._ped import trace_ped
+from transferscope.metrics._plan import DEFAULT_METRICS, MetricPlan, plan_metrics
 from transferscope.metrics._potential_energy import potential_energy_decline
 from transferscope.metrics._relatedness import relatedness, relatedness_unlabelled
-from transferscope.metrics._score import DEFAULT_METRICS, measure_all, parse_metrics, score
+from transferscope.metrics._score import measure_all, score
 from transferscope.metrics._sfda import sfda
 from transferscope.metrics._table import METRICS, get_metric, list_metrics
 from transferscope.metrics._transrate import transrate
@@ -36,10 +37,11 @@ from transferscope.metrics._within_between import within_between
 __all__ = [
     "DEFAULT_METRICS",
     "METRICS",
+    "Behaviour",
+    "EncoderScores",
     "Measurement",
     "Metric",
-    "Need",
-    "combine",
+    "MetricPlan",
     "energy",
     "frechet",
     "gbc",
@@ -66,7 +68,7 @@ __all__ = [
     "pactran_gamma",
     "pactran_gaussian",
     "parc",
-    "parse_metrics",
+    "plan_metrics",
     "potential_energy_decline",
     "regularized_h_score",
     "relatedness",
@@ -75,7 +77,5 @@ __all__ = [
     "sfda",
     "trace_ped",
     "transrate",
-    "why_not",
-    "with_parts",
     "within_between",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays, checks
 from transferscope.numerics.arrays import Array
 
@@ -105,3 +105,19 @@ def _lowest_mean(values: Array, lowest: float) -> tuple[float, float]:
     count = max(1, int(lowest * values.shape[0] + 1e-9))
     kept = xp.sort(values)[:count]
     return float(xp.mean(kept)), float(kept[-1])
+
+
+ENERGY = Metric(
+    "energy",
+    measure,
+    tasks=("classification", "regression", "multilabel"),
+    needs_targets=False,
+    range="unbounded",
+    summary="mean log-sum-exp of the head's logits; label-free",
+    publication="Gholami et al., ICCV 2023",
+    behaviour=Behaviour(
+        prefers_separable=False,
+        changes_with=("rotation", "shift", "scale"),
+        warns_of=("n < d", "constant column", "singleton class"),
+    ),
+)

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from transferscope.embedding import Embedding
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -123,3 +123,17 @@ def _nuclear_norm(matrix: Array) -> float:
         if rounding * float(xp.sum(1 / roots)) < EXACT * total:
             return total
     return float(xp.sum(xp.linalg.svdvals(matrix)))
+
+
+FRECHET = Metric(
+    "frechet",
+    measure,
+    tasks=("classification", "regression", "multilabel"),
+    needs=("reference_features",),
+    needs_targets=False,
+    from_moments=True,
+    range="at most 0",
+    summary="minus Fréchet distance to the reference task",
+    publication="Dowson & Landau, 1982",
+    behaviour=Behaviour(prefers_separable=False, changes_with=("scale",), warns_of=("n < d",)),
+)

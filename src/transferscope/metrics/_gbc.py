@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -178,3 +178,14 @@ def _influence(embedding: Embedding, gaussians: _Gaussians) -> Array:
     of_turn = embedding.rotated_means.T @ by_mean + 2 * (deviation.T @ pull) / rows.shape[0]
     terms = xp.sum(own + (rows @ (turn * of_turn)) * rows[:, :k], axis=1)
     return terms - xp.mean(terms)
+
+
+GBC = Metric(
+    "gbc",
+    measure,
+    tasks=("classification",),
+    range="-C (C - 1) to 0",
+    summary="minus the overlap of one Gaussian per class",
+    publication="Pándy et al., CVPR 2022",
+    behaviour=Behaviour(warns_of=("singleton class",)),
+)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from transferscope.embedding import Embedding
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -175,3 +175,27 @@ def measure_regularized_h_score(embedding: Embedding) -> Measurement:
     if shrinkage == 1.0:
         warnings.append("shrunk to the identity: too few samples for any covariance")
     return Measurement(value, influence, tuple(warnings))
+
+
+H_SCORE = Metric(
+    "h_score",
+    measure_h_score,
+    tasks=("classification",),
+    from_moments=True,
+    range="0 to C - 1",
+    summary="between-class share of variance",
+    publication="Bao et al., ICIP 2019",
+    behaviour=Behaviour(warns_of=("n < d", "constant column")),
+)
+
+
+REGULARIZED_H_SCORE = Metric(
+    "regularized_h_score",
+    measure_regularized_h_score,
+    tasks=("classification",),
+    from_moments=True,
+    range="0 to C - 1",
+    summary="H-score with shrunk covariance",
+    publication="Ibrahim et al., 2021",
+    behaviour=Behaviour(changes_with=("duplicated rows",)),
+)

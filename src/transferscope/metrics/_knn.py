@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from transferscope.embedding import Classes, Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import Measurement, hit_rate, r_squared
+from transferscope.metrics._metric import Behaviour, Measurement, Metric, hit_rate, r_squared
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -152,3 +152,14 @@ def _hits(embedding: Embedding, neighbours: Array) -> Array:
     support = xp.sum(xp.where(same, weights[None, None, :], 0), axis=2)
     winner = xp.take_along_axis(votes, xp.argmax(support, axis=1)[:, None], axis=1)[:, 0]
     return xp.astype(winner == embedding.influence_labels, xp.float64)
+
+
+KNN = Metric(
+    "knn",
+    measure,
+    tasks=("classification", "regression", "multilabel"),
+    range="0 to 1 (R² to 1)",
+    summary="leave-one-out accuracy of 5 nearest neighbours",
+    publication="Cover & Hart, 1967",
+    behaviour=Behaviour(changes_with=("duplicated rows",)),
+)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -189,3 +189,14 @@ def _influence(
         - fit.shrinkage * xp.sum(weights * by_scatter) * squares
     )
     return terms - xp.mean(terms)
+
+
+LDA = Metric(
+    "lda",
+    measure,
+    tasks=("classification",),
+    range="0 to 1",
+    summary="mean probability of the true class under shrunk LDA",
+    publication="Gholami et al., ICCV 2023",
+    behaviour=Behaviour(changes_with=("scale",), warns_of=("n < d",)),
+)

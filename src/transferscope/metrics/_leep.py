@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from transferscope.embedding import Embedding
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -85,3 +85,15 @@ def measure(embedding: Embedding) -> Measurement:
     if dead:
         warnings.append(f"{dead} source classes never predicted, left out")
     return Measurement(value, influence, tuple(warnings))
+
+
+LEEP = Metric(
+    "leep",
+    measure,
+    tasks=("classification",),
+    needs=("source_probabilities",),
+    range="at most 0",
+    summary="likelihood of labels through the source classes",
+    publication="Nguyen et al., ICML 2020",
+    behaviour=Behaviour(uses_features=False),
+)

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from transferscope.embedding import Embedding
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -104,3 +104,15 @@ def measure(embedding: Embedding) -> Measurement:
 
     value = min(max(value, -1.0), 1.0)
     return Measurement(value, influence, tuple(embedding.shared_warnings()))
+
+
+LFC = Metric(
+    "lfc",
+    measure,
+    tasks=("classification",),
+    from_moments=True,
+    range="-1 to 1",
+    summary="correlation of feature likeness and label sameness",
+    publication="Deshpande et al., 2021",
+    behaviour=Behaviour(changes_with=("shift",)),
+)

@@ -10,7 +10,7 @@ from typing import Any
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -97,3 +97,15 @@ def measure(embedding: Embedding, penalty: float = 1.0) -> Measurement:
             "without error, use a penalty"
         )
     return Measurement(value, influence, tuple(warnings))
+
+
+LINEAR_MSE = Metric(
+    "linear_mse",
+    measure,
+    tasks=("regression", "multilabel"),
+    from_moments=True,
+    range="at most 0",
+    summary="negated regularised error of linear regression",
+    publication="Nguyen et al., UAI 2023",
+    behaviour=Behaviour(changes_with=("scale",)),
+)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from transferscope.embedding import Classes, Embedding
-from transferscope.metrics._metric import Measurement, hit_rate, r_squared
+from transferscope.metrics._metric import Behaviour, Measurement, Metric, hit_rate, r_squared
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -131,3 +131,14 @@ def _true_columns(embedding: Embedding, part: slice) -> Array:
     if not isinstance(embedding.targets, Classes):
         return embedding.numbers[part, :]
     return arrays.one_hot(embedding.labels[part], embedding.n_classes)
+
+
+LINEAR_PROBE = Metric(
+    "linear_probe",
+    measure,
+    tasks=("classification", "regression", "multilabel"),
+    range="0 to 1 (R² to 1)",
+    summary="leave-one-out accuracy of a ridge classifier",
+    publication="Allen, 1974",
+    behaviour=Behaviour(changes_with=("duplicated rows",)),
+)

@@ -10,7 +10,7 @@ import numpy as np
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 from transferscope.numerics.minimise import minimise
@@ -225,3 +225,14 @@ def _minimum(features: Array, truth: Array, ridge: float, start: Array) -> tuple
         gradient_tolerance=GRADIENT_TOLERANCE,
     )
     return unit * xp.reshape(found.point, start.shape), found.settled
+
+
+LOGISTIC_PROBE = Metric(
+    "logistic_probe",
+    measure,
+    tasks=("classification",),
+    range="0 to 1",
+    summary="held-out accuracy of logistic regression",
+    publication="Alain & Bengio, 2016",
+    behaviour=Behaviour(changes_with=("duplicated rows", "rotation")),
+)

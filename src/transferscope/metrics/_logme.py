@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transferscope.embedding import Classes, Embedding
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -263,3 +263,15 @@ def measure(embedding: Embedding) -> Measurement:
         return terms - xp.mean(terms)
 
     return Measurement(value, influence, tuple(warnings))
+
+
+LOGME = Metric(
+    "logme",
+    measure,
+    tasks=("classification", "regression", "multilabel"),
+    from_moments=True,
+    range="unbounded",
+    summary="log evidence of Bayesian linear regression",
+    publication="You et al., ICML 2021",
+    behaviour=Behaviour(changes_with=("duplicated rows", "shift")),
+)

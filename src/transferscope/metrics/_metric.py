@@ -1,22 +1,25 @@
-"""What a metric is: a row of the table in `metrics/__init__.py`, and what measuring gives."""
+"""What a metric is, what measuring it gives, and what several metrics share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from transferscope.embedding import Embedding
-from transferscope.errors import InputError, MissingInputError
+from transferscope.errors import InputError
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
+from transferscope.numerics.targets import TaskType
 
 Need = Literal["source_probabilities", "reference_features", "reference_labels"]
-Task = Literal["classification", "regression", "multilabel"]
-
+#: Changes of the data under which a value may stay the same.
+Change = Literal["row order", "class names", "duplicated rows", "rotation", "shift", "scale"]
+#: Data that a value may come with a warning for.
+EdgeCase = Literal["n < d", "constant column", "singleton class"]
 
 #: Groups of the jackknife: its standard error is itself uncertain by 18 %.
 GROUPS = 16
@@ -44,8 +47,37 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Behaviour:
+    """How a metric responds to its input; the contract tests hold every metric to its own.
+
+    Attributes
+    ----------
+    uses_features : bool
+        False: it looks at the outputs of the encoder's own head alone.
+    prefers_separable : bool
+        Whether a separable task has a higher value than the same with its labels shuffled.
+    changes_with : tuple of str
+        What the value changes with; under all other changes it stays the same.
+    warns_of : tuple of str
+        What the value comes with a warning for.
+    float32_tolerance : float
+        How far values in float32 may be from those in float64, relative or absolute.
+    copied_to_host : str
+        What is copied off the device beside labels, row numbers and the result, and why; empty
+        where nothing is.
+    """
+
+    uses_features: bool = True
+    prefers_separable: bool = True
+    changes_with: tuple[Change, ...] = ()
+    warns_of: tuple[EdgeCase, ...] = ()
+    float32_tolerance: float = 1e-5
+    copied_to_host: str = ""
+
+
+@dataclass(frozen=True)
 class Metric:
-    """A row of the metric table.
+    """What a metric is, in the file that computes it.
 
     Attributes
     ----------
@@ -54,58 +86,34 @@ class Metric:
         ``Embedding -> Measurement``.
     tasks : tuple of str
         What it can score.
-    needs : tuple of str
-        Inputs beyond features and labels that it cannot do without.
-    from_moments : bool
-        Whether the value is a function of the class moments alone (one pass, any n).
     range : str
         Smallest and largest value in words.
     summary : str
         One line for the table of metrics.
-    reference : str
+    publication : str
         Where it was published.
-    parts : tuple of str
-        The metrics that it is made of, when it compares encoders (see `zoo_metric`); else empty.
-    weights : tuple of float
-        One for each part.
+    needs : tuple of str
+        Inputs beyond features and targets that it cannot do without.
+    needs_targets : bool
+        Whether it looks at labels or targets; the others score unlabelled features as well.
+    from_moments : bool
+        Whether the value is a function of the class moments alone (one pass, any n).
+    behaviour : Behaviour
+    parts : mapping of str to float
+        The metrics that it is the weighted sum of, when it compares encoders; else empty.
     """
 
     name: str
     measure: Callable[[Embedding], Measurement]
-    tasks: tuple[Task, ...]
-    needs: tuple[Need, ...]
-    from_moments: bool
+    tasks: tuple[TaskType, ...]
     range: str
     summary: str
-    reference: str
-    parts: tuple[str, ...] = ()
-    weights: tuple[float, ...] = ()
-
-
-def zoo_metric(name: str, parts: dict[str, float], *, summary: str, reference: str) -> Metric:
-    """A row for a metric that compares encoders: a weighted sum of parts, each scaled over them.
-
-    `parts` are names of metrics of the table, each with its weight. The ranking puts them together;
-    measuring it on one encoder raises `MissingInputError`.
-    """
-
-    def measure(_: Embedding) -> Measurement:
-        raise MissingInputError(
-            f"{name} compares encoders: ask `rank` for it; its parts are {' and '.join(parts)}"
-        )
-
-    return Metric(
-        name,
-        measure,
-        ("classification",),
-        needs=(),
-        from_moments=False,
-        range=f"0 to {sum(parts.values()):g}",
-        summary=summary,
-        reference=reference,
-        parts=tuple(parts),
-        weights=tuple(parts.values()),
-    )
+    publication: str
+    needs: tuple[Need, ...] = ()
+    needs_targets: bool = True
+    from_moments: bool = False
+    behaviour: Behaviour = Behaviour()
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 def hit_rate(hits: Array, rows: Array, n_samples: int, warnings: list[str]) -> Measurement:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from transferscope.embedding import Embedding
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -71,3 +71,15 @@ def measure(embedding: Embedding) -> Measurement:
         return terms - xp.mean(terms)
 
     return Measurement(value + 0.0, influence, tuple(embedding.shared_warnings(of_features=False)))
+
+
+NCE = Metric(
+    "nce",
+    measure,
+    tasks=("classification",),
+    needs=("source_probabilities",),
+    range="-ln C to 0",
+    summary="minus entropy of labels given the source class",
+    publication="Tran et al., ICCV 2019",
+    behaviour=Behaviour(uses_features=False),
+)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transferscope.embedding import Embedding, computed_once
-from transferscope.metrics._metric import Measurement, grouped_jackknife
+from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -358,3 +358,37 @@ def _influence(embedding: Embedding, value: Value, n_samples: int) -> Array:
 
     scale = math.sqrt(int(chosen.shape[0]) / n_samples)
     return grouped_jackknife(embedding, evaluate) * scale
+
+
+NCTI_VARIABILITY = Metric(
+    "ncti_variability",
+    measure_variability,
+    tasks=("classification",),
+    range="at least -ln C",
+    summary="collapse of the classes' variability (part of ncti)",
+    publication="Wang et al., ICCV 2023",
+    behaviour=Behaviour(prefers_separable=False, changes_with=("scale",), warns_of=("n < d",)),
+)
+
+
+NCTI_GEOMETRY = Metric(
+    "ncti_geometry",
+    measure_geometry,
+    tasks=("classification",),
+    from_moments=True,
+    range="positive",
+    summary="closeness to the geometry of collapse (part of ncti)",
+    publication="Wang et al., ICCV 2023",
+    behaviour=Behaviour(changes_with=("scale",), warns_of=("n < d",)),
+)
+
+
+NCTI_NEAREST_CENTER = Metric(
+    "ncti_nearest_center",
+    measure_nearest_center,
+    tasks=("classification",),
+    range="0 to 1",
+    summary="optimality of the nearest class centre (part of ncti)",
+    publication="Wang et al., ICCV 2023",
+    behaviour=Behaviour(changes_with=("scale",), warns_of=("n < d",)),
+)

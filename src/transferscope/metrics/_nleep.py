@@ -15,7 +15,7 @@ import numpy as np
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import Measurement, grouped_jackknife
+from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 from transferscope.numerics.sampling import stratified_rows
@@ -272,3 +272,14 @@ def _projected(embedding: Embedding, rows: np.ndarray[Any, Any]) -> Array:
         chunk = arrays.as_float64(embedding.matrix.take(some))
         parts.append((chunk - embedding.total.mean) @ axes)
     return xp.concat(parts)
+
+
+NLEEP = Metric(
+    "nleep",
+    measure,
+    tasks=("classification",),
+    range="at most 0",
+    summary="likelihood of labels through clusters of the features",
+    publication="Li et al., CVPR 2021",
+    behaviour=Behaviour(copied_to_host="projected features, for scikit-learn's k-means"),
+)

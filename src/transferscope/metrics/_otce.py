@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transferscope.embedding import Embedding, computed_once
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays, transport
 from transferscope.numerics.arrays import Array
 from transferscope.numerics.sampling import stratified_rows
@@ -212,3 +212,29 @@ def measure_otce(
 def measure_ot_nce(embedding: Embedding) -> Measurement:
     """OT-NCE of an embedding; see `ot_nce`."""
     return measure_otce(embedding, 0.0, 1.0)
+
+
+OTCE = Metric(
+    "otce",
+    measure_otce,
+    tasks=("classification",),
+    needs=("reference_features", "reference_labels"),
+    range="at most 0",
+    summary="transport cost and label entropy to the reference task",
+    publication="Tan et al., CVPR 2021",
+    behaviour=Behaviour(
+        changes_with=("scale",), copied_to_host="the matrix of costs, for the exact transport"
+    ),
+)
+
+
+OT_NCE = Metric(
+    "ot_nce",
+    measure_ot_nce,
+    tasks=("classification",),
+    needs=("reference_features", "reference_labels"),
+    range="-ln C to 0",
+    summary="minus entropy of labels given the transported ones",
+    publication="Tan et al., CVPR 2021",
+    behaviour=Behaviour(copied_to_host="the matrix of costs, for the exact transport"),
+)

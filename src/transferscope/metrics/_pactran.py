@@ -13,7 +13,7 @@ from typing import Any
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import Measurement, grouped_jackknife
+from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 from transferscope.numerics.minimise import minimise
@@ -233,3 +233,16 @@ def measure_gaussian(
     return Measurement(
         bound(best), lambda: grouped_jackknife(embedding, without_group), tuple(warnings)
     )
+
+
+PACTRAN_GAUSSIAN = Metric(
+    "pactran_gaussian",
+    measure_gaussian,
+    tasks=("classification",),
+    range="at most 0",
+    summary="loss and flatness of the best linear classifier",
+    publication="Ding et al., ECCV 2022",
+    behaviour=Behaviour(
+        changes_with=("duplicated rows", "scale"), warns_of=("n < d",), float32_tolerance=0.0001
+    ),
+)

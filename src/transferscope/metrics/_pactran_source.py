@@ -14,7 +14,7 @@ import scipy.special
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import Measurement, grouped_jackknife
+from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -223,3 +223,35 @@ def measure_gamma(embedding: Embedding, iterations: int = 10) -> Measurement:
         return -1.0 - (float(change) + divergence + rates) / (n * embedding.n_classes)
 
     return _measured(embedding, iterations, bound)
+
+
+PACTRAN_DIRICHLET = Metric(
+    "pactran_dirichlet",
+    measure_dirichlet,
+    tasks=("classification",),
+    needs=("source_probabilities",),
+    range="at most 0",
+    summary="evidence of the labels through the source classes, Dirichlet prior",
+    publication="Ding et al., ECCV 2022",
+    behaviour=Behaviour(
+        uses_features=False,
+        changes_with=("duplicated rows",),
+        copied_to_host="sums over samples (C, C_s) in each step",
+    ),
+)
+
+
+PACTRAN_GAMMA = Metric(
+    "pactran_gamma",
+    measure_gamma,
+    tasks=("classification",),
+    needs=("source_probabilities",),
+    range="unbounded",
+    summary="evidence of the labels through the source classes, Gamma prior",
+    publication="Ding et al., ECCV 2022",
+    behaviour=Behaviour(
+        uses_features=False,
+        changes_with=("duplicated rows",),
+        copied_to_host="sums over samples (C, C_s) in each step",
+    ),
+)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -254,3 +254,14 @@ def _influence(values: Array, labels: Array, pairs: _Pairs, whitened: bool) -> A
     standardisation = -squares / 2 - values @ xp.sum(slope, axis=0)
     influence: Array = auc + (pairs.auc - 0.5) * balance + standardisation
     return influence
+
+
+PARC = Metric(
+    "parc",
+    measure,
+    tasks=("classification",),
+    range="-100 to 100",
+    summary="rank correlation of feature with label distances",
+    publication="Bolya et al., NeurIPS 2021",
+    behaviour=Behaviour(changes_with=("duplicated rows", "rotation"), float32_tolerance=0.0001),
+)

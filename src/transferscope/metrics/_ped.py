@@ -7,15 +7,15 @@ and PED (`transferscope.metrics._potential_energy`) knows no metric.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from transferscope.embedding import ClassStatistics, Embedding, computed_once
 from transferscope.errors import InputError
+from transferscope.metrics._combined import combined_metric
 from transferscope.metrics._metric import Measurement, Metric
 from transferscope.metrics._potential_energy import (
     SMALLEST_DEVIATION,
@@ -23,9 +23,9 @@ from transferscope.metrics._potential_energy import (
     own_deviation,
     potential_energy_decline,
 )
-from transferscope.metrics._table import METRICS, get_metric
+from transferscope.metrics._table import METRICS
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 from transferscope.results import PedTrace
 
 #: What follows a metric's name to have it measured after PED.
@@ -34,32 +34,6 @@ SUFFIX = "+ped"
 GROUPS = 32
 #: Relative standard error of the displacement's length from which on that is made.
 LARGEST_UNCERTAINTY = 0.2
-
-
-def resolve_metric(name: str) -> Metric:
-    """The metric of this name, ``"logme"`` or ``"logme+ped"``.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such metric.
-    InputError
-        If PED does not apply to it.
-    """
-    if name.endswith(SUFFIX):
-        return with_ped(get_metric(name.removesuffix(SUFFIX)))
-    return get_metric(name)
-
-
-def resolve_metrics(names: Sequence[str]) -> list[Metric]:
-    """The metrics of these names, each once.
-
-    ``"all"`` stands for the whole table, ``"all+ped"`` for the table and its wrapped forms.
-    """
-    wrapped = [name + SUFFIX for name, metric in METRICS.items() if applies_to(metric)]
-    groups = {"all": list(METRICS), "all" + SUFFIX: [*METRICS, *wrapped]}
-    every = [single for name in names for single in groups.get(name, [name])]
-    return [resolve_metric(name) for name in dict.fromkeys(every)]
 
 
 def applies_to(metric: Metric) -> bool:
@@ -88,13 +62,23 @@ def with_ped(metric: Metric) -> Metric:
             f"{metric.name} does not look at the features, which is all that PED changes: there is "
             f"no {metric.name}{SUFFIX}. PED goes with: {able}."
         )
+    name = metric.name + SUFFIX
+    parts = {
+        part + SUFFIX if applies_to(METRICS[part]) else part: weight
+        for part, weight in metric.parts.items()
+    }
+    summary = f"{metric.summary}, after potential-energy decline"
+    publication = f"{metric.publication}; Li et al., ICCV 2023"
+    if parts:
+        return combined_metric(name, parts, summary, publication)
     return replace(
         metric,
-        name=metric.name + SUFFIX,
+        name=name,
         measure=partial(_measure, metric),
         tasks=("classification",),
-        summary=f"{metric.summary}, after potential-energy decline",
-        reference=f"{metric.reference}; Li et al., ICCV 2023",
+        needs_targets=True,
+        summary=summary,
+        publication=publication,
     )
 
 
@@ -120,7 +104,9 @@ def after_ped(embedding: Embedding) -> tuple[Embedding, Decline, tuple[str, ...]
     return embedding.displaced(decline.displacement), decline, warnings
 
 
-def trace_ped(features: Any, labels: Any, *, reference_features: Any = None) -> PedTrace:
+def trace_ped(
+    features: ArrayLike, labels: ArrayLike, *, reference_features: ArrayLike | None = None
+) -> PedTrace:
     """How PED moves the classes of one encoder's features, ready to be drawn.
 
     Parameters
@@ -144,7 +130,7 @@ def trace_ped(features: Any, labels: Any, *, reference_features: Any = None) -> 
     Examples
     --------
     >>> import numpy as np
-    >>> from transferscope.metrics._ped import trace_ped
+    >>> from transferscope.metrics import trace_ped
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(90) % 3
     >>> trace = trace_ped(0.3 * np.eye(3)[labels] + rng.standard_normal((90, 3)), labels)
@@ -176,7 +162,7 @@ def trace_ped(features: Any, labels: Any, *, reference_features: Any = None) -> 
     )
 
 
-def _points(rows: np.ndarray[Any, Any]) -> tuple[tuple[float, float], ...]:
+def _points(rows: NumpyArray) -> tuple[tuple[float, float], ...]:
     return tuple((float(x), float(y)) for x, y in rows)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from transferscope.embedding import Embedding
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 from transferscope.numerics.sampling import stratified_rows
@@ -183,3 +183,38 @@ def _measure(embedding: Embedding, labels: np.ndarray[Any, Any] | None) -> Measu
     return Measurement(
         -related.bound, influence, (*embedding.shared_warnings(), *warnings, *related.warnings)
     )
+
+
+RELATEDNESS = Metric(
+    "relatedness",
+    measure_relatedness,
+    tasks=("classification",),
+    needs=("reference_features", "reference_labels"),
+    range="at most 0",
+    summary="minus the bound on a head's loss by relatedness to the reference task",
+    publication="Mehra et al., NeurIPS 2024",
+    behaviour=Behaviour(
+        changes_with=("row order", "duplicated rows", "rotation"),
+        warns_of=("singleton class",),
+        float32_tolerance=0.001,
+        copied_to_host="gradients, outputs of the heads and matrices of distances",
+    ),
+)
+
+
+RELATEDNESS_UNLABELLED = Metric(
+    "relatedness_unlabelled",
+    measure_relatedness_unlabelled,
+    tasks=("classification", "regression", "multilabel"),
+    needs=("reference_features", "reference_labels"),
+    needs_targets=False,
+    range="at most 0",
+    summary="the same bound by pseudo-labels; label-free",
+    publication="Mehra et al., NeurIPS 2024",
+    behaviour=Behaviour(
+        prefers_separable=False,
+        changes_with=("row order", "duplicated rows", "rotation"),
+        float32_tolerance=0.001,
+        copied_to_host="gradients, outputs of the heads and matrices of distances",
+    ),
+)

@@ -4,58 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from transferscope.embedding import Embedding
-from transferscope.errors import InputError, MissingInputError, TransferscopeError
+from transferscope.errors import MissingInputError, TransferscopeError
 from transferscope.metrics._metric import Measurement, Metric, Need
-from transferscope.metrics._ped import resolve_metrics
-from transferscope.metrics._table import METRICS
+from transferscope.metrics._plan import DEFAULT_METRICS, plan_metrics
+from transferscope.numerics.arrays import ArrayLike
 from transferscope.results import Score, ScoreTable
 
-#: What `rank` and `score` compute when nothing else is asked for: the quick metrics that agreed
-#: best with fine-tuning, see benchmarks/results/agreement.md.
-DEFAULT_METRICS = ("logme", "regularized_h_score", "linear_probe")
-
-_WHENCE: dict[Need, str] = {
+_GIVEN_BY: dict[Need, str] = {
     "source_probabilities": "an encoder with a head gives (source_logits serve as well)",
     "reference_features": "a reference data set gives",
     "reference_labels": "a labelled reference data set gives",
 }
 
 
-def parse_metrics(metrics: str | Sequence[str]) -> list[Metric]:
-    """The metrics named: a name, several with commas between, or a sequence of names.
-
-    ``"all"`` stands for the whole table, ``"all+ped"`` for that and every form after PED.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no metric of a name.
-    InputError
-        If none is named, or one with ``+ped`` that PED does not apply to.
-    """
-    if isinstance(metrics, str):
-        metrics = [part.strip() for part in metrics.split(",") if part.strip()]
-    chosen = resolve_metrics(metrics)
-    if not chosen:
-        raise InputError(f"no metric was named; choose from {', '.join(METRICS)}, or 'all'.")
-    return chosen
-
-
 def score(
-    features: Any,
-    labels: Any = None,
+    features: ArrayLike,
+    labels: ArrayLike | None = None,
     metrics: str | Sequence[str] = DEFAULT_METRICS,
     *,
-    targets: Any = None,
-    source_probabilities: Any = None,
-    source_logits: Any = None,
-    reference_features: Any = None,
-    reference_labels: Any = None,
+    targets: ArrayLike | None = None,
+    source_probabilities: ArrayLike | None = None,
+    source_logits: ArrayLike | None = None,
+    reference_features: ArrayLike | None = None,
+    reference_labels: ArrayLike | None = None,
     seed: int = 0,
 ) -> ScoreTable:
     """Score one encoder's features of a data set by several metrics.
@@ -66,7 +41,8 @@ def score(
         NumPy, torch on any device, or another library of the array API standard; a memory-mapped
         array is read in pieces. Not modified.
     labels : array-like of shape (n_samples,), optional
-        Class of each sample.
+        Class of each sample. Without labels and targets only metrics that need none are computed,
+        such as `energy`, `frechet` and `relatedness_unlabelled`.
     metrics : str or sequence of str
         Names from ``transferscope.list_metrics()``, such a name with ``+ped`` (measured after
         potential-energy decline), ``"all"``, or ``"all+ped"``.
@@ -107,7 +83,7 @@ def score(
     >>> round(table["knn"], 3), list(table.skipped)
     (0.811, ['leep'])
     """
-    chosen = parse_metrics(metrics)
+    plan = plan_metrics(metrics)
     embedding = Embedding(
         features,
         labels,
@@ -118,7 +94,7 @@ def score(
         reference_labels=reference_labels,
         seed=seed,
     )
-    measured, skipped = measure_all(embedding, chosen)
+    measured, skipped = measure_all(embedding, plan.asked)
     scores = {
         name: Score(measurement.value, measurement.warnings, seconds)
         for name, (measurement, seconds) in measured.items()
@@ -172,12 +148,14 @@ def require_inputs(embedding: Embedding, metric: Metric) -> None:
     MissingInputError
         With what is absent, and how to give it.
     """
-    if embedding.task not in metric.tasks:
+    if embedding.task is None and metric.needs_targets:
+        raise MissingInputError(f"{metric.name} needs labels or targets, and none were given")
+    if embedding.task is not None and embedding.task not in metric.tasks:
         raise MissingInputError(
             f"{metric.name} is for {' and '.join(metric.tasks)}, these are {embedding.task} targets"
         )
     absent = [need for need in metric.needs if need not in embedding.inputs]
     if absent:
         raise MissingInputError(
-            f"{metric.name} needs {' and '.join(absent)}, which {_WHENCE[absent[0]]}"
+            f"{metric.name} needs {' and '.join(absent)}, which {_GIVEN_BY[absent[0]]}"
         )

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from transferscope.embedding import ClassMoments, Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -241,3 +241,14 @@ def _pull(rule: _Rule, x: Array, labels: Array, slopes: Array) -> tuple[Array, A
     terms = terms + spread * xp.sum(deviation * deviation, axis=1)
     moves = slopes @ W.T + by_mean + kept * (left @ W.T + right @ A.T) + 2 * spread * deviation
     return terms, moves
+
+
+SFDA = Metric(
+    "sfda",
+    measure,
+    tasks=("classification",),
+    range="0 to 1",
+    summary="true-class probability of a self-challenged Fisher discriminant",
+    publication="Shao et al., ECCV 2022",
+    behaviour=Behaviour(changes_with=("rotation", "scale"), warns_of=("n < d",)),
+)

@@ -14,7 +14,7 @@ import numpy as np
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, NumpyArray
 
@@ -228,3 +228,14 @@ def _log(left: Array) -> Array:
     xp = arrays.namespace(left)
     tiny = float(xp.finfo(xp.float64).eps)
     return xp.log(xp.where(left > tiny, left, tiny))
+
+
+TRANSRATE = Metric(
+    "transrate",
+    measure,
+    tasks=("classification",),
+    range="0 or more",
+    summary="coding rate that knowing the classes saves",
+    publication="Huang et al., ICML 2022",
+    behaviour=Behaviour(changes_with=("scale",), warns_of=("n < d",)),
+)

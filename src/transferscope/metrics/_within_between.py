@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from transferscope.embedding import Embedding
-from transferscope.metrics._metric import Measurement
+from transferscope.metrics._metric import Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -83,3 +83,14 @@ def measure(embedding: Embedding) -> Measurement:
         return terms - xp.mean(terms)
 
     return Measurement(-within / between if within else 0.0, influence, tuple(warnings))
+
+
+WITHIN_BETWEEN = Metric(
+    "within_between",
+    measure,
+    tasks=("classification",),
+    from_moments=True,
+    range="at most 0",
+    summary="within- to between-class variance, negated",
+    publication="Papyan, Han & Donoho, PNAS 2020",
+)

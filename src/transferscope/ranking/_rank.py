@@ -19,12 +19,11 @@ from transferscope.errors import FeatureError, InputError
 from transferscope.extraction import Extracted, Layers, ProgressCallback, extract
 from transferscope.metrics import (
     DEFAULT_METRICS,
+    EncoderScores,
     Metric,
-    combine,
+    MetricPlan,
     measure_all,
-    parse_metrics,
-    why_not,
-    with_parts,
+    plan_metrics,
 )
 from transferscope.numerics import arrays
 from transferscope.ranking._resampling import Resampled, resample
@@ -137,7 +136,7 @@ def rank(
     >>> ranking.best.encoder
     'mini/resnet-mnist-supervised'
     """
-    chosen = parse_metrics(metrics)
+    plan = plan_metrics(metrics)
     wanted = _parse_layers(layers)
     specs = expand_encoders(encoders)  # type: ignore[arg-type]  # modules pass through
     if progress is not None:
@@ -157,7 +156,6 @@ def rank(
         store = None
     elif not isinstance(store, FeatureStore):
         store = FeatureStore(store)
-    measured = with_parts(chosen)
     candidates: list[_Candidate] = []
     run = partial(
         extract,
@@ -176,10 +174,10 @@ def rank(
     for item, its_reference in zip(run(data), beside, strict=False):
         if progress is not None:
             progress(f"scoring {item.identifier}", len(candidates), len(specs))
-        candidates.append(_measured(item, its_reference, measured, seed))
+        candidates.append(_measured(item, its_reference, plan.measured, seed))
         item.sinks = {}  # its features are no longer needed
-    _compare([c for c in candidates if c.result.error is None], chosen)
-    return _ranked(data, candidates, chosen, seed)
+    _compare([c for c in candidates if c.result.error is None], plan)
+    return _ranked(data, candidates, plan.asked, seed)
 
 
 def _measured(
@@ -283,25 +281,18 @@ def _parse_layers(layers: str | Sequence[int]) -> Layers:
     return numbers
 
 
-def _compare(alive: Sequence[_Candidate], metrics: Sequence[Metric]) -> None:
-    """Add the metrics that compare encoders, and let go of parts that nobody asked for."""
-    scores = [dict(c.result.scores) for c in alive]
-    skipped = [dict(c.result.skipped) for c in alive]
-    for metric in metrics:
-        if not metric.parts:
-            continue
-        together = combine(metric, [(c.result.scores, c.influences) for c in alive])
-        for i, one in enumerate(together):
-            if one is None:
-                skipped[i][metric.name] = why_not(metric, scores[i], skipped[i])
-            else:
-                scores[i][metric.name], alive[i].influences[metric.name] = one
-    names = [metric.name for metric in metrics]
-    for i, candidate in enumerate(alive):
+def _compare(alive: Sequence[_Candidate], plan: MetricPlan) -> None:
+    """Add the metrics that compare encoders, and drop parts that nobody asked for."""
+    scored = [
+        EncoderScores(dict(c.result.scores), c.influences, dict(c.result.skipped)) for c in alive
+    ]
+    plan.combine(scored)
+    names = [metric.name for metric in plan.asked]
+    for candidate, one in zip(alive, scored, strict=True):
         candidate.result = replace(
             candidate.result,
-            scores={name: scores[i][name] for name in names if name in scores[i]},
-            skipped={name: skipped[i][name] for name in names if name in skipped[i]},
+            scores=one.scores,
+            skipped=one.skipped,
             layers={
                 layer: {name: those[name] for name in names if name in those}
                 for layer, those in candidate.result.layers.items()

@@ -10,10 +10,8 @@ import pytest
 import transferscope
 from transferscope import metrics
 from transferscope.errors import MissingInputError
-from transferscope.metrics import METRICS
-from transferscope.metrics._combined import combine, part_names, with_parts
-from transferscope.metrics._metric import Metric, zoo_metric
-from transferscope.metrics._ped import resolve_metric
+from transferscope.metrics import METRICS, EncoderScores, Metric, plan_metrics
+from transferscope.metrics._combined import combine, combined_metric
 from transferscope.results import Ranking, Score
 
 ROWS = {
@@ -25,80 +23,88 @@ ROWS = {
 @pytest.mark.parametrize("name", [m.name for m in METRICS.values() if m.parts])
 def test_rows_of_the_table(name):
     row = METRICS[name]
-    assert dict(zip(row.parts, row.weights, strict=True)) == ROWS[name]
+    assert row.parts == ROWS[name]
     assert all(not METRICS[part].parts for part in row.parts)
     assert not hasattr(metrics, name) or not callable(getattr(metrics, name))
 
 
 def whole(**parts: float) -> Metric:
-    return zoo_metric("whole", parts, summary="", reference="")
+    return combined_metric("whole", parts, summary="", publication="")
 
 
-def encoder(**parts: float) -> Any:
+def encoder(**parts: float) -> EncoderScores:
     """Scores as given, and influences that tell parts and encoders apart."""
     scores = {name: Score(value, seconds=0.5) for name, value in parts.items()}
-    return scores, {name: np.array([-1.0, 1.0]) * value for name, value in parts.items()}
+    influences = {name: np.array([-1.0, 1.0]) * value for name, value in parts.items()}
+    return EncoderScores(scores, influences, {name: "absent" for name in "ab" if name not in parts})
+
+
+def values(metric: Metric, encoders: list[EncoderScores]) -> list[float | None]:
+    """What each encoder's score comes to."""
+    combine(metric, encoders)
+    return [one.scores["whole"].value if "whole" in one.scores else None for one in encoders]
 
 
 def test_parts_are_scaled_over_the_encoders_and_added():
-    metric = whole(a=1.0, b=2.0)
     encoders = [encoder(a=1.0, b=-10.0), encoder(a=3.0, b=0.0), encoder(a=2.0, b=-5.0)]
-    combined = combine(metric, encoders)
-    assert [score.value for score, _ in combined] == [0.0, 3.0, 1.5]
-    for (score, influence), (_, influences) in zip(combined, encoders, strict=True):
-        np.testing.assert_allclose(influence, influences["a"] / 2 + 2 * influences["b"] / 10)
-        assert score.seconds == 1.0
-        assert score.warnings == (
+    assert values(whole(a=1.0, b=2.0), encoders) == [0.0, 3.0, 1.5]
+    for one in encoders:
+        expected = one.influences["a"] / 2 + 2 * one.influences["b"] / 10
+        np.testing.assert_allclose(one.influences["whole"], expected)
+        assert one.scores["whole"].seconds == 1.0
+        assert one.scores["whole"].warnings == (
             "depends on the candidates: parts are scaled over these 3 encoders",
         )
 
 
 def test_another_candidate_changes_the_values():
-    metric, few = whole(a=1.0), [encoder(a=1.0), encoder(a=2.0)]
-    assert combine(metric, few)[1][0].value == 1.0
-    assert combine(metric, [*few, encoder(a=5.0)])[1][0].value == 0.25
+    few = [encoder(a=1.0), encoder(a=2.0)]
+    assert values(whole(a=1.0), few)[1] == 1.0
+    assert values(whole(a=1.0), [*few, encoder(a=5.0)])[1] == 0.25
 
 
 def test_an_encoder_without_a_part_has_no_score_and_does_not_count():
     metric = whole(a=1.0, b=1.0)
     encoders = [encoder(a=1.0, b=1.0), encoder(a=100.0), encoder(a=2.0, b=2.0)]
-    first, second, third = combine(metric, encoders)
-    assert second is None
-    assert (first[0].value, third[0].value) == (0.0, 2.0)
-    assert "over these 2 encoders" in third[0].warnings[0]
-    assert combine(metric, [encoder(a=1.0), encoder()]) == [None, None]
+    assert values(metric, encoders) == [0.0, None, 2.0]
+    assert encoders[1].skipped["whole"] == "b: absent"
+    assert "over these 2 encoders" in encoders[2].scores["whole"].warnings[0]
+    neither = [encoder(a=1.0), encoder()]
+    assert values(metric, neither) == [None, None]
+    assert neither[1].skipped["whole"] == "a: absent; b: absent"
 
 
 def test_a_constant_part_contributes_nothing_and_says_so():
     encoders = [encoder(a=0.3, b=1.0), encoder(a=0.1 + 0.2, b=2.0)]
-    first, second = combine(whole(a=1.0, b=1.0), encoders)
-    assert (first[0].value, second[0].value) == (0.0, 1.0)
-    np.testing.assert_array_equal(second[1], encoders[1][1]["b"])
-    assert "a is the same for all candidates and contributes 0" in first[0].warnings
+    assert values(whole(a=1.0, b=1.0), encoders) == [0.0, 1.0]
+    np.testing.assert_array_equal(encoders[1].influences["whole"], encoders[1].influences["b"])
+    warnings = encoders[0].scores["whole"].warnings
+    assert "a is the same for all candidates and contributes 0" in warnings
 
 
 def test_one_encoder_alone_comes_to_zero_and_says_so():
-    ((score, influence),) = combine(whole(a=1.0, b=1.0), [encoder(a=1.0, b=2.0)])
-    assert score.value == 0.0
-    assert not influence.any()
-    assert score.warnings[0].endswith("scaled over this one encoder")
-    assert len(score.warnings) == 3
+    alone = encoder(a=1.0, b=2.0)
+    assert values(whole(a=1.0, b=1.0), [alone]) == [0.0]
+    assert not alone.influences["whole"].any()
+    assert alone.scores["whole"].warnings[0].endswith("scaled over this one encoder")
+    assert len(alone.scores["whole"].warnings) == 3
 
 
 def test_warnings_of_parts_are_passed_on_once():
-    scores = {"a": Score(1.0, ("careful",)), "b": Score(1.0, ("careful", "d >= n"))}
-    ((score, _),) = combine(whole(a=1.0, b=1.0), [(scores, encoder(a=1.0, b=1.0)[1])])
-    assert score.warnings[3:] == ("careful", "d >= n")
+    one = encoder(a=1.0, b=1.0)
+    one.scores = {"a": Score(1.0, ("careful",)), "b": Score(1.0, ("careful", "d >= n"))}
+    combine(whole(a=1.0, b=1.0), [one])
+    assert one.scores["whole"].warnings[3:] == ("careful", "d >= n")
 
 
 # --- in the ranking -----------------------------------------------------------------------------
 
 
 def test_parts_are_measured_once_and_after_ped_where_asked():
-    asked = [resolve_metric(name) for name in ("etran", "logme", "lda", "etran+ped")]
-    names = [metric.name for metric in with_parts(asked)]
+    plan = plan_metrics("etran,logme,lda,etran+ped")
+    names = [metric.name for metric in plan.measured]
     assert names == ["energy", "lda", "logme", "energy+ped", "lda+ped"]
-    assert part_names(asked[-1]) == ["energy+ped", "lda+ped"]
+    assert list(plan.asked[-1].parts) == ["energy+ped", "lda+ped"]
 
 
 def test_score_lists_them_as_skipped():
@@ -107,8 +113,11 @@ def test_score_lists_them_as_skipped():
     features = np.eye(3)[labels] + rng.standard_normal((60, 3))
     table = transferscope.score(features, labels, metrics="etran,lda,etran+ped")
     assert list(table.scores) == ["lda"]
-    reason = "etran compares encoders: ask `rank` for it; its parts are energy and lda"
-    assert table.skipped == {"etran": reason, "etran+ped": reason}
+    assert table.skipped == {
+        "etran": "etran compares encoders: ask `rank` for it; its parts are energy and lda",
+        "etran+ped": "etran+ped compares encoders: ask `rank` for it; its parts are energy+ped and "
+        "lda+ped",
+    }
     with pytest.raises(MissingInputError, match="ask `rank`"):
         METRICS["ncti"].measure(None)
 
