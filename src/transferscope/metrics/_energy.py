@@ -7,16 +7,15 @@ transferability in Gholami, Akbari, Wang, Kamranian & Zhang, "ETran", ICCV 2023.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays, checks
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 
-def energy(logits: Any, *, lowest: float = 1.0) -> float:
+def energy(logits: ArrayLike, *, lowest: float = 1.0) -> float:
     """Mean negative energy ``ln Σ_z exp(logit_z)`` of the samples. Labels play no part.
 
     Parameters

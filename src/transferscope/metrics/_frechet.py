@@ -7,18 +7,17 @@ Multivariate Analysis 1982.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 #: Eigenvalues of a square serve where their rounding changes the sum of their roots by less.
 EXACT = 1e-11
 
 
-def frechet(features: Any, reference_features: Any) -> float:
+def frechet(features: ArrayLike, reference_features: ArrayLike) -> float:
     r"""Minus the squared Fréchet distance to the reference task, both taken for Gaussian.
 
     With means μ, ν and covariances Σ, Ω (divided by n) of features and reference features, minus

@@ -6,13 +6,13 @@ Class Separability", CVPR 2022.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 #: Principal axes kept, as in the paper.
 AXES = 64
@@ -24,7 +24,7 @@ SATURATION = 1e-12
 Covariance = Literal["diagonal", "spherical"]
 
 
-def gbc(features: Any, labels: Any, *, covariance: Covariance = "diagonal") -> float:
+def gbc(features: ArrayLike, labels: ArrayLike, *, covariance: Covariance = "diagonal") -> float:
     r"""Gaussian Bhattacharyya coefficient: minus the summed overlap of the classes.
 
     Features are projected onto their first 64 principal axes, and each class becomes a Gaussian

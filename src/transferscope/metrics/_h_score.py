@@ -7,15 +7,14 @@ ICIP 2019; Ibrahim, Ponomareva & Mazumder, "Newer is not always better", 2021.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 
-def h_score(features: Any, labels: Any) -> float:
+def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     """H-score ``tr(S_t⁺ S_b)``: variance between classes in units of the total variance.
 
     Parameters
@@ -57,7 +56,7 @@ def h_score(features: Any, labels: Any) -> float:
     return measure_h_score(Embedding(features, labels)).value
 
 
-def regularized_h_score(features: Any, labels: Any) -> float:
+def regularized_h_score(features: ArrayLike, labels: ArrayLike) -> float:
     """H-score with a Ledoit-Wolf shrunk covariance: ``(1 - λ) tr(S_λ⁻¹ S_b)``.
 
     Parameters

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from transferscope.embedding import Classes, Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Behaviour, Measurement, Metric, hit_rate, r_squared
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 #: Distances are computed in blocks of this many queries against one chunk of the samples.
 QUERIES_AT_ONCE = 1_024
@@ -17,10 +17,10 @@ Distance = Literal["euclidean", "cosine"]
 
 
 def knn(
-    features: Any,
-    labels: Any = None,
+    features: ArrayLike,
+    labels: ArrayLike | None = None,
     *,
-    targets: Any = None,
+    targets: ArrayLike | None = None,
     k: int = 5,
     distance: Distance = "euclidean",
     seed: int = 0,

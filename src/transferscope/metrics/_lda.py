@@ -7,13 +7,13 @@ Transferability Estimation", ICCV 2023.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 #: The adaptive shrinkage never falls below this.
 LEAST_SHRINKAGE = 1e-10
@@ -21,7 +21,7 @@ LEAST_SHRINKAGE = 1e-10
 SATURATION = 1e-9
 
 
-def lda(features: Any, labels: Any, *, shrinkage: float | None = None) -> float:
+def lda(features: ArrayLike, labels: ArrayLike, *, shrinkage: float | None = None) -> float:
     r"""Mean probability of the true class under a shrunk linear discriminant (in-sample).
 
     The within-class covariance ``S_w`` is shrunk to ``S = (1-λ) S_w + λ tr(S_w)/d I``; sample x has

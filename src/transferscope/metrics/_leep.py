@@ -6,15 +6,13 @@ Representations", ICML 2020.
 
 from __future__ import annotations
 
-from typing import Any
-
 from transferscope.embedding import Embedding
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 
-def leep(source_probabilities: Any, labels: Any) -> float:
+def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
     """LEEP: mean log-likelihood of the labels under a dummy classifier on source classes.
 
     The encoder's own head says how probable each source class z is for a sample; the empirical

@@ -7,15 +7,14 @@ framework and a new benchmark for model selection for fine-tuning", 2021.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 
-def lfc(features: Any, labels: Any) -> float:
+def lfc(features: ArrayLike, labels: ArrayLike) -> float:
     """Label-feature correlation: of the entries of ``K = F Fᵀ`` with those of ``L = Y Yᵀ``.
 
     ``K_ij = f_i · f_j`` says how alike two samples look to the encoder, ``L_ij`` is 1 where their

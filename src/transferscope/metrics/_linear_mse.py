@@ -6,16 +6,14 @@ Tasks", UAI 2023.
 
 from __future__ import annotations
 
-from typing import Any
-
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 
-def linear_mse(features: Any, targets: Any, *, penalty: float = 1.0) -> float:
+def linear_mse(features: ArrayLike, targets: ArrayLike, *, penalty: float = 1.0) -> float:
     r"""Negated regularised squared error of a linear regression from features to targets.
 
     ``-min_{A,b} (1/n) Σ_i ‖y_i − A x_i − b‖² + λ ‖A‖²``, the intercept b unpenalised, ``‖·‖²``

@@ -6,14 +6,12 @@ The leave-one-out residual of ridge regression is ``(y - ŷ) / (1 - h)`` with h 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from transferscope.embedding import Classes, Embedding
 from transferscope.metrics._metric import Behaviour, Measurement, Metric, hit_rate, r_squared
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 #: Ridge penalties tried, in units of n times the mean variance of a feature.
 PENALTIES = tuple(float(p) for p in np.logspace(-6, 2, 17))
@@ -21,7 +19,9 @@ PENALTIES = tuple(float(p) for p in np.logspace(-6, 2, 17))
 LARGEST_LEVERAGE = 1 - 1e-12
 
 
-def linear_probe(features: Any, labels: Any = None, *, targets: Any = None) -> float:
+def linear_probe(
+    features: ArrayLike, labels: ArrayLike | None = None, *, targets: ArrayLike | None = None
+) -> float:
     """Leave-one-out accuracy (for targets: R²) of a ridge linear probe.
 
     Every sample is predicted by the ridge regression (with intercept, one-hot targets, largest

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from transferscope.embedding import Classes, Embedding
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 #: Stop when no log(alpha/beta) moves more than this; the evidence is then exact to its square.
 TOLERANCE = 1e-7
@@ -24,7 +23,9 @@ LONGEST_LEAP = 2.0
 NOISE_FLOOR = 1e-12
 
 
-def logme(features: Any, labels: Any = None, *, targets: Any = None) -> float:
+def logme(
+    features: ArrayLike, labels: ArrayLike | None = None, *, targets: ArrayLike | None = None
+) -> float:
     r"""Log evidence per sample that a linear model explains the labels (LogME).
 
     For each one-hot label column (or real-valued target) ``y`` the evidence

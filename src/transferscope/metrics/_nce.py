@@ -6,15 +6,13 @@ ICCV 2019.
 
 from __future__ import annotations
 
-from typing import Any
-
 from transferscope.embedding import Embedding
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 
-def nce(source_probabilities: Any, labels: Any) -> float:
+def nce(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
     """NCE: ``-H(Y | Z)``, Z the most probable source class of each sample.
 
     Parameters

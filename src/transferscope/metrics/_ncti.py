@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from transferscope.embedding import Embedding, computed_once
 from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 #: Principal components that the features are reduced to.
 COMPONENTS = 64
@@ -31,7 +31,7 @@ LEAST_SHRINKAGE = 1e-10
 SATURATION = 1e-9
 
 
-def ncti_variability(features: Any, labels: Any) -> float:
+def ncti_variability(features: ArrayLike, labels: ArrayLike) -> float:
     r"""Variability collapse within the classes: ``-ln Σ_c ‖P_c‖_* / √n``.
 
     P_c (n_c, C) holds the probabilities of the samples of class c under the discriminant of
@@ -82,7 +82,7 @@ def ncti_variability(features: Any, labels: Any) -> float:
     return measure_variability(Embedding(features, labels)).value
 
 
-def ncti_geometry(features: Any, labels: Any) -> float:
+def ncti_geometry(features: ArrayLike, labels: ArrayLike) -> float:
     r"""Closeness to the geometry of neural collapse (SELI): ``‖Z‖_* / √n``.
 
     Z (n, min(C-1, 64)) holds the centred features in the directions of the discriminant of
@@ -134,7 +134,7 @@ def ncti_geometry(features: Any, labels: Any) -> float:
     return measure_geometry(Embedding(features, labels)).value
 
 
-def ncti_nearest_center(features: Any, labels: Any) -> float:
+def ncti_nearest_center(features: ArrayLike, labels: ArrayLike) -> float:
     r"""Optimality of the nearest class centre: mean probability of the true class (in-sample).
 
     The features are reduced to their 64 leading principal components. With the covariance within

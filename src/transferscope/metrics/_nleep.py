@@ -9,7 +9,6 @@ import math
 import warnings as python_warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 from transferscope.numerics.sampling import stratified_rows
 
 #: Share of the variance that the projection keeps, as in the paper.
@@ -34,8 +33,8 @@ CACHED_POSTERIORS = 2**18
 
 
 def nleep(
-    features: Any,
-    labels: Any,
+    features: ArrayLike,
+    labels: ArrayLike,
     *,
     log: bool = True,
     clusters_per_class: int = 5,
@@ -148,7 +147,7 @@ def measure(embedding: Embedding, log: bool = True, clusters_per_class: int = 5)
     return Measurement(value, influence, tuple(warnings))
 
 
-def _points(embedding: Embedding, rows: np.ndarray[Any, Any]) -> tuple[Array, np.ndarray[Any, Any]]:
+def _points(embedding: Embedding, rows: NumpyArray) -> tuple[Array, NumpyArray]:
     """The given rows as the mixture sees them, and the order in which it does."""
     points = _projected(embedding, rows)
     xp = arrays.namespace(points)
@@ -259,7 +258,7 @@ def _value(table: Array, mixture: _Mixture, labels: Array, C: int, log: bool) ->
     return total / int(table.shape[0])
 
 
-def _projected(embedding: Embedding, rows: np.ndarray[Any, Any]) -> Array:
+def _projected(embedding: Embedding, rows: NumpyArray) -> Array:
     """The given rows on the principal axes that hold most of the variance."""
     values, vectors = embedding.spectrum
     share = np.cumsum(arrays.to_numpy(values))

@@ -8,14 +8,14 @@ CVPR 2021; "Transferability-Guided Cross-Domain Cross-Task Transfer Learning" (F
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from transferscope.embedding import Embedding, computed_once
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays, transport
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 from transferscope.numerics.sampling import stratified_rows
 
 #: Samples of either side that are transported; more are drawn from, by class.
@@ -23,10 +23,10 @@ LIMIT = 2_500
 
 
 def otce(
-    features: Any,
-    labels: Any,
-    reference_features: Any,
-    reference_labels: Any,
+    features: ArrayLike,
+    labels: ArrayLike,
+    reference_features: ArrayLike,
+    reference_labels: ArrayLike,
     *,
     cost_weight: float = 1.0,
     entropy_weight: float = 1.0,
@@ -90,7 +90,12 @@ def otce(
     return measure_otce(embedding, cost_weight, entropy_weight).value
 
 
-def ot_nce(features: Any, labels: Any, reference_features: Any, reference_labels: Any) -> float:
+def ot_nce(
+    features: ArrayLike,
+    labels: ArrayLike,
+    reference_features: ArrayLike,
+    reference_labels: ArrayLike,
+) -> float:
     """OT-NCE: ``-H(Y | Y_ref)`` under the optimal coupling with the reference task.
 
     Parameters
@@ -141,11 +146,11 @@ def ot_nce(features: Any, labels: Any, reference_features: Any, reference_labels
 class _Transported(NamedTuple):
     """The reference task transported to the samples."""
 
-    rows: np.ndarray[Any, Any]  # the m kept samples it is carried to
+    rows: NumpyArray  # the m kept samples it is carried to
     cost: float
-    cost_terms: np.ndarray[Any, Any]  # (m,) how the cost grows with each one's weight
+    cost_terms: NumpyArray  # (m,) how the cost grows with each one's weight
     entropy: float
-    entropy_terms: np.ndarray[Any, Any]  # (m,) the same of the entropy, the plan held fixed
+    entropy_terms: NumpyArray  # (m,) the same of the entropy, the plan held fixed
     warnings: tuple[str, ...]
 
 

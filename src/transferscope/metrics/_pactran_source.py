@@ -16,7 +16,7 @@ from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 Counts = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -24,7 +24,9 @@ Counts = np.ndarray[Any, np.dtype[np.float64]]
 TINY = 1e-10
 
 
-def pactran_dirichlet(source_probabilities: Any, labels: Any, *, iterations: int = 10) -> float:
+def pactran_dirichlet(
+    source_probabilities: ArrayLike, labels: ArrayLike, *, iterations: int = 10
+) -> float:
     r"""PACTran with Dirichlet prior: evidence of the labels through the source classes.
 
     Each source class z draws labels from an unknown distribution with prior
@@ -75,7 +77,9 @@ def pactran_dirichlet(source_probabilities: Any, labels: Any, *, iterations: int
     return measure_dirichlet(embedding, iterations).value
 
 
-def pactran_gamma(source_probabilities: Any, labels: Any, *, iterations: int = 10) -> float:
+def pactran_gamma(
+    source_probabilities: ArrayLike, labels: ArrayLike, *, iterations: int = 10
+) -> float:
     r"""PACTran with Gamma prior: as the Dirichlet form, with unnormalised weights.
 
     With ``a``, ``N``, ``A`` as in `pactran_dirichlet`, but ``q_iz ∝ s_iz exp(ψ(A_{y_i z}))`` and

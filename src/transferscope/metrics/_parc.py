@@ -7,13 +7,13 @@ Bolya, Mittapalli & Hoffman, "Scalable Diverse Model Selection for Accessible Tr
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 #: Correlations closer than this are one: rounding must not decide between duplicates.
 GRID = 2.0**-40
@@ -21,7 +21,9 @@ GRID = 2.0**-40
 STEPS = 4096
 
 
-def parc(features: Any, labels: Any, *, n_axes: int | None = 32, seed: int = 0) -> float:
+def parc(
+    features: ArrayLike, labels: ArrayLike, *, n_axes: int | None = 32, seed: int = 0
+) -> float:
     """100 times the rank correlation of feature distances with label distances (PARC).
 
     Features are projected onto their first principal axes and standardised; the distance of two

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from transferscope.embedding import ClassMoments, Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 Eigenvalue = Literal["power", "exact"]
 
@@ -24,7 +24,7 @@ LEAST_SHRINKAGE = 1e-10
 SATURATION = 1 - 1e-6
 
 
-def sfda(features: Any, labels: Any, *, eigenvalue: Eigenvalue = "power") -> float:
+def sfda(features: ArrayLike, labels: ArrayLike, *, eigenvalue: Eigenvalue = "power") -> float:
     r"""Mean probability of the true class under a discriminant that was made to work for it (SFDA).
 
     Fits a regularised Fisher discriminant, moves every sample towards the mean of the other

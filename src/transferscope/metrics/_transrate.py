@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -16,13 +16,13 @@ from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array, NumpyArray
+from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 
 Weighting = Literal["samples", "classes"]
 
 
 def transrate(
-    features: Any, labels: Any, *, weighting: Weighting = "samples", eps: float = 1e-4
+    features: ArrayLike, labels: ArrayLike, *, weighting: Weighting = "samples", eps: float = 1e-4
 ) -> float:
     r"""TransRate: coding rate of all features less that of each class.
 

@@ -6,15 +6,13 @@ training", PNAS 2020, study this kind of ratio; the trace form needs no inverse.
 
 from __future__ import annotations
 
-from typing import Any
-
 from transferscope.embedding import Embedding
 from transferscope.metrics._metric import Measurement, Metric
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 
-def within_between(features: Any, labels: Any) -> float:
+def within_between(features: ArrayLike, labels: ArrayLike) -> float:
     """Within-class over between-class variance, negated: ``-tr(S_w) / tr(S_b)``.
 
     Parameters

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import numpy as np
 
 from transferscope.errors import FeatureError, InputError
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
 
 
-def features_matrix(features: Any, name: str = "features") -> Array:
+def features_matrix(features: ArrayLike, name: str = "features") -> Array:
     """Check an (n_samples, n_features) real matrix with at least two rows.
 
     Returns
@@ -64,7 +63,7 @@ def finite(features: Array, name: str = "features") -> None:
             )
 
 
-def class_labels(labels: Any, n_samples: int, like: Array) -> tuple[Array, Array]:
+def class_labels(labels: ArrayLike, n_samples: int, like: Array) -> tuple[Array, Array]:
     """Check class labels and number the classes that occur from 0.
 
     Absent ids do not count as classes: labels 0, 2, 7 are three classes.
@@ -119,7 +118,7 @@ def class_labels(labels: Any, n_samples: int, like: Array) -> tuple[Array, Array
     return arrays.from_numpy(ids.astype(np.int64), like), names
 
 
-def target_columns(targets: Any, n_samples: int, like: Array) -> Array:
+def target_columns(targets: ArrayLike, n_samples: int, like: Array) -> Array:
     """Check real-valued targets (regression, or 0/1 columns for multi-label).
 
     Returns
@@ -149,7 +148,7 @@ def target_columns(targets: Any, n_samples: int, like: Array) -> Array:
     return arrays.from_numpy(values, like)
 
 
-def probabilities(values: Any, n_samples: int, like: Array) -> Array:
+def probabilities(values: ArrayLike, n_samples: int, like: Array) -> Array:
     """Check source probabilities: non-negative rows that sum to one.
 
     Returns
@@ -175,7 +174,7 @@ def probabilities(values: Any, n_samples: int, like: Array) -> Array:
     return array
 
 
-def source_outputs(values: Any, name: str, n_samples: int, like: Array) -> Array:
+def source_outputs(values: ArrayLike, name: str, n_samples: int, like: Array) -> Array:
     """Check what the encoder's own head gave: one row per sample, beside the features.
 
     Returns
@@ -196,7 +195,7 @@ def source_outputs(values: Any, name: str, n_samples: int, like: Array) -> Array
     return arrays.convert_like(array, like)
 
 
-def reference_matrix(values: Any, like: Array) -> Array:
+def reference_matrix(values: ArrayLike, like: Array) -> Array:
     """Check features of the reference task: as many columns as the features, finite.
 
     Returns
