@@ -80,7 +80,16 @@ class StoreWarning(TransferscopeWarning):
 
 
 def first_few(names: Iterable[object]) -> str:
-    """The first five names, with commas between, and how many more there are."""
+    """The first five names, with commas between, and how many more there are.
+
+    Parameters
+    ----------
+    names : iterable of object
+
+    Returns
+    -------
+    str
+    """
     listed = [str(name) for name in names]
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
 

@@ -59,6 +59,10 @@ class FeatureMoments:
             Called as ``visit(rows, chunk, centred, pivot)`` with each chunk, and the same about a
             pivot near its mean, both in the dtype of the features.
 
+        Returns
+        -------
+        FeatureMoments
+
         Raises
         ------
         FeatureError
@@ -144,7 +148,16 @@ class FeatureMoments:
         )
 
     def merge(self, other: Self) -> Self:
-        """Moments of both sets together (Chan, Golub & LeVeque, 1983)."""
+        """Moments of both sets together (Chan, Golub & LeVeque, 1983).
+
+        Parameters
+        ----------
+        other : FeatureMoments
+
+        Returns
+        -------
+        FeatureMoments
+        """
         n = self.n_samples + other.n_samples
         step = other.mean - self.mean
         mean = self.mean + step * (other.n_samples / n)
@@ -178,7 +191,17 @@ class FeatureMoments:
 
 
 def cut(features: Array) -> Iterator[tuple[slice, Array]]:
-    """Features in pieces of bounded size."""
+    """Features in pieces of bounded size.
+
+    Parameters
+    ----------
+    features : array of shape (n, d)
+
+    Returns
+    -------
+    iterator of (slice, array)
+    Rows, and the features of these rows.
+    """
     return ((rows, features[rows, :]) for rows in arrays.chunks(features))
 
 

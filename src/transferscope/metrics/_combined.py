@@ -37,7 +37,21 @@ class EncoderScores:
 
 
 def combined_metric(name: str, parts: dict[str, float], summary: str, publication: str) -> Metric:
-    """What is known of a metric that is a weighted sum of others, each scaled over the encoders."""
+    """What is known of a metric that is a weighted sum of others, each scaled over the encoders.
+
+    Parameters
+    ----------
+    name : str
+    parts : dict of str to float
+        Names of metrics of the table, each with its weight.
+    summary, publication : str
+        As in `Metric`.
+
+    Returns
+    -------
+    Metric
+    Measuring it on one encoder raises `MissingInputError`.
+    """
     return Metric(
         name,
         partial(_refuse_one_encoder, name, tuple(parts)),

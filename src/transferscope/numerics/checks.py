@@ -19,6 +19,12 @@ def features_matrix(features: ArrayLike, name: str = "features") -> Array:
     array of float32 or float64, shape (n_samples, n_features)
         The same object where nothing had to be converted.
 
+    Parameters
+    ----------
+    features : array-like of shape (n_samples, n_features)
+    name : str
+        What messages call it.
+
     Raises
     ------
     InputError
@@ -44,6 +50,12 @@ def features_matrix(features: ArrayLike, name: str = "features") -> Array:
 
 def finite(features: Array, name: str = "features") -> None:
     """Refuse NaN and infinity, naming the first bad row.
+
+    Parameters
+    ----------
+    features : array of shape (n_samples, n_features)
+    name : str
+        What messages call it.
 
     Raises
     ------
@@ -125,6 +137,14 @@ def target_columns(targets: ArrayLike, n_samples: int, like: Array) -> Array:
     -------
     float64 array, shape (n_samples, n_targets)
 
+    Parameters
+    ----------
+    targets : array-like of shape (n_samples,) or (n_samples, n_targets)
+    n_samples : int
+        Length that the targets must have.
+    like : array
+        The features: the targets returned are in their library and on their device.
+
     Raises
     ------
     InputError
@@ -155,6 +175,14 @@ def probabilities(values: ArrayLike, n_samples: int, like: Array) -> Array:
     -------
     float array, shape (n_samples, n_source_classes)
 
+    Parameters
+    ----------
+    values : array-like of shape (n_samples, n_source_classes)
+    n_samples : int
+        Length that they must have.
+    like : array
+        The features: the array returned is in their library and on their device.
+
     Raises
     ------
     InputError
@@ -181,6 +209,16 @@ def source_outputs(values: ArrayLike, name: str, n_samples: int, like: Array) ->
     -------
     float array, shape (n_samples, n_source_classes)
 
+    Parameters
+    ----------
+    values : array-like of shape (n_samples, n_source_classes)
+    name : str
+        What messages call it.
+    n_samples : int
+        Length that they must have.
+    like : array
+        The features: the array returned is in their library and on their device.
+
     Raises
     ------
     InputError
@@ -201,6 +239,12 @@ def reference_matrix(values: ArrayLike, like: Array) -> Array:
     Returns
     -------
     float array, shape (n_reference, n_features)
+
+    Parameters
+    ----------
+    values : array-like of shape (n_reference, n_features)
+    like : array
+        The features: the array returned is in their library and on their device.
 
     Raises
     ------
