@@ -24,7 +24,7 @@ from transferscope.numerics.targets import TaskType
 Moments = ClassMoments | TargetMoments | FeatureMoments
 Shared = TypeVar("Shared")
 
-#: At most this many samples carry influences (the uncertainty needs no more).
+#: At most this many samples have influences (the uncertainty needs no more).
 INFLUENCE_SAMPLES = 5_000
 #: Rounding of the features larger than this share of their spread is warned of.
 COARSE = 1e-3
@@ -370,7 +370,7 @@ class Embedding:
 
     @cached_property
     def influence_rows(self) -> Array:
-        """Indices of the kept samples that carry influences: at most 5 000, stratified."""
+        """Indices of the kept samples that have influences: at most 5 000, stratified."""
         labels = arrays.to_numpy(self.labels) if isinstance(self.targets, Classes) else None
         rows = stratified_rows(labels, self.n_kept, INFLUENCE_SAMPLES, self.seed)
         return arrays.from_numpy(rows, self.matrix.given)

@@ -97,11 +97,11 @@ class FeatureMoments:
             # sums of |y + step|² (y + step) and of |y + step|⁴, y the chunk about its pivot
             norms = arrays.as_float64(norms)
             squares, length = float(xp.sum(norms)), float(step @ step)
-            lean = n * float(left @ step)
-            cubic_sums = cubic_sums + own + 2 * pull + (squares + 2 * lean + n * length) * step
+            drift = n * float(left @ step)
+            cubic_sums = cubic_sums + own + 2 * pull + (squares + 2 * drift + n * length) * step
             cubic_sums = cubic_sums + n * length * left
             quartic_sum += float(xp.sum(norms * norms)) + 4 * float(own @ step)
-            quartic_sum += 4 * float(step @ pull) + length * (2 * squares + 4 * lean + n * length)
+            quartic_sum += 4 * float(step @ pull) + length * (2 * squares + 4 * drift + n * length)
             if visit is not None:
                 visit(rows, chunk, centred, pivot)
         if origin is None or scatter is None or cubic_sums is None:

@@ -59,7 +59,7 @@ def knn(
     -----
     Cost: O(q n d) time for q queries, in blocks of bounded memory. Beyond 5 000 samples, 5 000
     stratified, seeded queries are asked of all samples, which estimates the same accuracy to about
-    half a point; the result carries a warning that says so.
+    half a point; the result then has a warning.
 
     Examples
     --------

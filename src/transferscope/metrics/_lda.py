@@ -17,7 +17,7 @@ from transferscope.numerics.arrays import Array, ArrayLike
 
 #: The adaptive shrinkage never falls below this.
 LEAST_SHRINKAGE = 1e-10
-#: A value this close to 1 no longer tells encoders apart.
+#: A value this close to 1 no longer distinguishes encoders.
 SATURATION = 1e-9
 
 

@@ -60,8 +60,8 @@ def measure(embedding: Embedding) -> Measurement:
     joint = embedding.source.joint
     xp = arrays.namespace(joint)
     mass = xp.sum(joint, axis=0)
-    alive = xp.where(mass > 0, mass, 1.0)
-    conditional = joint / alive[None, :]
+    divisor = xp.where(mass > 0, mass, 1.0)
+    conditional = joint / divisor[None, :]
     theta = arrays.as_float64(embedding.source.probabilities)
     likelihood = xp.sum(theta * xp.take(conditional, embedding.labels, axis=0), axis=1)
     log_likelihood = xp.log(likelihood)
@@ -74,7 +74,7 @@ def measure(embedding: Embedding) -> Measurement:
         ) / int(theta.shape[0])
         expected = xp.sum(conditional * weight, axis=0)
         rows, labels = embedding.influence_rows, embedding.influence_labels
-        pull = (xp.take(weight, labels, axis=0) - expected[None, :]) / alive[None, :]
+        pull = (xp.take(weight, labels, axis=0) - expected[None, :]) / divisor[None, :]
         terms = xp.take(log_likelihood, rows) + xp.sum(xp.take(theta, rows, axis=0) * pull, axis=1)
         return terms - xp.mean(terms)
 

@@ -43,7 +43,7 @@ def linear_mse(features: ArrayLike, targets: ArrayLike, *, penalty: float = 1.0)
     Notes
     -----
     Cost: the shared pass, O(n d²), and eigendecomposition, O(d³). The error is that of the fit, not
-    of new samples: without penalty it is 0 whenever d ≥ n, and the result says so. With a penalty
+    of new samples: without penalty it is 0 whenever d ≥ n, of which a warning is given. With a penalty
     the value depends on the scale of the features, as in the paper.
 
     The authors' published code fits the same regression but returns the squared error alone,

@@ -63,7 +63,7 @@ class Behaviour:
     float32_tolerance : float
         How far values in float32 may be from those in float64, relative or absolute.
     copied_to_host : str
-        What is copied off the device beside labels, row numbers and the result, and why; empty
+        What is copied off the device besides labels, row numbers and the result, and why; empty
         where nothing is.
     """
 
@@ -119,7 +119,7 @@ class Metric:
 def hit_rate(hits: Array, rows: Array, n_samples: int, warnings: list[str]) -> Measurement:
     """Accuracy as a measurement, from 1.0 (right) or 0.0 (wrong) per sample.
 
-    `rows` says which of the samples carry influences; they may be fewer than the `n_samples` of the
+    `rows` says which of the samples have influences; they may be fewer than the `n_samples` of the
     data set, and the standard error is then that of a mean over so many.
 
     Parameters
@@ -127,7 +127,7 @@ def hit_rate(hits: Array, rows: Array, n_samples: int, warnings: list[str]) -> M
     hits : float64 array of shape (m,)
         1.0 or 0.0 for each sample that was predicted.
     rows : int64 array
-        Which of these carry influences.
+        Which of these have influences.
     n_samples : int
         Of the data set; the standard error is that of a mean over m of them.
     warnings : list of str
@@ -157,7 +157,7 @@ def r_squared(
     ----------
     true, predicted : float64 array of shape (m, k)
     rows : int64 array
-        Which of these samples carry influences.
+        Which of these samples have influences.
     n_samples : int
         Of the data set.
     warnings : list of str

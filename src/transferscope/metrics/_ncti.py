@@ -27,7 +27,7 @@ WIDER = 256
 #: Of the components the leading ones, whose variances set the shrinkage.
 LEADING = 32
 LEAST_SHRINKAGE = 1e-10
-#: A mean probability this close to 1 no longer tells encoders apart.
+#: A mean probability this close to 1 no longer distinguishes encoders.
 SATURATION = 1e-9
 
 
@@ -333,7 +333,7 @@ def _probabilities(
 
 
 def _influence(embedding: Embedding, value: Value, n_samples: int) -> Array:
-    """A jackknife of the samples that carry influences, their principal components included.
+    """A jackknife of the samples that have influences, their principal components included.
 
     These are found anew among the `WIDER` leading ones of all samples. `n_samples` says how many
     samples the value rests on.

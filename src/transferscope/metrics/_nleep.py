@@ -74,7 +74,7 @@ def nleep(
     -----
     Cost: the shared eigendecomposition, and up to 100 rounds of O(m C r) for m samples on r axes.
     At most 20 000 samples, and 25 million posteriors, enter the mixture: beyond that a stratified,
-    seeded subsample does, and the result says so. The start is scikit-learn's k-means, for which
+    seeded subsample does, with a warning. The start is scikit-learn's k-means, for which
     the projected sample is copied to the host whatever the library of the features; the rounds,
     those of its ``GaussianMixture``, keep no table of posteriors and take a quarter of its time.
 

@@ -1,4 +1,4 @@
-"""OTCE and OT-NCE: how far the features must be carried to the reference task's, and what the
+"""OTCE and OT-NCE: how far the features are from the reference task's, and what the
 reference labels then say about the labels.
 
 Tan, Li & Huang, "OTCE: A Transferability Metric for Cross-Domain Cross-Task Representations",
@@ -146,7 +146,7 @@ def ot_nce(
 class _Transported(NamedTuple):
     """The reference task transported to the samples."""
 
-    rows: NumpyArray  # the m kept samples it is carried to
+    rows: NumpyArray  # the m kept samples it is transported to
     cost: float
     cost_terms: NumpyArray  # (m,) how the cost grows with each one's weight
     entropy: float

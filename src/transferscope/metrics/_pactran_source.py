@@ -107,7 +107,7 @@ def pactran_gamma(
 
     Notes
     -----
-    Cost: O(n C_s) per iteration, in chunks. The two lone ones are the authors': together they are
+    Cost: O(n C_s) per iteration, in chunks. The two constants -1 are the authors': together they are
     a constant, ``1/C − 1``, for all encoders. Influences as in `pactran_dirichlet`.
 
     Examples

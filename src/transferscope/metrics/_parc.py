@@ -17,7 +17,7 @@ from transferscope.numerics.arrays import Array, ArrayLike
 
 #: Correlations closer than this are one: rounding must not decide between duplicates.
 GRID = 2.0**-40
-#: Distances are told apart this finely for the influences.
+#: Distances are distinguished this finely for the influences.
 STEPS = 4096
 
 
@@ -58,7 +58,7 @@ def parc(
     Notes
     -----
     Cost: the shared eigendecomposition and one sort of all pairs of at most 5 000 samples, under
-    1 GB; of more samples a stratified, seeded subsample stands for all, and the result says so.
+    1 GB; of more samples a stratified, seeded subsample stands for all, with a warning.
 
     The correlation of two rows depends on the signs of the principal axes, which are arbitrary:
     here, as in recent scikit-learn, the largest loading of each axis is positive. For that reason
@@ -146,9 +146,9 @@ def _unit_rows(values: Array) -> tuple[Array, Array]:
     xp = arrays.namespace(values)
     centred = values - xp.mean(values, axis=1)[:, None]
     length = xp.sqrt(xp.sum(centred * centred, axis=1))[:, None]
-    alive = length > 1e-12 * math.sqrt(values.shape[1])
-    length = xp.where(alive, length, 1.0)
-    return xp.where(alive, centred / length, 0.0), length
+    varies = length > 1e-12 * math.sqrt(values.shape[1])
+    length = xp.where(varies, length, 1.0)
+    return xp.where(varies, centred / length, 0.0), length
 
 
 def _distances(some: Array, rows: Array) -> Array:

@@ -32,7 +32,7 @@ class MetricPlan:
     measured: tuple[Metric, ...]
 
     def combine(self, encoders: Sequence[EncoderScores]) -> None:
-        """Add the metrics that compare encoders, and drop parts that nobody asked for.
+        """Add the metrics that compare encoders, and drop parts that were not asked for.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Score features that are at hand: several metrics over one shared embedding."""
+"""Score the features of one encoder: several metrics over one shared embedding."""
 
 from __future__ import annotations
 

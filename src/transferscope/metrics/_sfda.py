@@ -20,7 +20,7 @@ Eigenvalue = Literal["power", "exact"]
 
 #: Shrinkage never falls below this, as in the paper.
 LEAST_SHRINKAGE = 1e-10
-#: A mean probability this close to 1 tells no two encoders apart.
+#: A mean probability this close to 1 distinguishes no two encoders.
 SATURATION = 1 - 1e-6
 
 

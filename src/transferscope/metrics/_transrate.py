@@ -54,7 +54,7 @@ def transrate(
 
     Notes
     -----
-    Cost: O(Σ_c n_c d min(n_c, d)), beside the shared moments: of a class with fewer samples than
+    Cost: O(Σ_c n_c d min(n_c, d)), besides the shared moments: of a class with fewer samples than
     features the n_c x n_c kernel is taken, which has the same determinant.
 
     The rate of a class of fewer samples than features grows with its number of samples, so values

@@ -86,12 +86,12 @@ def class_labels(labels: ArrayLike, n_samples: int, like: Array) -> tuple[Array,
     n_samples : int
         Length that the labels must have.
     like : array
-        The features: the ids returned live beside them.
+        The features: the ids returned are in their library and on their device.
 
     Returns
     -------
     ids : int64 array, shape (n_samples,)
-        In 0..C-1, beside `like`.
+        In 0..C-1.
     names : numpy array, shape (C,)
         The original label of each id.
 
@@ -203,7 +203,7 @@ def probabilities(values: ArrayLike, n_samples: int, like: Array) -> Array:
 
 
 def source_outputs(values: ArrayLike, name: str, n_samples: int, like: Array) -> Array:
-    """Check what the encoder's own head gave: one row per sample, beside the features.
+    """Check what the encoder's own head gave: one row per sample, on the device of the features.
 
     Returns
     -------
