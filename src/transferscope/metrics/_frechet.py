@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from transferscope.embedding import Embedding
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
@@ -17,6 +18,7 @@ from transferscope.numerics.arrays import Array, ArrayLike
 EXACT = 1e-11
 
 
+@documented
 def frechet(features: ArrayLike, reference_features: ArrayLike) -> float:
     r"""Minus the squared Fréchet distance to the reference task, both taken for Gaussian.
 
@@ -25,12 +27,6 @@ def frechet(features: ArrayLike, reference_features: ArrayLike) -> float:
         ‖μ − ν‖² + tr Σ + tr Ω − 2 tr (Σ^½ Ω Σ^½)^½
 
     A measure of the domain gap: it looks at no label.
-
-    Parameters
-    ----------
-    features : array of shape (n_samples, n_features)
-    reference_features : array of shape (n_reference, n_features)
-        The same encoder's features of a task close to what it was pre-trained on.
 
     Returns
     -------

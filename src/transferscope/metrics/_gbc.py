@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
@@ -24,6 +25,7 @@ SATURATION = 1e-12
 Covariance = Literal["diagonal", "spherical"]
 
 
+@documented
 def gbc(features: ArrayLike, labels: ArrayLike, *, covariance: Covariance = "diagonal") -> float:
     r"""Gaussian Bhattacharyya coefficient: minus the summed overlap of the classes.
 
@@ -35,8 +37,6 @@ def gbc(features: ArrayLike, labels: ArrayLike, *, covariance: Covariance = "dia
 
     Parameters
     ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
     covariance : {"diagonal", "spherical"}
         One variance per axis, or their mean for all axes (the sum over j still has a term per
         axis).

@@ -9,30 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from transferscope.embedding import Embedding
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
 
+@documented
 def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     """H-score ``tr(S_t⁺ S_b)``: variance between classes in units of the total variance.
-
-    Parameters
-    ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
 
     Returns
     -------
     float
         In [0, C - 1]; higher is better.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree or fewer than two classes occur.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----
@@ -56,25 +46,14 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     return measure_h_score(Embedding(features, labels)).value
 
 
+@documented
 def regularized_h_score(features: ArrayLike, labels: ArrayLike) -> float:
     """H-score with a Ledoit-Wolf shrunk covariance: ``(1 - λ) tr(S_λ⁻¹ S_b)``.
-
-    Parameters
-    ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
 
     Returns
     -------
     float
         In [0, (C - 1) n / (n - 1)]; higher is better.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree or fewer than two classes occur.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----

@@ -6,6 +6,7 @@ from typing import Literal
 
 from transferscope.embedding import Classes, Embedding
 from transferscope.errors import InputError
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric, hit_rate, r_squared
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
@@ -16,6 +17,7 @@ QUERIES_AT_ONCE = 1_024
 Distance = Literal["euclidean", "cosine"]
 
 
+@documented
 def knn(
     features: ArrayLike,
     labels: ArrayLike | None = None,
@@ -33,9 +35,6 @@ def knn(
 
     Parameters
     ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,), optional
-    targets : array-like of shape (n_samples,) or (n_samples, n_targets), optional
     k : int
         Number of neighbours, at least 1; at most n_samples - 1 are used.
     distance : {"euclidean", "cosine"}

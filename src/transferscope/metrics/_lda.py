@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
@@ -21,6 +22,7 @@ LEAST_SHRINKAGE = 1e-10
 SATURATION = 1e-9
 
 
+@documented
 def lda(features: ArrayLike, labels: ArrayLike, *, shrinkage: float | None = None) -> float:
     r"""Mean probability of the true class under a shrunk linear discriminant (in-sample).
 
@@ -30,8 +32,6 @@ def lda(features: ArrayLike, labels: ArrayLike, *, shrinkage: float | None = Non
 
     Parameters
     ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
     shrinkage : float, optional
         λ in [0, 1]. By default the authors' adaptive ``max(exp(-5 σ), 1e-10)`` with σ the largest
         eigenvalue of ``S_w``: strong for features of small scale, next to none from σ = 4.6 on.

@@ -7,32 +7,23 @@ Representations", ICML 2020.
 from __future__ import annotations
 
 from transferscope.embedding import Embedding
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
 
+@documented
 def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
     """LEEP: mean log-likelihood of the labels under a dummy classifier on source classes.
 
     The encoder's own head says how probable each source class z is for a sample; the empirical
     ``P(y | z)`` turns that into a prediction of the label: ``mean_i ln Σ_z P(y_i | z) θ_iz``.
 
-    Parameters
-    ----------
-    source_probabilities : array of shape (n_samples, n_source_classes)
-        After softmax; rows sum to 1.
-    labels : array-like of shape (n_samples,)
-
     Returns
     -------
     float
         At most 0, higher is better; natural logarithm.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree, rows do not sum to 1, or fewer than two classes occur.
 
     Notes
     -----

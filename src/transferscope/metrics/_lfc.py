@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 
 from transferscope.embedding import Embedding
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
 
+@documented
 def lfc(features: ArrayLike, labels: ArrayLike) -> float:
     """Label-feature correlation: of the entries of ``K = F Fᵀ`` with those of ``L = Y Yᵀ``.
 
@@ -22,22 +24,10 @@ def lfc(features: ArrayLike, labels: ArrayLike) -> float:
 
         Σ (K_ij - K̄)(L_ij - L̄) / √(Σ (K_ij - K̄)² Σ (L_ij - L̄)²)
 
-    Parameters
-    ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
-
     Returns
     -------
     float
         In [-1, 1]; higher is better.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree or fewer than two classes occur.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----

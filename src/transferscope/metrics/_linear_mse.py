@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
 
+@documented
 def linear_mse(features: ArrayLike, targets: ArrayLike, *, penalty: float = 1.0) -> float:
     r"""Negated regularised squared error of a linear regression from features to targets.
 
@@ -21,9 +23,6 @@ def linear_mse(features: ArrayLike, targets: ArrayLike, *, penalty: float = 1.0)
 
     Parameters
     ----------
-    features : array of shape (n_samples, n_features)
-    targets : array-like of shape (n_samples,) or (n_samples, n_targets)
-        Real numbers (regression) or 0/1 columns (multi-label).
     penalty : float
         λ, not negative. The paper uses 0 and 1.
 
@@ -43,7 +42,7 @@ def linear_mse(features: ArrayLike, targets: ArrayLike, *, penalty: float = 1.0)
     Notes
     -----
     Cost: the shared pass, O(n d²), and eigendecomposition, O(d³). The error is that of the fit, not
-    of new samples: without penalty it is 0 whenever d ≥ n, of which a warning is given. With a penalty
+    of new samples: without penalty it is 0 whenever d ≥ n, with a warning. With a penalty
     the value depends on the scale of the features, as in the paper.
 
     The authors' published code fits the same regression but returns the squared error alone,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from transferscope.embedding import Classes, Embedding
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric, hit_rate, r_squared
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
@@ -19,6 +20,7 @@ PENALTIES = tuple(float(p) for p in np.logspace(-6, 2, 17))
 LARGEST_LEVERAGE = 1 - 1e-12
 
 
+@documented
 def linear_probe(
     features: ArrayLike, labels: ArrayLike | None = None, *, targets: ArrayLike | None = None
 ) -> float:
@@ -29,23 +31,10 @@ def linear_probe(
     17, from 1e-6 to 1e2 times n times the mean feature variance, with the least error by
     generalised cross-validation.
 
-    Parameters
-    ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,), optional
-    targets : array-like of shape (n_samples,) or (n_samples, n_targets), optional
-
     Returns
     -------
     float
         Accuracy in [0, 1], or R² (mean over targets) in (-inf, 1]; higher is better.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree or fewer than two classes occur.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----

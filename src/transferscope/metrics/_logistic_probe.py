@@ -10,6 +10,7 @@ import numpy as np
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
@@ -26,6 +27,7 @@ VALIDATION, TEST = 0.15, 0.3
 MAX_STEPS, VALUE_TOLERANCE, GRADIENT_TOLERANCE = 200, 1e-9, 1e-5
 
 
+@documented
 def logistic_probe(features: Any, labels: Any, *, seed: int = 0) -> float:
     """Accuracy on held-out samples of a logistic regression on standardised features.
 
@@ -34,8 +36,6 @@ def logistic_probe(features: Any, labels: Any, *, seed: int = 0) -> float:
 
     Parameters
     ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
     seed : int
         Of the split and of the subsample, see Notes.
 

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from transferscope.embedding import Classes, Embedding
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
@@ -23,6 +24,7 @@ LONGEST_LEAP = 2.0
 NOISE_FLOOR = 1e-12
 
 
+@documented
 def logme(
     features: ArrayLike, labels: ArrayLike | None = None, *, targets: ArrayLike | None = None
 ) -> float:
@@ -35,14 +37,6 @@ def logme(
         [r ln α + n ln β − Σ_{i≤r} ln(α + βσ_i) − β‖y − Fm‖² − α‖m‖² − n ln 2π] / (2n)
 
     Features enter as they are (not centred), as in the papers.
-
-    Parameters
-    ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,), optional
-        Class ids or names.
-    targets : array-like of shape (n_samples,) or (n_samples, n_targets), optional
-        Real numbers (regression) or 0/1 columns (multi-label) in place of labels.
 
     Returns
     -------

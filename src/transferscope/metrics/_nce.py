@@ -7,29 +7,20 @@ ICCV 2019.
 from __future__ import annotations
 
 from transferscope.embedding import Embedding
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
 
+@documented
 def nce(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
     """NCE: ``-H(Y | Z)``, Z the most probable source class of each sample.
-
-    Parameters
-    ----------
-    source_probabilities : array of shape (n_samples, n_source_classes)
-        After softmax; rows sum to 1. Of equal probabilities the first counts.
-    labels : array-like of shape (n_samples,)
 
     Returns
     -------
     float
         In [-ln C, 0], higher is better; natural logarithm.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree, rows do not sum to 1, or fewer than two classes occur.
 
     Notes
     -----

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from transferscope.embedding import Embedding, computed_once
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
@@ -31,28 +32,17 @@ LEAST_SHRINKAGE = 1e-10
 SATURATION = 1e-9
 
 
+@documented
 def ncti_variability(features: ArrayLike, labels: ArrayLike) -> float:
     r"""Variability collapse within the classes: ``-ln Σ_c ‖P_c‖_* / √n``.
 
     P_c (n_c, C) holds the probabilities of the samples of class c under the discriminant of
     `ncti_nearest_center`, ``‖·‖_*`` is the nuclear norm (sum of the singular values).
 
-    Parameters
-    ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
-
     Returns
     -------
     float
         At least ``-ln C``; higher is better.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree or fewer than two classes occur.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----
@@ -82,6 +72,7 @@ def ncti_variability(features: ArrayLike, labels: ArrayLike) -> float:
     return measure_variability(Embedding(features, labels)).value
 
 
+@documented
 def ncti_geometry(features: ArrayLike, labels: ArrayLike) -> float:
     r"""Closeness to the geometry of neural collapse (SELI): ``‖Z‖_* / √n``.
 
@@ -90,23 +81,11 @@ def ncti_geometry(features: ArrayLike, labels: ArrayLike) -> float:
     nuclear norm. Without shrinkage it is the sum of ``√(1 + θ)`` over the ratios θ of variance
     between to variance within the classes.
 
-    Parameters
-    ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
-
     Returns
     -------
     float
         Positive, unbounded; higher is better. Grows with the number of directions in which the
         classes differ and with how far they do.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree or fewer than two classes occur.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----
@@ -134,6 +113,7 @@ def ncti_geometry(features: ArrayLike, labels: ArrayLike) -> float:
     return measure_geometry(Embedding(features, labels)).value
 
 
+@documented
 def ncti_nearest_center(features: ArrayLike, labels: ArrayLike) -> float:
     r"""Optimality of the nearest class centre: mean probability of the true class (in-sample).
 
@@ -142,22 +122,10 @@ def ncti_nearest_center(features: ArrayLike, labels: ArrayLike) -> float:
     variance of the first 32 components, the probability of class c is the softmax of
     ``-½ (x - μ_c) S⁻¹ (x - μ_c)ᵀ + ln p_c``.
 
-    Parameters
-    ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
-
     Returns
     -------
     float
         In [0, 1]; higher is better.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree or fewer than two classes occur.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----

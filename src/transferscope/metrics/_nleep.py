@@ -14,6 +14,7 @@ import numpy as np
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
@@ -32,6 +33,7 @@ MAX_ROUNDS, LEAST_GAIN = 100, 1e-3
 CACHED_POSTERIORS = 2**18
 
 
+@documented
 def nleep(
     features: ArrayLike,
     labels: ArrayLike,
@@ -48,8 +50,6 @@ def nleep(
 
     Parameters
     ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
     log : bool
         False: the mean likelihood itself, for comparison with tables made by public code, most of
         which drops the logarithm.

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from transferscope.embedding import Embedding, computed_once
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays, transport
 from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
@@ -22,6 +23,7 @@ from transferscope.numerics.sampling import stratified_rows
 LIMIT = 2_500
 
 
+@documented
 def otce(
     features: ArrayLike,
     labels: ArrayLike,
@@ -39,11 +41,6 @@ def otce(
 
     Parameters
     ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
-    reference_features : array of shape (n_reference, n_features)
-        The same encoder's features of a task close to what it was pre-trained on.
-    reference_labels : array-like of shape (n_reference,)
     cost_weight, entropy_weight : float
         ``1, 0`` gives −W, ``0, 1`` gives `ot_nce`.
 
@@ -90,6 +87,7 @@ def otce(
     return measure_otce(embedding, cost_weight, entropy_weight).value
 
 
+@documented
 def ot_nce(
     features: ArrayLike,
     labels: ArrayLike,
@@ -97,14 +95,6 @@ def ot_nce(
     reference_labels: ArrayLike,
 ) -> float:
     """OT-NCE: ``-H(Y | Y_ref)`` under the optimal coupling with the reference task.
-
-    Parameters
-    ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
-    reference_features : array of shape (n_reference, n_features)
-        The same encoder's features of a task close to what it was pre-trained on.
-    reference_labels : array-like of shape (n_reference,)
 
     Returns
     -------

@@ -13,6 +13,7 @@ from typing import Any
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
@@ -24,6 +25,7 @@ MAX_STEPS, FIRST_STEPS = 1_000, 10
 TYPICAL_CURVATURE, LEAST_CURVATURE = 0.1, 1e-12
 
 
+@documented
 def pactran_gaussian(
     features: Any, labels: Any, *, penalty: float = 1.0, variance: float = 100.0
 ) -> float:
@@ -36,8 +38,6 @@ def pactran_gaussian(
 
     Parameters
     ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
     penalty : float
         λ: the penalty on the weights is 1/(2λn).
     variance : float

@@ -14,6 +14,7 @@ import scipy.special
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
@@ -24,6 +25,7 @@ Counts = np.ndarray[Any, np.dtype[np.float64]]
 TINY = 1e-10
 
 
+@documented
 def pactran_dirichlet(
     source_probabilities: ArrayLike, labels: ArrayLike, *, iterations: int = 10
 ) -> float:
@@ -39,9 +41,6 @@ def pactran_dirichlet(
 
     Parameters
     ----------
-    source_probabilities : array of shape (n_samples, n_source_classes)
-        After softmax; rows sum to 1.
-    labels : array-like of shape (n_samples,)
     iterations : int
         The authors' ten leave it up to 2 % short of the limit on our cases.
 
@@ -49,11 +48,6 @@ def pactran_dirichlet(
     -------
     float
         At most 0; higher is better.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree, rows do not sum to 1, or fewer than two classes occur.
 
     Notes
     -----
@@ -77,6 +71,7 @@ def pactran_dirichlet(
     return measure_dirichlet(embedding, iterations).value
 
 
+@documented
 def pactran_gamma(
     source_probabilities: ArrayLike, labels: ArrayLike, *, iterations: int = 10
 ) -> float:
@@ -89,9 +84,6 @@ def pactran_gamma(
 
     Parameters
     ----------
-    source_probabilities : array of shape (n_samples, n_source_classes)
-        After softmax; rows sum to 1.
-    labels : array-like of shape (n_samples,)
     iterations : int
         The authors' ten leave it within 0.1 % of the limit on our cases.
 
@@ -100,14 +92,9 @@ def pactran_gamma(
     float
         Unbounded, typically a little below -1; higher is better.
 
-    Raises
-    ------
-    InputError
-        If shapes disagree, rows do not sum to 1, or fewer than two classes occur.
-
     Notes
     -----
-    Cost: O(n C_s) per iteration, in chunks. The two constants -1 are the authors': together they are
+    Cost: O(n C_s) per iteration, in chunks. The two ones are the authors': together they are
     a constant, ``1/C − 1``, for all encoders. Influences as in `pactran_dirichlet`.
 
     Examples

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
@@ -21,6 +22,7 @@ GRID = 2.0**-40
 STEPS = 4096
 
 
+@documented
 def parc(
     features: ArrayLike, labels: ArrayLike, *, n_axes: int | None = 32, seed: int = 0
 ) -> float:
@@ -35,8 +37,6 @@ def parc(
 
     Parameters
     ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
     n_axes : int or None
         Principal axes kept; None: the features as they are.
     seed : int

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from transferscope.embedding import Embedding
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
@@ -23,6 +24,7 @@ from transferscope.relatedness import task_relatedness
 LIMIT = 5_000
 
 
+@documented
 def relatedness(
     features: Any, labels: Any, reference_features: Any, reference_labels: Any
 ) -> float:
@@ -30,14 +32,6 @@ def relatedness(
 
     The bound is that of ``transferscope.relatedness.task_relatedness`` in its setting ``sparse``,
     evaluated on a fifth of the samples.
-
-    Parameters
-    ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
-    reference_features : array of shape (n_reference, n_features)
-        The same encoder's features of a task close to what it was pre-trained on.
-    reference_labels : array-like of shape (n_reference,)
 
     Returns
     -------
@@ -80,15 +74,9 @@ def relatedness(
     return measure_relatedness(embedding).value
 
 
+@documented
 def relatedness_unlabelled(features: Any, reference_features: Any, reference_labels: Any) -> float:
     """`relatedness` without looking at labels: pseudo-labels of the carried head replace them.
-
-    Parameters
-    ----------
-    features : array of shape (n_samples, n_features)
-    reference_features : array of shape (n_reference, n_features)
-        The same encoder's features of a task close to what it was pre-trained on.
-    reference_labels : array-like of shape (n_reference,)
 
     Returns
     -------

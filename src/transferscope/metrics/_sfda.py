@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from transferscope.embedding import ClassMoments, Embedding
 from transferscope.errors import InputError
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
@@ -24,6 +25,7 @@ LEAST_SHRINKAGE = 1e-10
 SATURATION = 1 - 1e-6
 
 
+@documented
 def sfda(features: ArrayLike, labels: ArrayLike, *, eigenvalue: Eigenvalue = "power") -> float:
     r"""Mean probability of the true class under a discriminant that was made to work for it (SFDA).
 
@@ -39,8 +41,6 @@ def sfda(features: ArrayLike, labels: ArrayLike, *, eigenvalue: Eigenvalue = "po
 
     Parameters
     ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
     eigenvalue : {"power", "exact"}
         How σ_max is found: by three rounds of power iteration from the row sums, as the authors do
         (2 to 14 % low on our cases, and their published values follow from it), or exactly.

@@ -14,6 +14,7 @@ import numpy as np
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
@@ -21,6 +22,7 @@ from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 Weighting = Literal["samples", "classes"]
 
 
+@documented
 def transrate(
     features: ArrayLike, labels: ArrayLike, *, weighting: Weighting = "samples", eps: float = 1e-4
 ) -> float:
@@ -32,8 +34,6 @@ def transrate(
 
     Parameters
     ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
     weighting : {"samples", "classes"}
         w_c = n_c/n, the formula of the paper, or w_c = 1/C, the paper's listing and public code.
     eps : float

@@ -7,30 +7,20 @@ training", PNAS 2020, study this kind of ratio; the trace form needs no inverse.
 from __future__ import annotations
 
 from transferscope.embedding import Embedding
+from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
 
+@documented
 def within_between(features: ArrayLike, labels: ArrayLike) -> float:
     """Within-class over between-class variance, negated: ``-tr(S_w) / tr(S_b)``.
-
-    Parameters
-    ----------
-    features : array of shape (n_samples, n_features)
-    labels : array-like of shape (n_samples,)
 
     Returns
     -------
     float
         At most 0, which means that every class is one point; higher is better.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree or fewer than two classes occur.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----
