@@ -20,11 +20,11 @@ def table() -> str:
         scores = "classes, numbers" if "regression" in metric.tasks else "classes"
         cells = (
             f"`{metric.name}`",
-            metric.summary,
-            metric.range,
+            metric.about.summary,
+            metric.about.range,
             scores,
             ", ".join(f"`{need}`" for need in metric.needs),
-            metric.publication,
+            metric.about.publication,
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -24,7 +24,7 @@ import transferscope.metrics
 from transferscope import score
 from transferscope.embedding import ClassMoments, Embedding, TargetMoments
 from transferscope.errors import FeatureError, InputError
-from transferscope.metrics import METRICS, Measurement, Metric
+from transferscope.metrics import METRICS, About, Measurement, Metric
 from transferscope.metrics._metric import Change, EdgeCase
 from transferscope.metrics._ped import SUFFIX, applies_to, with_ped
 from transferscope.numerics import arrays
@@ -520,7 +520,7 @@ def test_metric_is_done(name):
 
 def metric_of(measure: Callable[[Embedding], Measurement], from_moments: bool = False) -> Metric:
     tasks = ("classification", "regression", "multilabel")
-    return Metric("violator", measure, tasks, "", "", "", from_moments=from_moments)
+    return Metric("violator", measure, About("", "", ""), tasks, from_moments=from_moments)
 
 
 def zeros(embedding: Embedding) -> np.ndarray:

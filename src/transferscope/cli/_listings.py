@@ -60,11 +60,11 @@ def metrics(
         records = [
             {
                 "name": m.name,
-                "summary": m.summary,
+                "summary": m.about.summary,
                 "tasks": list(m.tasks),
                 "needs": list(m.needs),
-                "range": m.range,
-                "publication": m.publication,
+                "range": m.about.range,
+                "publication": m.about.publication,
             }
             for m in rows
         ]
@@ -75,5 +75,11 @@ def metrics(
         table.add_column(name, no_wrap=name == "metric", overflow="fold")
     for m in rows:
         scores = "classes, numbers" if "regression" in m.tasks else "classes"
-        table.add_row(m.name, f"{m.summary} ({m.publication})", m.range, scores, ", ".join(m.needs))
+        table.add_row(
+            m.name,
+            f"{m.about.summary} ({m.about.publication})",
+            m.about.range,
+            scores,
+            ", ".join(m.needs),
+        )
     stdout.print(table)

@@ -304,13 +304,7 @@ class ClassMoments:
 
     @property
     def classes(self) -> ClassStatistics:
-        """Counts, means and squares of each class.
-
-        Raises
-        ------
-        InputError
-            If nothing has been added yet.
-        """
+        """Counts, means and squares of each class."""
         if self._classes is None:
             raise _empty()
         return self._classes
@@ -332,13 +326,7 @@ class ClassMoments:
 
     @property
     def total(self) -> FeatureMoments:
-        """Moments of all samples together.
-
-        Raises
-        ------
-        InputError
-            If nothing has been added yet.
-        """
+        """Moments of all samples together."""
         if self._total is None:
             raise _empty()
         return self._total

@@ -206,13 +206,7 @@ class Embedding:
 
     @property
     def classes(self) -> Classes:
-        """Classes of the kept samples.
-
-        Raises
-        ------
-        MissingInputError
-            If no labels were given.
-        """
+        """Classes of the kept samples."""
         if not isinstance(self.targets, Classes):
             raise MissingInputError("labels are needed; none were given. Pass labels.")
         return self.targets
@@ -229,26 +223,14 @@ class Embedding:
 
     @property
     def numbers(self) -> Array:
-        """Numbers to be predicted of the kept samples, (n_kept, n_targets) float64.
-
-        Raises
-        ------
-        MissingInputError
-            If no targets were given.
-        """
+        """Numbers to be predicted of the kept samples, (n_kept, n_targets) float64."""
         if not isinstance(self.targets, Numbers):
             raise MissingInputError("targets are needed; none were given. Pass targets.")
         return self.targets.values
 
     @property
     def source(self) -> SourceOutputs:
-        """Outputs of the encoder's own head.
-
-        Raises
-        ------
-        MissingInputError
-            If none were given.
-        """
+        """Outputs of the encoder's own head."""
         if self._source is None:
             raise MissingInputError(
                 "source_probabilities are needed; none were given. Pass these or source_logits."
@@ -257,13 +239,7 @@ class Embedding:
 
     @property
     def reference(self) -> ReferenceTask:
-        """The reference task.
-
-        Raises
-        ------
-        MissingInputError
-            If none was given.
-        """
+        """The reference task."""
         if self._reference is None:
             raise MissingInputError(
                 "reference_features are needed; none were given. Pass those of a reference task."
@@ -298,13 +274,7 @@ class Embedding:
 
     @property
     def total(self) -> FeatureMoments:
-        """Moments of the features of all samples, whatever their targets.
-
-        Raises
-        ------
-        FeatureError
-            If a feature is NaN or infinite, or all samples have the same features.
-        """
+        """Moments of the features of all samples, whatever their targets."""
         return self._spread.total
 
     def check_features(self) -> None:

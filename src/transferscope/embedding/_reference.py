@@ -29,13 +29,7 @@ class ReferenceTask:
 
     @property
     def labels(self) -> Array:
-        """Class ids of the samples, (n_samples,) int64.
-
-        Raises
-        ------
-        MissingInputError
-            If the reference task has no labels.
-        """
+        """Class ids of the samples, (n_samples,) int64."""
         if self.classes is None:
             raise MissingInputError(
                 "reference_labels are needed; only reference_features were given. Pass both."

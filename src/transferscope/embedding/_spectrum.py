@@ -42,13 +42,7 @@ class Spread:
 
     @cached_property
     def total(self) -> FeatureMoments:
-        """Moments of the features of all samples.
-
-        Raises
-        ------
-        FeatureError
-            If all samples have the same features.
-        """
+        """Moments of the features of all samples."""
         total = self._moments
         xp = arrays.namespace(total.scatter)
         trace = float(xp.linalg.trace(total.scatter))

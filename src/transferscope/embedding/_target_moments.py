@@ -127,26 +127,14 @@ class TargetMoments:
 
     @property
     def total(self) -> FeatureMoments:
-        """Moments of the features.
-
-        Raises
-        ------
-        InputError
-            If nothing has been added yet.
-        """
+        """Moments of the features."""
         if self._total is None:
             raise _empty()
         return self._total
 
     @property
     def targets(self) -> TargetStatistics:
-        """Moments of the targets, and of them with the features.
-
-        Raises
-        ------
-        InputError
-            If nothing has been added yet.
-        """
+        """Moments of the targets, and of them with the features."""
         if self._targets is None:
             raise _empty()
         return self._targets

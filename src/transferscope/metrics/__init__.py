@@ -16,7 +16,7 @@ from transferscope.metrics._linear_mse import linear_mse
 from transferscope.metrics._linear_probe import linear_probe
 from transferscope.metrics._logistic_probe import logistic_probe
 from transferscope.metrics._logme import logme
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.metrics._nce import nce
 from transferscope.metrics._ncti import ncti_geometry, ncti_nearest_center, ncti_variability
 from transferscope.metrics._nleep import nleep
@@ -37,6 +37,7 @@ from transferscope.metrics._within_between import within_between
 __all__ = [
     "DEFAULT_METRICS",
     "METRICS",
+    "About",
     "Behaviour",
     "EncoderScores",
     "Measurement",

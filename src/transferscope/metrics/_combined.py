@@ -10,7 +10,7 @@ import numpy as np
 
 from transferscope.embedding import Embedding
 from transferscope.errors import MissingInputError
-from transferscope.metrics._metric import Measurement, Metric
+from transferscope.metrics._metric import About, Measurement, Metric
 from transferscope.numerics.arrays import NumpyArray
 from transferscope.results import Score
 
@@ -37,7 +37,7 @@ class EncoderScores:
 
 
 def combined_metric(name: str, parts: dict[str, float], summary: str, publication: str) -> Metric:
-    """What is known of a metric that is a weighted sum of others, each scaled over the encoders.
+    """Describe a metric that is a weighted sum of others, each scaled over the encoders.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def combined_metric(name: str, parts: dict[str, float], summary: str, publicatio
     parts : dict of str to float
         Names of metrics of the table, each with its weight.
     summary, publication : str
-        As in `Metric`.
+        As in `About`.
 
     Returns
     -------
@@ -55,10 +55,7 @@ def combined_metric(name: str, parts: dict[str, float], summary: str, publicatio
     return Metric(
         name,
         partial(_refuse_one_encoder, name, tuple(parts)),
-        tasks=("classification",),
-        range=f"0 to {sum(parts.values()):g}",
-        summary=summary,
-        publication=publication,
+        About(summary, f"0 to {sum(parts.values()):g}", publication),
         parts=parts,
     )
 

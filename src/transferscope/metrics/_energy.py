@@ -10,7 +10,7 @@ import math
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays, checks
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -106,17 +106,19 @@ def _lowest_mean(values: Array, lowest: float) -> tuple[float, float]:
     return float(xp.mean(kept)), float(kept[-1])
 
 
+ABOUT = About(
+    "mean log-sum-exp of the head's logits; label-free", "unbounded", "Gholami et al., ICCV 2023"
+)
+BEHAVIOUR = Behaviour(
+    prefers_separable=False,
+    changes_with=("rotation", "shift", "scale"),
+    warns_of=("n < d", "constant column", "singleton class"),
+)
 ENERGY = Metric(
     "energy",
     measure,
+    ABOUT,
     tasks=("classification", "regression", "multilabel"),
     needs_targets=False,
-    range="unbounded",
-    summary="mean log-sum-exp of the head's logits; label-free",
-    publication="Gholami et al., ICCV 2023",
-    behaviour=Behaviour(
-        prefers_separable=False,
-        changes_with=("rotation", "shift", "scale"),
-        warns_of=("n < d", "constant column", "singleton class"),
-    ),
+    behaviour=BEHAVIOUR,
 )

@@ -10,7 +10,7 @@ import math
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -52,7 +52,6 @@ def frechet(features: ArrayLike, reference_features: ArrayLike) -> float:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import frechet
     >>> reference = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
     >>> round(frechet(reference + 3, reference), 12), round(frechet(2 * reference, reference), 12)
@@ -120,15 +119,15 @@ def _nuclear_norm(matrix: Array) -> float:
     return float(xp.sum(xp.linalg.svdvals(matrix)))
 
 
+ABOUT = About("minus Fréchet distance to the reference task", "at most 0", "Dowson & Landau, 1982")
+BEHAVIOUR = Behaviour(prefers_separable=False, changes_with=("scale",), warns_of=("n < d",))
 FRECHET = Metric(
     "frechet",
     measure,
+    ABOUT,
     tasks=("classification", "regression", "multilabel"),
     needs=("reference_features",),
     needs_targets=False,
     from_moments=True,
-    range="at most 0",
-    summary="minus Fréchet distance to the reference task",
-    publication="Dowson & Landau, 1982",
-    behaviour=Behaviour(prefers_separable=False, changes_with=("scale",), warns_of=("n < d",)),
+    behaviour=BEHAVIOUR,
 )

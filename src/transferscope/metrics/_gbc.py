@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -64,7 +64,6 @@ def gbc(features: ArrayLike, labels: ArrayLike, *, covariance: Covariance = "dia
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics._gbc import gbc
     >>> features = np.array([[-1.0], [1.0], [3.0], [5.0]])
     >>> round(gbc(features, [0, 0, 1, 1]), 6)  # -2 exp(-16/8)
@@ -180,12 +179,8 @@ def _influence(embedding: Embedding, gaussians: _Gaussians) -> Array:
     return terms - xp.mean(terms)
 
 
-GBC = Metric(
-    "gbc",
-    measure,
-    tasks=("classification",),
-    range="-C (C - 1) to 0",
-    summary="minus the overlap of one Gaussian per class",
-    publication="Pándy et al., CVPR 2022",
-    behaviour=Behaviour(warns_of=("singleton class",)),
+ABOUT = About(
+    "minus the overlap of one Gaussian per class", "-C (C - 1) to 0", "Pándy et al., CVPR 2022"
 )
+BEHAVIOUR = Behaviour(warns_of=("singleton class",))
+GBC = Metric("gbc", measure, ABOUT, behaviour=BEHAVIOUR)

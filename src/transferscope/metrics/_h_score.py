@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -33,7 +33,6 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import h_score
     >>> features = np.array([[0.0], [0.0], [1.0], [1.0]])
     >>> round(h_score(features, [0, 0, 1, 1]), 12), round(h_score(features, [0, 1, 0, 1]), 12)
@@ -62,7 +61,6 @@ def regularized_h_score(features: ArrayLike, labels: ArrayLike) -> float:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import regularized_h_score
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(100) % 2
@@ -164,25 +162,21 @@ def measure_regularized_h_score(embedding: Embedding) -> Measurement:
     return Measurement(value, influence, tuple(warnings))
 
 
+H_SCORE_ABOUT = About("between-class share of variance", "0 to C - 1", "Bao et al., ICIP 2019")
+H_SCORE_BEHAVIOUR = Behaviour(warns_of=("n < d", "constant column"))
 H_SCORE = Metric(
-    "h_score",
-    measure_h_score,
-    tasks=("classification",),
-    from_moments=True,
-    range="0 to C - 1",
-    summary="between-class share of variance",
-    publication="Bao et al., ICIP 2019",
-    behaviour=Behaviour(warns_of=("n < d", "constant column")),
+    "h_score", measure_h_score, H_SCORE_ABOUT, from_moments=True, behaviour=H_SCORE_BEHAVIOUR
 )
 
 
+REGULARIZED_H_SCORE_ABOUT = About(
+    "H-score with shrunk covariance", "0 to C - 1", "Ibrahim et al., 2021"
+)
+REGULARIZED_H_SCORE_BEHAVIOUR = Behaviour(changes_with=("duplicated rows",))
 REGULARIZED_H_SCORE = Metric(
     "regularized_h_score",
     measure_regularized_h_score,
-    tasks=("classification",),
+    REGULARIZED_H_SCORE_ABOUT,
     from_moments=True,
-    range="0 to C - 1",
-    summary="H-score with shrunk covariance",
-    publication="Ibrahim et al., 2021",
-    behaviour=Behaviour(changes_with=("duplicated rows",)),
+    behaviour=REGULARIZED_H_SCORE_BEHAVIOUR,
 )

@@ -7,7 +7,7 @@ from typing import Literal
 from transferscope.embedding import Classes, Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric, hit_rate, r_squared
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric, hit_rate, r_squared
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -62,7 +62,6 @@ def knn(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import knn
     >>> knn(np.array([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]]), [0, 0, 0, 1, 1, 1], k=1)
     1.0
@@ -153,12 +152,10 @@ def _hits(embedding: Embedding, neighbours: Array) -> Array:
     return xp.astype(winner == embedding.influence_labels, xp.float64)
 
 
+ABOUT = About(
+    "leave-one-out accuracy of 5 nearest neighbours", "0 to 1 (R² to 1)", "Cover & Hart, 1967"
+)
+BEHAVIOUR = Behaviour(changes_with=("duplicated rows",))
 KNN = Metric(
-    "knn",
-    measure,
-    tasks=("classification", "regression", "multilabel"),
-    range="0 to 1 (R² to 1)",
-    summary="leave-one-out accuracy of 5 nearest neighbours",
-    publication="Cover & Hart, 1967",
-    behaviour=Behaviour(changes_with=("duplicated rows",)),
+    "knn", measure, ABOUT, tasks=("classification", "regression", "multilabel"), behaviour=BEHAVIOUR
 )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -63,7 +63,6 @@ def lda(features: ArrayLike, labels: ArrayLike, *, shrinkage: float | None = Non
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics._lda import lda
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(200) % 2
@@ -191,12 +190,8 @@ def _influence(
     return terms - xp.mean(terms)
 
 
-LDA = Metric(
-    "lda",
-    measure,
-    tasks=("classification",),
-    range="0 to 1",
-    summary="mean probability of the true class under shrunk LDA",
-    publication="Gholami et al., ICCV 2023",
-    behaviour=Behaviour(changes_with=("scale",), warns_of=("n < d",)),
+ABOUT = About(
+    "mean probability of the true class under shrunk LDA", "0 to 1", "Gholami et al., ICCV 2023"
 )
+BEHAVIOUR = Behaviour(changes_with=("scale",), warns_of=("n < d",))
+LDA = Metric("lda", measure, ABOUT, behaviour=BEHAVIOUR)

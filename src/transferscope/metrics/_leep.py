@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -32,7 +32,6 @@ def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import leep
     >>> round(leep(np.array([[0.9, 0.1], [0.1, 0.9]]), [0, 1]), 6)
     -0.198451
@@ -76,13 +75,8 @@ def measure(embedding: Embedding) -> Measurement:
     return Measurement(value, influence, tuple(warnings))
 
 
-LEEP = Metric(
-    "leep",
-    measure,
-    tasks=("classification",),
-    needs=("source_probabilities",),
-    range="at most 0",
-    summary="likelihood of labels through the source classes",
-    publication="Nguyen et al., ICML 2020",
-    behaviour=Behaviour(uses_features=False),
+ABOUT = About(
+    "likelihood of labels through the source classes", "at most 0", "Nguyen et al., ICML 2020"
 )
+BEHAVIOUR = Behaviour(uses_features=False)
+LEEP = Metric("leep", measure, ABOUT, needs=("source_probabilities",), behaviour=BEHAVIOUR)

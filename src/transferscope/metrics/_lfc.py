@@ -10,7 +10,7 @@ import math
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -45,7 +45,6 @@ def lfc(features: ArrayLike, labels: ArrayLike) -> float:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics._lfc import lfc
     >>> round(lfc(np.array([[-1.0], [-1.0], [1.0], [1.0]]), [0, 0, 1, 1]), 12)
     1.0
@@ -95,13 +94,8 @@ def measure(embedding: Embedding) -> Measurement:
     return Measurement(value, influence, tuple(embedding.shared_warnings()))
 
 
-LFC = Metric(
-    "lfc",
-    measure,
-    tasks=("classification",),
-    from_moments=True,
-    range="-1 to 1",
-    summary="correlation of feature likeness and label sameness",
-    publication="Deshpande et al., 2021",
-    behaviour=Behaviour(changes_with=("shift",)),
+ABOUT = About(
+    "correlation of feature likeness and label sameness", "-1 to 1", "Deshpande et al., 2021"
 )
+BEHAVIOUR = Behaviour(changes_with=("shift",))
+LFC = Metric("lfc", measure, ABOUT, from_moments=True, behaviour=BEHAVIOUR)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -96,13 +96,15 @@ def measure(embedding: Embedding, penalty: float = 1.0) -> Measurement:
     return Measurement(value, influence, tuple(warnings))
 
 
+ABOUT = About(
+    "negated regularised error of linear regression", "at most 0", "Nguyen et al., UAI 2023"
+)
+BEHAVIOUR = Behaviour(changes_with=("scale",))
 LINEAR_MSE = Metric(
     "linear_mse",
     measure,
+    ABOUT,
     tasks=("regression", "multilabel"),
     from_moments=True,
-    range="at most 0",
-    summary="negated regularised error of linear regression",
-    publication="Nguyen et al., UAI 2023",
-    behaviour=Behaviour(changes_with=("scale",)),
+    behaviour=BEHAVIOUR,
 )

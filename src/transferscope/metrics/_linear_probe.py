@@ -10,7 +10,7 @@ import numpy as np
 
 from transferscope.embedding import Classes, Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric, hit_rate, r_squared
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric, hit_rate, r_squared
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -42,7 +42,6 @@ def linear_probe(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import linear_probe
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(60) % 3
@@ -122,12 +121,12 @@ def _true_columns(embedding: Embedding, part: slice) -> Array:
     return arrays.one_hot(embedding.labels[part], embedding.n_classes)
 
 
+ABOUT = About("leave-one-out accuracy of a ridge classifier", "0 to 1 (R² to 1)", "Allen, 1974")
+BEHAVIOUR = Behaviour(changes_with=("duplicated rows",))
 LINEAR_PROBE = Metric(
     "linear_probe",
     measure,
+    ABOUT,
     tasks=("classification", "regression", "multilabel"),
-    range="0 to 1 (R² to 1)",
-    summary="leave-one-out accuracy of a ridge classifier",
-    publication="Allen, 1974",
-    behaviour=Behaviour(changes_with=("duplicated rows",)),
+    behaviour=BEHAVIOUR,
 )

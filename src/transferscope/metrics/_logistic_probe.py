@@ -11,7 +11,7 @@ import numpy as np
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 from transferscope.numerics.minimise import minimise
@@ -66,7 +66,6 @@ def logistic_probe(features: Any, labels: Any, *, seed: int = 0) -> float:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics._logistic_probe import logistic_probe
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(60) % 3
@@ -227,12 +226,6 @@ def _minimum(features: Array, truth: Array, ridge: float, start: Array) -> tuple
     return unit * xp.reshape(found.point, start.shape), found.settled
 
 
-LOGISTIC_PROBE = Metric(
-    "logistic_probe",
-    measure,
-    tasks=("classification",),
-    range="0 to 1",
-    summary="held-out accuracy of logistic regression",
-    publication="Alain & Bengio, 2016",
-    behaviour=Behaviour(changes_with=("duplicated rows", "rotation")),
-)
+ABOUT = About("held-out accuracy of logistic regression", "0 to 1", "Alain & Bengio, 2016")
+BEHAVIOUR = Behaviour(changes_with=("duplicated rows", "rotation"))
+LOGISTIC_PROBE = Metric("logistic_probe", measure, ABOUT, behaviour=BEHAVIOUR)

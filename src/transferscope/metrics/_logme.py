@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from transferscope.embedding import Classes, Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -65,7 +65,6 @@ def logme(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import logme
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(200) % 4
@@ -260,13 +259,13 @@ def measure(embedding: Embedding) -> Measurement:
     return Measurement(value, influence, tuple(warnings))
 
 
+ABOUT = About("log evidence of Bayesian linear regression", "unbounded", "You et al., ICML 2021")
+BEHAVIOUR = Behaviour(changes_with=("duplicated rows", "shift"))
 LOGME = Metric(
     "logme",
     measure,
+    ABOUT,
     tasks=("classification", "regression", "multilabel"),
     from_moments=True,
-    range="unbounded",
-    summary="log evidence of Bayesian linear regression",
-    publication="You et al., ICML 2021",
-    behaviour=Behaviour(changes_with=("duplicated rows", "shift")),
+    behaviour=BEHAVIOUR,
 )

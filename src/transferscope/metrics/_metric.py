@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -75,6 +75,24 @@ class Behaviour:
     copied_to_host: str = ""
 
 
+class About(NamedTuple):
+    """What the table of metrics says of a metric.
+
+    Attributes
+    ----------
+    summary : str
+        One line.
+    range : str
+        Smallest and largest value in words.
+    publication : str
+        Where it was published.
+    """
+
+    summary: str
+    range: str
+    publication: str
+
+
 @dataclass(frozen=True)
 class Metric:
     """What a metric is, in the file that computes it.
@@ -84,14 +102,9 @@ class Metric:
     name : str
     measure : callable
         ``Embedding -> Measurement``.
+    about : About
     tasks : tuple of str
         What it can score.
-    range : str
-        Smallest and largest value in words.
-    summary : str
-        One line for the table of metrics.
-    publication : str
-        Where it was published.
     needs : tuple of str
         Inputs beyond features and targets that it cannot do without.
     needs_targets : bool
@@ -105,10 +118,8 @@ class Metric:
 
     name: str
     measure: Callable[[Embedding], Measurement]
-    tasks: tuple[TaskType, ...]
-    range: str
-    summary: str
-    publication: str
+    about: About
+    tasks: tuple[TaskType, ...] = ("classification",)
     needs: tuple[Need, ...] = ()
     needs_targets: bool = True
     from_moments: bool = False

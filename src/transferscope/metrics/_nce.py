@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -28,7 +28,6 @@ def nce(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import nce
     >>> round(nce(np.array([[0.9, 0.1], [0.2, 0.8]]), [0, 1]), 12)
     0.0
@@ -62,13 +61,8 @@ def measure(embedding: Embedding) -> Measurement:
     return Measurement(value + 0.0, influence, tuple(embedding.shared_warnings(of_features=False)))
 
 
-NCE = Metric(
-    "nce",
-    measure,
-    tasks=("classification",),
-    needs=("source_probabilities",),
-    range="-ln C to 0",
-    summary="minus entropy of labels given the source class",
-    publication="Tran et al., ICCV 2019",
-    behaviour=Behaviour(uses_features=False),
+ABOUT = About(
+    "minus entropy of labels given the source class", "-ln C to 0", "Tran et al., ICCV 2019"
 )
+BEHAVIOUR = Behaviour(uses_features=False)
+NCE = Metric("nce", measure, ABOUT, needs=("source_probabilities",), behaviour=BEHAVIOUR)

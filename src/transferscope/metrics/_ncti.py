@@ -17,7 +17,7 @@ import numpy as np
 
 from transferscope.embedding import Embedding, computed_once
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -58,7 +58,6 @@ def ncti_variability(features: ArrayLike, labels: ArrayLike) -> float:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics._ncti import ncti_variability
     >>> labels = np.arange(80) % 4
     >>> collapsed = 9 * np.eye(4)[labels] + 0.1 * np.random.default_rng(0).standard_normal((80, 4))
@@ -98,7 +97,6 @@ def ncti_geometry(features: ArrayLike, labels: ArrayLike) -> float:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics._ncti import ncti_geometry
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(200) % 4
@@ -139,7 +137,6 @@ def ncti_nearest_center(features: ArrayLike, labels: ArrayLike) -> float:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics._ncti import ncti_nearest_center
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(200) % 2
@@ -328,35 +325,42 @@ def _influence(embedding: Embedding, value: Value, n_samples: int) -> Array:
     return grouped_jackknife(embedding, evaluate) * scale
 
 
+NCTI_VARIABILITY_ABOUT = About(
+    "collapse of the classes' variability (part of ncti)",
+    "at least -ln C",
+    "Wang et al., ICCV 2023",
+)
+NCTI_VARIABILITY_BEHAVIOUR = Behaviour(
+    prefers_separable=False, changes_with=("scale",), warns_of=("n < d",)
+)
 NCTI_VARIABILITY = Metric(
     "ncti_variability",
     measure_variability,
-    tasks=("classification",),
-    range="at least -ln C",
-    summary="collapse of the classes' variability (part of ncti)",
-    publication="Wang et al., ICCV 2023",
-    behaviour=Behaviour(prefers_separable=False, changes_with=("scale",), warns_of=("n < d",)),
+    NCTI_VARIABILITY_ABOUT,
+    behaviour=NCTI_VARIABILITY_BEHAVIOUR,
 )
 
 
+NCTI_GEOMETRY_ABOUT = About(
+    "closeness to the geometry of collapse (part of ncti)", "positive", "Wang et al., ICCV 2023"
+)
+NCTI_GEOMETRY_BEHAVIOUR = Behaviour(changes_with=("scale",), warns_of=("n < d",))
 NCTI_GEOMETRY = Metric(
     "ncti_geometry",
     measure_geometry,
-    tasks=("classification",),
+    NCTI_GEOMETRY_ABOUT,
     from_moments=True,
-    range="positive",
-    summary="closeness to the geometry of collapse (part of ncti)",
-    publication="Wang et al., ICCV 2023",
-    behaviour=Behaviour(changes_with=("scale",), warns_of=("n < d",)),
+    behaviour=NCTI_GEOMETRY_BEHAVIOUR,
 )
 
 
+NCTI_NEAREST_CENTER_ABOUT = About(
+    "optimality of the nearest class centre (part of ncti)", "0 to 1", "Wang et al., ICCV 2023"
+)
+NCTI_NEAREST_CENTER_BEHAVIOUR = Behaviour(changes_with=("scale",), warns_of=("n < d",))
 NCTI_NEAREST_CENTER = Metric(
     "ncti_nearest_center",
     measure_nearest_center,
-    tasks=("classification",),
-    range="0 to 1",
-    summary="optimality of the nearest class centre (part of ncti)",
-    publication="Wang et al., ICCV 2023",
-    behaviour=Behaviour(changes_with=("scale",), warns_of=("n < d",)),
+    NCTI_NEAREST_CENTER_ABOUT,
+    behaviour=NCTI_NEAREST_CENTER_BEHAVIOUR,
 )

@@ -15,7 +15,7 @@ import numpy as np
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 from transferscope.numerics.sampling import stratified_rows
@@ -88,7 +88,6 @@ def nleep(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics._nleep import nleep
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(200) % 4
@@ -273,12 +272,8 @@ def _projected(embedding: Embedding, rows: NumpyArray) -> Array:
     return xp.concat(parts)
 
 
-NLEEP = Metric(
-    "nleep",
-    measure,
-    tasks=("classification",),
-    range="at most 0",
-    summary="likelihood of labels through clusters of the features",
-    publication="Li et al., CVPR 2021",
-    behaviour=Behaviour(copied_to_host="projected features, for scikit-learn's k-means"),
+ABOUT = About(
+    "likelihood of labels through clusters of the features", "at most 0", "Li et al., CVPR 2021"
 )
+BEHAVIOUR = Behaviour(copied_to_host="projected features, for scikit-learn's k-means")
+NLEEP = Metric("nleep", measure, ABOUT, behaviour=BEHAVIOUR)

@@ -14,7 +14,7 @@ import numpy as np
 
 from transferscope.embedding import Embedding, computed_once
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays, transport
 from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 from transferscope.numerics.sampling import stratified_rows
@@ -68,7 +68,6 @@ def otce(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import otce
     >>> reference = np.array([[0.0], [4.0]])
     >>> otce(reference + 1, [0, 1], reference, [7, 9])
@@ -114,7 +113,6 @@ def ot_nce(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import ot_nce
     >>> reference = np.array([[0.0], [0.1], [4.0], [4.1]])
     >>> ot_nce(reference + 1, [0, 0, 1, 1], reference, [7, 7, 9, 9])
@@ -209,27 +207,29 @@ def measure_ot_nce(embedding: Embedding) -> Measurement:
     return measure_otce(embedding, 0.0, 1.0)
 
 
+OTCE_ABOUT = About(
+    "transport cost and label entropy to the reference task", "at most 0", "Tan et al., CVPR 2021"
+)
+OTCE_BEHAVIOUR = Behaviour(
+    changes_with=("scale",), copied_to_host="the matrix of costs, for the exact transport"
+)
 OTCE = Metric(
     "otce",
     measure_otce,
-    tasks=("classification",),
+    OTCE_ABOUT,
     needs=("reference_features", "reference_labels"),
-    range="at most 0",
-    summary="transport cost and label entropy to the reference task",
-    publication="Tan et al., CVPR 2021",
-    behaviour=Behaviour(
-        changes_with=("scale",), copied_to_host="the matrix of costs, for the exact transport"
-    ),
+    behaviour=OTCE_BEHAVIOUR,
 )
 
 
+OT_NCE_ABOUT = About(
+    "minus entropy of labels given the transported ones", "-ln C to 0", "Tan et al., CVPR 2021"
+)
+OT_NCE_BEHAVIOUR = Behaviour(copied_to_host="the matrix of costs, for the exact transport")
 OT_NCE = Metric(
     "ot_nce",
     measure_ot_nce,
-    tasks=("classification",),
+    OT_NCE_ABOUT,
     needs=("reference_features", "reference_labels"),
-    range="-ln C to 0",
-    summary="minus entropy of labels given the transported ones",
-    publication="Tan et al., CVPR 2021",
-    behaviour=Behaviour(copied_to_host="the matrix of costs, for the exact transport"),
+    behaviour=OT_NCE_BEHAVIOUR,
 )

@@ -14,7 +14,7 @@ from typing import Any
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 from transferscope.numerics.minimise import minimise
@@ -73,7 +73,6 @@ def pactran_gaussian(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import pactran_gaussian
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(200) % 4
@@ -235,14 +234,10 @@ def measure_gaussian(
     )
 
 
-PACTRAN_GAUSSIAN = Metric(
-    "pactran_gaussian",
-    measure_gaussian,
-    tasks=("classification",),
-    range="at most 0",
-    summary="loss and flatness of the best linear classifier",
-    publication="Ding et al., ECCV 2022",
-    behaviour=Behaviour(
-        changes_with=("duplicated rows", "scale"), warns_of=("n < d",), float32_tolerance=0.0001
-    ),
+ABOUT = About(
+    "loss and flatness of the best linear classifier", "at most 0", "Ding et al., ECCV 2022"
 )
+BEHAVIOUR = Behaviour(
+    changes_with=("duplicated rows", "scale"), warns_of=("n < d",), float32_tolerance=0.0001
+)
+PACTRAN_GAUSSIAN = Metric("pactran_gaussian", measure_gaussian, ABOUT, behaviour=BEHAVIOUR)

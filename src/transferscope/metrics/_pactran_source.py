@@ -15,7 +15,7 @@ import scipy.special
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric, grouped_jackknife
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric, grouped_jackknife
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -57,7 +57,6 @@ def pactran_dirichlet(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import pactran_dirichlet
     >>> source = np.repeat(np.array([[0.9, 0.1], [0.1, 0.9]]), 20, axis=0)
     >>> round(pactran_dirichlet(source, [0] * 20 + [1] * 20), 6)
@@ -99,7 +98,6 @@ def pactran_gamma(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import pactran_gamma
     >>> source = np.repeat(np.array([[0.9, 0.1], [0.1, 0.9]]), 20, axis=0)
     >>> round(pactran_gamma(source, [0] * 20 + [1] * 20), 6)
@@ -216,33 +214,39 @@ def measure_gamma(embedding: Embedding, iterations: int = 10) -> Measurement:
     return _measured(embedding, iterations, bound)
 
 
+PACTRAN_DIRICHLET_ABOUT = About(
+    "evidence of the labels through the source classes, Dirichlet prior",
+    "at most 0",
+    "Ding et al., ECCV 2022",
+)
+PACTRAN_DIRICHLET_BEHAVIOUR = Behaviour(
+    uses_features=False,
+    changes_with=("duplicated rows",),
+    copied_to_host="sums over samples (C, C_s) in each step",
+)
 PACTRAN_DIRICHLET = Metric(
     "pactran_dirichlet",
     measure_dirichlet,
-    tasks=("classification",),
+    PACTRAN_DIRICHLET_ABOUT,
     needs=("source_probabilities",),
-    range="at most 0",
-    summary="evidence of the labels through the source classes, Dirichlet prior",
-    publication="Ding et al., ECCV 2022",
-    behaviour=Behaviour(
-        uses_features=False,
-        changes_with=("duplicated rows",),
-        copied_to_host="sums over samples (C, C_s) in each step",
-    ),
+    behaviour=PACTRAN_DIRICHLET_BEHAVIOUR,
 )
 
 
+PACTRAN_GAMMA_ABOUT = About(
+    "evidence of the labels through the source classes, Gamma prior",
+    "unbounded",
+    "Ding et al., ECCV 2022",
+)
+PACTRAN_GAMMA_BEHAVIOUR = Behaviour(
+    uses_features=False,
+    changes_with=("duplicated rows",),
+    copied_to_host="sums over samples (C, C_s) in each step",
+)
 PACTRAN_GAMMA = Metric(
     "pactran_gamma",
     measure_gamma,
-    tasks=("classification",),
+    PACTRAN_GAMMA_ABOUT,
     needs=("source_probabilities",),
-    range="unbounded",
-    summary="evidence of the labels through the source classes, Gamma prior",
-    publication="Ding et al., ECCV 2022",
-    behaviour=Behaviour(
-        uses_features=False,
-        changes_with=("duplicated rows",),
-        copied_to_host="sums over samples (C, C_s) in each step",
-    ),
+    behaviour=PACTRAN_GAMMA_BEHAVIOUR,
 )

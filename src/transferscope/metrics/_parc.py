@@ -12,7 +12,7 @@ from typing import NamedTuple
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -72,7 +72,6 @@ def parc(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics._parc import parc
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(60) % 3
@@ -258,12 +257,8 @@ def _influence(values: Array, labels: Array, pairs: _Pairs, whitened: bool) -> A
     return influence
 
 
-PARC = Metric(
-    "parc",
-    measure,
-    tasks=("classification",),
-    range="-100 to 100",
-    summary="rank correlation of feature with label distances",
-    publication="Bolya et al., NeurIPS 2021",
-    behaviour=Behaviour(changes_with=("duplicated rows", "rotation"), float32_tolerance=0.0001),
+ABOUT = About(
+    "rank correlation of feature with label distances", "-100 to 100", "Bolya et al., NeurIPS 2021"
 )
+BEHAVIOUR = Behaviour(changes_with=("duplicated rows", "rotation"), float32_tolerance=0.0001)
+PARC = Metric("parc", measure, ABOUT, behaviour=BEHAVIOUR)

@@ -16,7 +16,7 @@ import numpy as np
 from transferscope.embedding import ClassStatistics, Embedding, computed_once
 from transferscope.errors import InputError
 from transferscope.metrics._combined import combined_metric
-from transferscope.metrics._metric import Measurement, Metric
+from transferscope.metrics._metric import About, Measurement, Metric
 from transferscope.metrics._potential_energy import (
     SMALLEST_DEVIATION,
     Decline,
@@ -84,8 +84,8 @@ def with_ped(metric: Metric) -> Metric:
         part + SUFFIX if applies_to(METRICS[part]) else part: weight
         for part, weight in metric.parts.items()
     }
-    summary = f"{metric.summary}, after potential-energy decline"
-    publication = f"{metric.publication}; Li et al., ICCV 2023"
+    summary = f"{metric.about.summary}, after potential-energy decline"
+    publication = f"{metric.about.publication}; Li et al., ICCV 2023"
     if parts:
         return combined_metric(name, parts, summary, publication)
     return replace(
@@ -94,8 +94,7 @@ def with_ped(metric: Metric) -> Metric:
         measure=partial(_measure, metric),
         tasks=("classification",),
         needs_targets=True,
-        summary=summary,
-        publication=publication,
+        about=About(summary, metric.about.range, publication),
     )
 
 
@@ -154,7 +153,6 @@ def trace_ped(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import trace_ped
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(90) % 3

@@ -108,7 +108,6 @@ def potential_energy_decline(
     --------
     Two balls of radius 1 (ν = 1) at distance 1.5 overlap by 0.5; Δt = 1 moves each by half of it.
 
-    >>> import numpy as np
     >>> from transferscope import ClassMoments
     >>> from transferscope.metrics._potential_energy import potential_energy_decline
     >>> features = np.array([[-1.0], [1.0], [0.5], [2.5]])

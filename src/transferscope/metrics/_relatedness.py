@@ -14,7 +14,7 @@ import numpy as np
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 from transferscope.numerics.sampling import stratified_rows
@@ -51,7 +51,6 @@ def relatedness(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import relatedness
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(200) % 2
@@ -97,7 +96,6 @@ def relatedness_unlabelled(features: Any, reference_features: Any, reference_lab
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics import relatedness_unlabelled
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(200) % 2
@@ -173,36 +171,41 @@ def _measure(embedding: Embedding, labels: np.ndarray[Any, Any] | None) -> Measu
     )
 
 
+RELATEDNESS_ABOUT = About(
+    "minus the bound on a head's loss by relatedness to the reference task",
+    "at most 0",
+    "Mehra et al., NeurIPS 2024",
+)
+RELATEDNESS_BEHAVIOUR = Behaviour(
+    changes_with=("row order", "duplicated rows", "rotation"),
+    warns_of=("singleton class",),
+    float32_tolerance=0.001,
+    copied_to_host="gradients, outputs of the heads and matrices of distances",
+)
 RELATEDNESS = Metric(
     "relatedness",
     measure_relatedness,
-    tasks=("classification",),
+    RELATEDNESS_ABOUT,
     needs=("reference_features", "reference_labels"),
-    range="at most 0",
-    summary="minus the bound on a head's loss by relatedness to the reference task",
-    publication="Mehra et al., NeurIPS 2024",
-    behaviour=Behaviour(
-        changes_with=("row order", "duplicated rows", "rotation"),
-        warns_of=("singleton class",),
-        float32_tolerance=0.001,
-        copied_to_host="gradients, outputs of the heads and matrices of distances",
-    ),
+    behaviour=RELATEDNESS_BEHAVIOUR,
 )
 
 
+RELATEDNESS_UNLABELLED_ABOUT = About(
+    "the same bound by pseudo-labels; label-free", "at most 0", "Mehra et al., NeurIPS 2024"
+)
+RELATEDNESS_UNLABELLED_BEHAVIOUR = Behaviour(
+    prefers_separable=False,
+    changes_with=("row order", "duplicated rows", "rotation"),
+    float32_tolerance=0.001,
+    copied_to_host="gradients, outputs of the heads and matrices of distances",
+)
 RELATEDNESS_UNLABELLED = Metric(
     "relatedness_unlabelled",
     measure_relatedness_unlabelled,
+    RELATEDNESS_UNLABELLED_ABOUT,
     tasks=("classification", "regression", "multilabel"),
     needs=("reference_features", "reference_labels"),
     needs_targets=False,
-    range="at most 0",
-    summary="the same bound by pseudo-labels; label-free",
-    publication="Mehra et al., NeurIPS 2024",
-    behaviour=Behaviour(
-        prefers_separable=False,
-        changes_with=("row order", "duplicated rows", "rotation"),
-        float32_tolerance=0.001,
-        copied_to_host="gradients, outputs of the heads and matrices of distances",
-    ),
+    behaviour=RELATEDNESS_UNLABELLED_BEHAVIOUR,
 )

@@ -74,7 +74,6 @@ def score(
 
     Examples
     --------
-    >>> import numpy as np
     >>> import transferscope
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(90) % 3

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from transferscope.embedding import ClassMoments, Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -70,7 +70,6 @@ def sfda(features: ArrayLike, labels: ArrayLike, *, eigenvalue: Eigenvalue = "po
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics._sfda import sfda
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(200) % 4
@@ -243,12 +242,10 @@ def _pull(rule: _Rule, x: Array, labels: Array, slopes: Array) -> tuple[Array, A
     return terms, moves
 
 
-SFDA = Metric(
-    "sfda",
-    measure,
-    tasks=("classification",),
-    range="0 to 1",
-    summary="true-class probability of a self-challenged Fisher discriminant",
-    publication="Shao et al., ECCV 2022",
-    behaviour=Behaviour(changes_with=("rotation", "scale"), warns_of=("n < d",)),
+ABOUT = About(
+    "true-class probability of a self-challenged Fisher discriminant",
+    "0 to 1",
+    "Shao et al., ECCV 2022",
 )
+BEHAVIOUR = Behaviour(changes_with=("rotation", "scale"), warns_of=("n < d",))
+SFDA = Metric("sfda", measure, ABOUT, behaviour=BEHAVIOUR)

@@ -15,7 +15,7 @@ import numpy as np
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Behaviour, Measurement, Metric
+from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 
@@ -66,7 +66,6 @@ def transrate(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics._transrate import transrate
     >>> round(transrate(np.array([[-1.0], [-1.0], [1.0], [1.0]]), [0, 1, 0, 1]), 12)
     0.0
@@ -230,12 +229,6 @@ def _log(left: Array) -> Array:
     return xp.log(xp.where(left > tiny, left, tiny))
 
 
-TRANSRATE = Metric(
-    "transrate",
-    measure,
-    tasks=("classification",),
-    range="0 or more",
-    summary="coding rate that knowing the classes saves",
-    publication="Huang et al., ICML 2022",
-    behaviour=Behaviour(changes_with=("scale",), warns_of=("n < d",)),
-)
+ABOUT = About("coding rate that knowing the classes saves", "0 or more", "Huang et al., ICML 2022")
+BEHAVIOUR = Behaviour(changes_with=("scale",), warns_of=("n < d",))
+TRANSRATE = Metric("transrate", measure, ABOUT, behaviour=BEHAVIOUR)

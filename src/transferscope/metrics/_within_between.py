@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import Measurement, Metric
+from transferscope.metrics._metric import About, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -30,7 +30,6 @@ def within_between(features: ArrayLike, labels: ArrayLike) -> float:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from transferscope.metrics._within_between import within_between
     >>> within_between(np.array([[0.0], [2.0], [4.0], [6.0]]), [0, 0, 1, 1])
     -0.25
@@ -73,12 +72,7 @@ def measure(embedding: Embedding) -> Measurement:
     return Measurement(-within / between if within else 0.0, influence, tuple(warnings))
 
 
-WITHIN_BETWEEN = Metric(
-    "within_between",
-    measure,
-    tasks=("classification",),
-    from_moments=True,
-    range="at most 0",
-    summary="within- to between-class variance, negated",
-    publication="Papyan, Han & Donoho, PNAS 2020",
+ABOUT = About(
+    "within- to between-class variance, negated", "at most 0", "Papyan, Han & Donoho, PNAS 2020"
 )
+WITHIN_BETWEEN = Metric("within_between", measure, ABOUT, from_moments=True)

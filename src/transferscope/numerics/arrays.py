@@ -51,70 +51,28 @@ FINE = 16
 
 
 def namespace(*arrays: Array | None) -> Namespace:
-    """The array namespace that all the arrays share (``None`` is passed over).
-
-    Returns
-    -------
-    Namespace
-    """
+    """The array namespace that all the arrays share (``None`` is passed over)."""
     found = array_api_compat.array_namespace(*(a for a in arrays if a is not None))
     return cast("Namespace", found)
 
 
 def device_of(array: Array) -> Any:
-    """Where the array lives.
-
-    Parameters
-    ----------
-    array : array
-
-    Returns
-    -------
-    device
-    As the array's library names it.
-    """
+    """Where the array lives."""
     return array_api_compat.device(array)
 
 
 def is_torch(array: object) -> TypeGuard[Tensor]:
-    """Whether the array is a torch tensor; imports nothing.
-
-    Parameters
-    ----------
-    array : object
-
-    Returns
-    -------
-    bool
-    """
+    """Whether the array is a torch tensor; imports nothing."""
     return bool(array_api_compat.is_torch_array(array))
 
 
 def is_numpy(array: object) -> bool:
-    """Whether the array is one of NumPy's.
-
-    Parameters
-    ----------
-    array : object
-
-    Returns
-    -------
-    bool
-    """
+    """Whether the array is one of NumPy's."""
     return isinstance(array, np.ndarray)
 
 
 def as_array(values: object) -> Array:
-    """Arrays pass as they are, detached from any graph; everything else becomes a NumPy array.
-
-    Parameters
-    ----------
-    values : array-like
-
-    Returns
-    -------
-    array
-    """
+    """Arrays pass as they are, detached from any graph; everything else becomes a NumPy array."""
     if is_torch(values):
         return _of_torch(values.detach() if values.requires_grad else values)
     if array_api_compat.is_array_api_obj(values):
@@ -128,16 +86,7 @@ def _of_torch(tensor: Tensor) -> Array:
 
 
 def working_float(array: Array) -> Array:
-    """The array in a dtype to compute in: float32 and float64 stay, half becomes single.
-
-    Parameters
-    ----------
-    array : array
-
-    Returns
-    -------
-    array of float32 or float64
-    """
+    """The array in a dtype to compute in: float32 and float64 stay, half becomes single."""
     xp = namespace(array)
     if array.dtype in (xp.float32, xp.float64):
         return array
@@ -148,134 +97,53 @@ def working_float(array: Array) -> Array:
 
 
 def to_numpy(array: Array | Tensor) -> NumpyArray:
-    """A NumPy array of the same values (a copy only where it has to be one).
-
-    Parameters
-    ----------
-    array : array
-
-    Returns
-    -------
-    NumPy array
-    """
+    """A NumPy array of the same values (a copy only where it has to be one)."""
     if is_torch(array):
         return np.asarray(array.detach().cpu().numpy())
     return np.asarray(array)
 
 
 def from_numpy(values: NumpyArray, like: Array) -> Array:
-    """NumPy values as an array of the library and on the device of `like`.
-
-    Parameters
-    ----------
-    values : NumPy array
-    like : array
-
-    Returns
-    -------
-    array
-    In the dtype of `values`.
-    """
+    """NumPy values as an array of the library and on the device of `like`."""
     return namespace(like).asarray(values, device=device_of(like))
 
 
 def convert_like(array: Array, like: Array) -> Array:
-    """The array in the library and on the device of `like`, in its own dtype.
-
-    Parameters
-    ----------
-    array, like : array
-
-    Returns
-    -------
-    array
-    """
+    """The array in the library and on the device of `like`, in its own dtype."""
     if namespace(array) is namespace(like) and device_of(array) == device_of(like):
         return array
     return from_numpy(to_numpy(array), like)
 
 
 def softmax(logits: Array) -> Array:
-    """Probabilities from logits (n, k), row by row.
-
-    Parameters
-    ----------
-    logits : array of shape (n, k)
-
-    Returns
-    -------
-    array of shape (n, k)
-    Rows sum to 1.
-    """
+    """Probabilities from logits (n, k), row by row."""
     xp = namespace(logits)
     powers = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))
     return powers / xp.sum(powers, axis=1, keepdims=True)
 
 
 def log_softmax(logits: Array) -> Array:
-    """Log-probabilities from logits (n, k), row by row.
-
-    Parameters
-    ----------
-    logits : array of shape (n, k)
-
-    Returns
-    -------
-    array of shape (n, k)
-    """
+    """Log-probabilities from logits (n, k), row by row."""
     xp = namespace(logits)
     logits = logits - xp.max(logits, axis=1, keepdims=True)
     return logits - xp.log(xp.sum(xp.exp(logits), axis=1, keepdims=True))
 
 
 def one_hot(labels: Array, n_classes: int) -> Array:
-    """Rows (n, n_classes) float64 of zeros, with a one where the label says.
-
-    Parameters
-    ----------
-    labels : integer array of shape (n,)
-        In 0..n_classes-1.
-    n_classes : int
-
-    Returns
-    -------
-    float64 array of shape (n, n_classes)
-    """
+    """Rows (n, n_classes) float64 of zeros, with a one where the label says."""
     xp = namespace(labels)
     classes = xp.arange(n_classes, device=device_of(labels))
     return xp.astype(labels[:, None] == classes[None, :], xp.float64)
 
 
 def as_float64(array: Array) -> Array:
-    """The array as float64.
-
-    Parameters
-    ----------
-    array : array
-
-    Returns
-    -------
-    float64 array
-    The same object where it is one already.
-    """
+    """The array as float64."""
     xp = namespace(array)
     return xp.astype(array, xp.float64, copy=False)
 
 
 def class_sums(values: Array, labels: Array, n_classes: int) -> Array:
-    """Sum the rows of `values` (n, d) per class: (n_classes, d), in the dtype of `values`.
-
-    Parameters
-    ----------
-    values : array of shape (n, d)
-    labels : int64 array of shape (n,)
-        In 0..n_classes-1.
-    n_classes : int
-
-    Returns
-    -------
-    array of shape (n_classes, d)
-    """
+    """Sum the rows of `values` (n, d) per class: (n_classes, d), in the dtype of `values`."""
     xp = namespace(values)
     if is_torch(values):
         zeros = values.new_zeros((n_classes, values.shape[1]))
@@ -290,18 +158,7 @@ def class_sums(values: Array, labels: Array, n_classes: int) -> Array:
 
 
 def class_counts(labels: Array, n_classes: int) -> Array:
-    """Number of samples of each class as float64 (n_classes,).
-
-    Parameters
-    ----------
-    labels : int64 array of shape (n,)
-        In 0..n_classes-1.
-    n_classes : int
-
-    Returns
-    -------
-    float64 array of shape (n_classes,)
-    """
+    """Number of samples of each class as float64 (n_classes,)."""
     if is_torch(labels):
         return as_float64(_of_torch(labels.bincount(minlength=n_classes)))
     counts = np.bincount(to_numpy(labels), minlength=n_classes)
@@ -309,16 +166,7 @@ def class_counts(labels: Array, n_classes: int) -> Array:
 
 
 def cholesky(matrix: Array) -> Array | None:
-    """The lower Cholesky factor of a symmetric matrix; None where it is not positive definite.
-
-    Parameters
-    ----------
-    matrix : array of shape (d, d)
-
-    Returns
-    -------
-    array of shape (d, d), or None
-    """
+    """The lower Cholesky factor of a symmetric matrix; None where it is not positive definite."""
     try:
         factor: Array = namespace(matrix).linalg.cholesky(matrix)
     except (np.linalg.LinAlgError, RuntimeError):  # the latter is torch's
@@ -327,17 +175,7 @@ def cholesky(matrix: Array) -> Array | None:
 
 
 def solve_positive(matrix: Array, right: Array) -> Array:
-    """Solve ``matrix @ x = right`` for a symmetric positive definite matrix, by Cholesky.
-
-    Parameters
-    ----------
-    matrix : array of shape (d, d)
-    right : array of shape (d, k)
-
-    Returns
-    -------
-    array of shape (d, k)
-    """
+    """Solve ``matrix @ x = right`` for a symmetric positive definite matrix, by Cholesky."""
     xp = namespace(matrix)
     if is_torch(matrix):
         return _of_torch(cast("Tensor", right).cholesky_solve(xp.linalg.cholesky(matrix)))
@@ -349,18 +187,7 @@ def solve_positive(matrix: Array, right: Array) -> Array:
 
 
 def smallest(values: Array, k: int) -> Array:
-    """Column indices of the k smallest entries of each row, in ascending order of value.
-
-    Parameters
-    ----------
-    values : array of shape (n, m)
-    k : int
-        At most m.
-
-    Returns
-    -------
-    int64 array of shape (n, k)
-    """
+    """Column indices of the k smallest entries of each row, in ascending order of value."""
     xp = namespace(values)
     if is_torch(values):
         return _of_torch(values.topk(k, dim=1, largest=False, sorted=True).indices)
@@ -372,16 +199,7 @@ def smallest(values: Array, k: int) -> Array:
 
 
 def chunk_rows(array: Array) -> int:
-    """How many rows of a (n, d) array make one chunk of `CHUNK_BYTES` (at least 64).
-
-    Parameters
-    ----------
-    array : array of shape (n, d)
-
-    Returns
-    -------
-    int
-    """
+    """How many rows of a (n, d) array make one chunk of `CHUNK_BYTES` (at least 64)."""
     size = 8 if "64" in str(array.dtype) else 4
     return max(64, CHUNK_BYTES // (size * max(1, int(array.shape[1]))))
 
@@ -391,17 +209,6 @@ def chunks(array: Array, finer: int = 1) -> Iterator[slice]:
 
     Behind a memory-mapped file the pages already read are handed back to the system, so that a
     pass over a file larger than memory stays small.
-
-    Parameters
-    ----------
-    array : array of shape (n, d)
-    finer : int
-        How many times smaller than usual a chunk is.
-
-    Yields
-    ------
-    slice
-        Of rows, in order.
     """
     rows, n = -(-chunk_rows(array) // finer), int(array.shape[0])
     mapped = _mapping(array)
