@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from transferscope.embedding._feature_moments import FeatureMoments, cut
+from transferscope.embedding._mergeable import MergeableMoments
 from transferscope.errors import InputError
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
@@ -36,16 +37,7 @@ class ClassStatistics(NamedTuple):
     within_squares: Array
 
     def padded(self, n_classes: int) -> ClassStatistics:
-        """The same with room for `n_classes` classes, the new ones without samples.
-
-        Parameters
-        ----------
-        n_classes : int
-
-        Returns
-        -------
-        ClassStatistics
-        """
+        """The same with room for `n_classes` classes, the new ones without samples."""
         missing = n_classes - int(self.counts.shape[0])
         if missing <= 0:
             return self
@@ -58,16 +50,7 @@ class ClassStatistics(NamedTuple):
         )
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
-        """Statistics of both sets of samples together; both have the same classes.
-
-        Parameters
-        ----------
-        other : ClassStatistics
-
-        Returns
-        -------
-        ClassStatistics
-        """
+        """Statistics of both sets of samples together; both have the same classes."""
         xp = arrays.namespace(self.means)
         both = self.counts + other.counts
         share = (other.counts / xp.where(both > 0, both, 1.0))[:, None]
@@ -79,7 +62,7 @@ class ClassStatistics(NamedTuple):
         )
 
 
-class ClassMoments:
+class ClassMoments(MergeableMoments[ClassStatistics]):
     """Class-conditional moments of features: counts, means, within-class squares, total scatter.
 
     Start empty, feed it with `update`, join several with `merge`; or use `from_arrays`. Memory is
@@ -107,16 +90,6 @@ class ClassMoments:
     >>> joined.counts.tolist(), joined.means.ravel().tolist(), joined.mean.tolist()
     ([2.0, 1.0], [2.0, 8.0], [4.0])
     """
-
-    def __init__(self) -> None:
-        self._classes: ClassStatistics | None = None
-        self._total: FeatureMoments | None = None
-
-    @classmethod
-    def _of(cls, classes: ClassStatistics, total: FeatureMoments) -> ClassMoments:
-        moments = cls()
-        moments._classes, moments._total = classes, total
-        return moments
 
     @classmethod
     def from_arrays(cls, features: ArrayLike, labels: ArrayLike) -> ClassMoments:
@@ -162,9 +135,7 @@ class ClassMoments:
         self._check(rows, ids)
         xp = arrays.namespace(ids)
         ids = arrays.convert_like(xp.astype(ids, xp.int64, copy=False), rows)
-        joined = self.merge(ClassMoments.from_chunks(cut(rows), ids, rows))
-        self._classes, self._total = joined._classes, joined._total
-        return self
+        return self._add(ClassMoments.from_chunks(cut(rows), ids, rows))
 
     @classmethod
     def from_chunks(
@@ -208,46 +179,9 @@ class ClassMoments:
                 f"got {features.shape[1]}."
             )
 
-    def merge(self, other: ClassMoments) -> ClassMoments:
-        """Moments of both sets of samples together; neither is changed.
-
-        The order of merging does not matter (to rounding), and an empty one is neutral.
-
-        Parameters
-        ----------
-        other : ClassMoments
-
-        Returns
-        -------
-        ClassMoments
-
-        Raises
-        ------
-        InputError
-            If the numbers of features differ.
-        """
-        if other._classes is None or self._classes is None:
-            return (self if other._classes is None else other).copy()
-        if other.n_features != self.n_features:
-            raise InputError(
-                f"moments to be merged must have the same number of features; got "
-                f"{self.n_features} and {other.n_features}. Merge those of one encoder."
-            )
+    def _merged(self, other: ClassMoments) -> ClassStatistics:
         n_classes = max(self.n_classes, other.n_classes)
-        classes = self._classes.padded(n_classes).merge(other._classes.padded(n_classes))
-        return ClassMoments._of(classes, self.total.merge(other.total))
-
-    def copy(self) -> ClassMoments:
-        """A second one, independent of this.
-
-        Returns
-        -------
-        ClassMoments
-            Arrays are never changed in place, so they are shared.
-        """
-        twin = ClassMoments()
-        twin._classes, twin._total = self._classes, self._total
-        return twin
+        return self.statistics.padded(n_classes).merge(other.statistics.padded(n_classes))
 
     def only_present(self) -> ClassMoments:
         """The same without the classes that have no sample.
@@ -256,7 +190,7 @@ class ClassMoments:
         -------
         ClassMoments
         """
-        counts, means, within = self.classes
+        counts, means, within = self.statistics
         xp, present = arrays.namespace(means), counts > 0
         if bool(xp.all(present)):
             return self
@@ -300,61 +234,27 @@ class ClassMoments:
             cubic_sums=xp.full_like(total.cubic_sums, xp.nan),
             quartic_sum=float("nan"),
         )
-        return ClassMoments._of(self.classes._replace(means=self.means + moved), displaced)
-
-    @property
-    def classes(self) -> ClassStatistics:
-        """Counts, means and squares of each class."""
-        if self._classes is None:
-            raise _empty()
-        return self._classes
+        return ClassMoments._of(self.statistics._replace(means=self.means + moved), displaced)
 
     @property
     def counts(self) -> Array:
         """Samples of each class, (C,) float64; a class never seen has 0."""
-        return np.zeros(0) if self._classes is None else self._classes.counts
+        return np.zeros(0) if self._statistics is None else self._statistics.counts
 
     @property
     def means(self) -> Array:
         """Class means, (C, d) float64; zero for a class never seen."""
-        return self.classes.means
+        return self.statistics.means
 
     @property
     def within_squares(self) -> Array:
         """Per class and feature ``sum (x - mean_c)^2``, (C, d) float64."""
-        return self.classes.within_squares
-
-    @property
-    def total(self) -> FeatureMoments:
-        """Moments of all samples together."""
-        if self._total is None:
-            raise _empty()
-        return self._total
+        return self.statistics.within_squares
 
     @property
     def n_classes(self) -> int:
         """Number of class ids, those without samples included."""
         return int(self.counts.shape[0])
-
-    @property
-    def n_samples(self) -> int:
-        """Number of samples added."""
-        return 0 if self._total is None else int(self._total.n_samples)
-
-    @property
-    def n_features(self) -> int:
-        """Number of features."""
-        return int(self.mean.shape[0])
-
-    @property
-    def mean(self) -> Array:
-        """Mean of all samples, (d,) float64."""
-        return self.total.mean
-
-    @property
-    def scatter(self) -> Array:
-        """Total scatter about the mean, (d, d) float64, not divided by n."""
-        return self.total.scatter
 
     def to_arrays(self) -> dict[str, Array]:
         """All moments by name, to be saved.
@@ -365,7 +265,7 @@ class ClassMoments:
             `from_saved` takes them back.
         """
         total = {f.name: getattr(self.total, f.name) for f in fields(FeatureMoments)}
-        return self.classes._asdict() | {
+        return self.statistics._asdict() | {
             name: np.asarray(v) if isinstance(v, float) else v for name, v in total.items()
         }
 
@@ -389,10 +289,6 @@ class ClassMoments:
             quartic_sum=float(saved["quartic_sum"]),
         )
         return cls._of(ClassStatistics(*(saved[name] for name in ClassStatistics._fields)), total)
-
-
-def _empty() -> InputError:
-    return InputError("moments must hold samples; these are empty. Call update first.")
 
 
 class _ClassSums:

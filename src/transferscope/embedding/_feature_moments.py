@@ -191,17 +191,7 @@ class FeatureMoments:
 
 
 def cut(features: Array) -> Iterator[tuple[slice, Array]]:
-    """Features in pieces of bounded size.
-
-    Parameters
-    ----------
-    features : array of shape (n, d)
-
-    Returns
-    -------
-    iterator of (slice, array)
-    Rows, and the features of these rows.
-    """
+    """Features in pieces of bounded size."""
     return ((rows, features[rows, :]) for rows in arrays.chunks(features))
 
 

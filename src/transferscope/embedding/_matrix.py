@@ -82,11 +82,6 @@ class DisplacedMatrix(FeatureMatrix):
     def chunks(self, finer: int = 1) -> Iterator[tuple[slice, Array]]:
         """Walk over the features: pairs of a slice of rows and their features.
 
-        Parameters
-        ----------
-        finer : int
-            How many times smaller than usual a chunk is.
-
         Yields
         ------
         (slice, array)
@@ -95,16 +90,7 @@ class DisplacedMatrix(FeatureMatrix):
             yield rows, self._moved(features, self.labels[rows])
 
     def take(self, rows: Array) -> Array:
-        """Features of these rows, (m, n_features).
-
-        Parameters
-        ----------
-        rows : int64 array of shape (m,)
-
-        Returns
-        -------
-        array of shape (m, n_features)
-        """
+        """Features of these rows, (m, n_features)."""
         return self._moved(super().take(rows), arrays.namespace(rows).take(self.labels, rows))
 
     def _moved(self, features: Array, labels: Array) -> Array:

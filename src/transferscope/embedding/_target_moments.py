@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from transferscope.embedding._feature_moments import FeatureMoments, cut
-from transferscope.errors import InputError
+from transferscope.embedding._mergeable import MergeableMoments
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -27,21 +27,11 @@ class TargetStatistics(NamedTuple):
     cross: Array
 
 
-class TargetMoments:
+class TargetMoments(MergeableMoments[TargetStatistics]):
     """Joint moments of features and real-valued targets, for regression and multi-label.
 
     Start empty, feed it with `update`, join several with `merge`; or use `from_arrays`.
     """
-
-    def __init__(self) -> None:
-        self._targets: TargetStatistics | None = None
-        self._total: FeatureMoments | None = None
-
-    @classmethod
-    def _of(cls, targets: TargetStatistics, total: FeatureMoments) -> TargetMoments:
-        moments = cls()
-        moments._targets, moments._total = targets, total
-        return moments
 
     @classmethod
     def from_arrays(cls, features: Array, targets: Array) -> TargetMoments:
@@ -92,68 +82,30 @@ class TargetMoments:
 
         total = FeatureMoments.of(cut(features), add)
         scatter = xp.sum(deviation * deviation, axis=0)
-        joined = self.merge(TargetMoments._of(TargetStatistics(mean, scatter, crosses[0]), total))
-        self._targets, self._total = joined._targets, joined._total
-        return self
+        return self._add(TargetMoments._of(TargetStatistics(mean, scatter, crosses[0]), total))
 
-    def merge(self, other: TargetMoments) -> TargetMoments:
-        """Moments of both sets of samples together; neither is changed.
-
-        The order of merging does not matter (to rounding), and an empty one is neutral.
-
-        Parameters
-        ----------
-        other : TargetMoments
-
-        Returns
-        -------
-        TargetMoments
-        """
-        if other._targets is None or self._targets is None:
-            only = self if other._targets is None else other
-            twin = TargetMoments()
-            twin._targets, twin._total = only._targets, only._total
-            return twin
+    def _merged(self, other: TargetMoments) -> TargetStatistics:
         have, new = self.total.n_samples, other.total.n_samples
         weight = have * new / (have + new)
         step = other.total.mean - self.total.mean
         target_step = other.target_mean - self.target_mean
-        targets = TargetStatistics(
+        return TargetStatistics(
             mean=self.target_mean + target_step * (new / (have + new)),
             scatter=self.target_scatter + other.target_scatter + weight * target_step**2,
             cross=self.cross + other.cross + weight * step[:, None] * target_step[None, :],
         )
-        return TargetMoments._of(targets, self.total.merge(other.total))
-
-    @property
-    def total(self) -> FeatureMoments:
-        """Moments of the features."""
-        if self._total is None:
-            raise _empty()
-        return self._total
-
-    @property
-    def targets(self) -> TargetStatistics:
-        """Moments of the targets, and of them with the features."""
-        if self._targets is None:
-            raise _empty()
-        return self._targets
 
     @property
     def target_mean(self) -> Array:
         """Mean of each target, (k,) float64."""
-        return self.targets.mean
+        return self.statistics.mean
 
     @property
     def target_scatter(self) -> Array:
         """``sum (y - mean)^2`` per target, (k,) float64."""
-        return self.targets.scatter
+        return self.statistics.scatter
 
     @property
     def cross(self) -> Array:
         """``sum (x - mean)(y - mean)^T``, (d, k) float64."""
-        return self.targets.cross
-
-
-def _empty() -> InputError:
-    return InputError("moments must hold samples; these are empty. Call update first.")
+        return self.statistics.cross

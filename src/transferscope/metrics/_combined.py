@@ -37,21 +37,7 @@ class EncoderScores:
 
 
 def combined_metric(name: str, parts: dict[str, float], summary: str, publication: str) -> Metric:
-    """Describe a metric that is a weighted sum of others, each scaled over the encoders.
-
-    Parameters
-    ----------
-    name : str
-    parts : dict of str to float
-        Names of metrics of the table, each with its weight.
-    summary, publication : str
-        As in `About`.
-
-    Returns
-    -------
-    Metric
-    Measuring it on one encoder raises `MissingInputError`.
-    """
+    """Describe a metric that is a weighted sum of others, each scaled over the encoders."""
     return Metric(
         name,
         partial(_refuse_one_encoder, name, tuple(parts)),

@@ -77,16 +77,7 @@ def regularized_h_score(features: ArrayLike, labels: ArrayLike) -> float:
 
 
 def ledoit_wolf_shrinkage(embedding: Embedding) -> float:
-    """Ledoit-Wolf coefficient λ in [0, 1] of the total covariance, from its moments.
-
-    Parameters
-    ----------
-    embedding : Embedding
-
-    Returns
-    -------
-    float
-    """
+    """Ledoit-Wolf coefficient λ in [0, 1] of the total covariance, from its moments."""
     total, n, d = embedding.total, embedding.n_samples, embedding.n_features
     xp = arrays.namespace(total.scatter)
     squares = (float(xp.linalg.vector_norm(total.scatter)) / n) ** 2

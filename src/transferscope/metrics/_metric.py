@@ -132,20 +132,6 @@ def hit_rate(hits: Array, rows: Array, n_samples: int, warnings: list[str]) -> M
 
     `rows` says which of the samples have influences; they may be fewer than the `n_samples` of the
     data set, and the standard error is then that of a mean over so many.
-
-    Parameters
-    ----------
-    hits : float64 array of shape (m,)
-        1.0 or 0.0 for each sample that was predicted.
-    rows : int64 array
-        Which of these have influences.
-    n_samples : int
-        Of the data set; the standard error is that of a mean over m of them.
-    warnings : list of str
-
-    Returns
-    -------
-    Measurement
     """
     xp = arrays.namespace(hits)
     scale = math.sqrt(n_samples / int(hits.shape[0]))
@@ -163,19 +149,6 @@ def r_squared(
     """R², mean over the targets that vary, from (n, k) values and their predictions.
 
     `rows` and `n_samples` are as in `hit_rate`.
-
-    Parameters
-    ----------
-    true, predicted : float64 array of shape (m, k)
-    rows : int64 array
-        Which of these samples have influences.
-    n_samples : int
-        Of the data set.
-    warnings : list of str
-
-    Returns
-    -------
-    Measurement
     """
     xp = arrays.namespace(true)
     scale = math.sqrt(n_samples / int(true.shape[0]))

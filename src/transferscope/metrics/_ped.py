@@ -37,16 +37,7 @@ LARGEST_UNCERTAINTY = 0.2
 
 
 def applies_to(metric: Metric) -> bool:
-    """Whether the metric looks at features of labelled samples, which PED moves.
-
-    Parameters
-    ----------
-    metric : Metric
-
-    Returns
-    -------
-    bool
-    """
+    """Whether the metric looks at features of labelled samples, which PED moves."""
     return "classification" in metric.tasks and "source_probabilities" not in metric.needs
 
 
@@ -59,14 +50,6 @@ def with_ped(metric: Metric) -> Metric:
     (its length uncertain by more than a fifth), as when one feature that hardly varies in the
     reference task rules it, a delete-a-group jackknife over the displacement alone adds its share,
     for 32 more measurements.
-
-    Parameters
-    ----------
-    metric : Metric
-
-    Returns
-    -------
-    Metric
 
     Raises
     ------
@@ -114,14 +97,6 @@ def after_ped(embedding: Embedding) -> tuple[Embedding, Decline, tuple[str, ...]
 
     Worked out once per embedding, for all metrics. The reference task of the embedding, where it
     has one, sets the scale of every feature.
-
-    Parameters
-    ----------
-    embedding : Embedding
-
-    Returns
-    -------
-    (Embedding, Decline, tuple of str)
     """
     decline = potential_energy_decline(embedding.moments, _reference_deviation(embedding))
     warnings = tuple(_warnings(embedding, decline))

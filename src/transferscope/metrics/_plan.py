@@ -84,16 +84,7 @@ def plan_metrics(metrics: str | Sequence[str] = DEFAULT_METRICS) -> MetricPlan:
 
 
 def resolve_metric(name: str) -> Metric:
-    """The metric of this name, ``"logme"`` or ``"logme+ped"``.
-
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    Metric
-    """
+    """The metric of this name, ``"logme"`` or ``"logme+ped"``."""
     if name.endswith(SUFFIX):
         return with_ped(get_metric(name.removesuffix(SUFFIX)))
     return get_metric(name)

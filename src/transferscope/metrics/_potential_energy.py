@@ -159,16 +159,7 @@ def potential_energy_decline(
 
 
 def own_deviation(moments: ClassMoments | ClassStatistics) -> Array:
-    """Standard deviation of each feature over all samples, (d,) float64.
-
-    Parameters
-    ----------
-    moments : ClassMoments or ClassStatistics
-
-    Returns
-    -------
-    float64 array of shape (d,)
-    """
+    """Standard deviation of each feature over all samples, (d,) float64."""
     xp = arrays.namespace(moments.means)
     between = (moments.means - _mean(moments)) ** 2
     squares = xp.sum(moments.within_squares, axis=0) + moments.counts @ between

@@ -142,11 +142,6 @@ def measure_all(
 def require_inputs(embedding: Embedding, metric: Metric) -> None:
     """Refuse a metric whose inputs are absent.
 
-    Parameters
-    ----------
-    embedding : Embedding
-    metric : Metric
-
     Raises
     ------
     MissingInputError

@@ -14,17 +14,6 @@ from transferscope.numerics.arrays import Array, ArrayLike
 def features_matrix(features: ArrayLike, name: str = "features") -> Array:
     """Check an (n_samples, n_features) real matrix with at least two rows.
 
-    Returns
-    -------
-    array of float32 or float64, shape (n_samples, n_features)
-        The same object where nothing had to be converted.
-
-    Parameters
-    ----------
-    features : array-like of shape (n_samples, n_features)
-    name : str
-        What messages call it.
-
     Raises
     ------
     InputError
@@ -50,12 +39,6 @@ def features_matrix(features: ArrayLike, name: str = "features") -> Array:
 
 def finite(features: Array, name: str = "features") -> None:
     """Refuse NaN and infinity, naming the first bad row.
-
-    Parameters
-    ----------
-    features : array of shape (n_samples, n_features)
-    name : str
-        What messages call it.
 
     Raises
     ------
@@ -133,18 +116,6 @@ def class_labels(labels: ArrayLike, n_samples: int, like: Array) -> tuple[Array,
 def target_columns(targets: ArrayLike, n_samples: int, like: Array) -> Array:
     """Check real-valued targets (regression, or 0/1 columns for multi-label).
 
-    Returns
-    -------
-    float64 array, shape (n_samples, n_targets)
-
-    Parameters
-    ----------
-    targets : array-like of shape (n_samples,) or (n_samples, n_targets)
-    n_samples : int
-        Length that the targets must have.
-    like : array
-        The features: the targets returned are in their library and on their device.
-
     Raises
     ------
     InputError
@@ -171,18 +142,6 @@ def target_columns(targets: ArrayLike, n_samples: int, like: Array) -> Array:
 def probabilities(values: ArrayLike, n_samples: int, like: Array) -> Array:
     """Check source probabilities: non-negative rows that sum to one.
 
-    Returns
-    -------
-    float array, shape (n_samples, n_source_classes)
-
-    Parameters
-    ----------
-    values : array-like of shape (n_samples, n_source_classes)
-    n_samples : int
-        Length that they must have.
-    like : array
-        The features: the array returned is in their library and on their device.
-
     Raises
     ------
     InputError
@@ -205,20 +164,6 @@ def probabilities(values: ArrayLike, n_samples: int, like: Array) -> Array:
 def source_outputs(values: ArrayLike, name: str, n_samples: int, like: Array) -> Array:
     """Check what the encoder's own head gave: one row per sample, on the device of the features.
 
-    Returns
-    -------
-    float array, shape (n_samples, n_source_classes)
-
-    Parameters
-    ----------
-    values : array-like of shape (n_samples, n_source_classes)
-    name : str
-        What messages call it.
-    n_samples : int
-        Length that they must have.
-    like : array
-        The features: the array returned is in their library and on their device.
-
     Raises
     ------
     InputError
@@ -235,16 +180,6 @@ def source_outputs(values: ArrayLike, name: str, n_samples: int, like: Array) ->
 
 def reference_matrix(values: ArrayLike, like: Array) -> Array:
     """Check features of the reference task: as many columns as the features, finite.
-
-    Returns
-    -------
-    float array, shape (n_reference, n_features)
-
-    Parameters
-    ----------
-    values : array-like of shape (n_reference, n_features)
-    like : array
-        The features: the array returned is in their library and on their device.
 
     Raises
     ------
