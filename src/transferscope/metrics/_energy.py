@@ -10,7 +10,7 @@ import math
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
+from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays, checks
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -48,7 +48,7 @@ def energy(logits: ArrayLike, *, lowest: float = 1.0) -> float:
 
     Examples
     --------
-    >>> from transferscope.metrics._energy import energy
+    >>> from transferscope.metrics import energy
     >>> logits = [[0.0, 0.0], [3.0, 3.0]]
     >>> round(energy(logits), 6), round(energy(logits, lowest=0.5), 6)
     (2.193147, 0.693147)
@@ -115,10 +115,5 @@ BEHAVIOUR = Behaviour(
     warns_of=("n < d", "constant column", "singleton class"),
 )
 ENERGY = Metric(
-    "energy",
-    measure,
-    ABOUT,
-    tasks=("classification", "regression", "multilabel"),
-    needs_targets=False,
-    behaviour=BEHAVIOUR,
+    "energy", measure, ABOUT, tasks=EVERYTHING, needs_targets=False, behaviour=BEHAVIOUR
 )

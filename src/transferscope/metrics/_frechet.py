@@ -10,7 +10,7 @@ import math
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
+from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -125,7 +125,7 @@ FRECHET = Metric(
     "frechet",
     measure,
     ABOUT,
-    tasks=("classification", "regression", "multilabel"),
+    tasks=EVERYTHING,
     needs=("reference_features",),
     needs_targets=False,
     from_moments=True,

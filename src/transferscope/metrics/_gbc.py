@@ -64,7 +64,7 @@ def gbc(features: ArrayLike, labels: ArrayLike, *, covariance: Covariance = "dia
 
     Examples
     --------
-    >>> from transferscope.metrics._gbc import gbc
+    >>> from transferscope.metrics import gbc
     >>> features = np.array([[-1.0], [1.0], [3.0], [5.0]])
     >>> round(gbc(features, [0, 0, 1, 1]), 6)  # -2 exp(-16/8)
     -0.270671

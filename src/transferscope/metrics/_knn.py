@@ -7,7 +7,15 @@ from typing import Literal
 from transferscope.embedding import Classes, Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric, hit_rate, r_squared
+from transferscope.metrics._metric import (
+    EVERYTHING,
+    About,
+    Behaviour,
+    Measurement,
+    Metric,
+    hit_rate,
+    r_squared,
+)
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -156,6 +164,4 @@ ABOUT = About(
     "leave-one-out accuracy of 5 nearest neighbours", "0 to 1 (R² to 1)", "Cover & Hart, 1967"
 )
 BEHAVIOUR = Behaviour(changes_with=("duplicated rows",))
-KNN = Metric(
-    "knn", measure, ABOUT, tasks=("classification", "regression", "multilabel"), behaviour=BEHAVIOUR
-)
+KNN = Metric("knn", measure, ABOUT, tasks=EVERYTHING, behaviour=BEHAVIOUR)

@@ -45,7 +45,7 @@ def lfc(features: ArrayLike, labels: ArrayLike) -> float:
 
     Examples
     --------
-    >>> from transferscope.metrics._lfc import lfc
+    >>> from transferscope.metrics import lfc
     >>> round(lfc(np.array([[-1.0], [-1.0], [1.0], [1.0]]), [0, 0, 1, 1]), 12)
     1.0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
+from transferscope.metrics._metric import NUMBERS, About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -50,7 +50,7 @@ def linear_mse(features: ArrayLike, targets: ArrayLike, *, penalty: float = 1.0)
 
     Examples
     --------
-    >>> from transferscope.metrics._linear_mse import linear_mse
+    >>> from transferscope.metrics import linear_mse
     >>> features, targets = [[0.0], [0.0], [2.0], [2.0]], [0, 0, 1, 1]
     >>> round(linear_mse(features, targets), 6)
     -0.125
@@ -101,10 +101,5 @@ ABOUT = About(
 )
 BEHAVIOUR = Behaviour(changes_with=("scale",))
 LINEAR_MSE = Metric(
-    "linear_mse",
-    measure,
-    ABOUT,
-    tasks=("regression", "multilabel"),
-    from_moments=True,
-    behaviour=BEHAVIOUR,
+    "linear_mse", measure, ABOUT, tasks=NUMBERS, from_moments=True, behaviour=BEHAVIOUR
 )

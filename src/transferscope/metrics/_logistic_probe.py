@@ -66,7 +66,7 @@ def logistic_probe(features: Any, labels: Any, *, seed: int = 0) -> float:
 
     Examples
     --------
-    >>> from transferscope.metrics._logistic_probe import logistic_probe
+    >>> from transferscope.metrics import logistic_probe
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(60) % 3
     >>> logistic_probe(np.eye(3)[labels] + 0.1 * rng.standard_normal((60, 3)), labels)

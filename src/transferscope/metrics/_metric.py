@@ -21,6 +21,11 @@ Change = Literal["row order", "class names", "duplicated rows", "rotation", "shi
 #: Data that a value may come with a warning for.
 EdgeCase = Literal["n < d", "constant column", "singleton class"]
 
+#: What a metric can score, as most records need it.
+CLASSES: tuple[TaskType, ...] = ("classification",)
+NUMBERS: tuple[TaskType, ...] = ("regression", "multilabel")
+EVERYTHING: tuple[TaskType, ...] = CLASSES + NUMBERS
+
 #: Groups of the jackknife: its standard error is itself uncertain by 18 %.
 GROUPS = 16
 
@@ -119,7 +124,7 @@ class Metric:
     name: str
     measure: Callable[[Embedding], Measurement]
     about: About
-    tasks: tuple[TaskType, ...] = ("classification",)
+    tasks: tuple[TaskType, ...] = CLASSES
     needs: tuple[Need, ...] = ()
     needs_targets: bool = True
     from_moments: bool = False

@@ -58,7 +58,7 @@ def ncti_variability(features: ArrayLike, labels: ArrayLike) -> float:
 
     Examples
     --------
-    >>> from transferscope.metrics._ncti import ncti_variability
+    >>> from transferscope.metrics import ncti_variability
     >>> labels = np.arange(80) % 4
     >>> collapsed = 9 * np.eye(4)[labels] + 0.1 * np.random.default_rng(0).standard_normal((80, 4))
     >>> round(ncti_variability(collapsed, labels), 6), round(-np.log(2), 6)
@@ -97,7 +97,7 @@ def ncti_geometry(features: ArrayLike, labels: ArrayLike) -> float:
 
     Examples
     --------
-    >>> from transferscope.metrics._ncti import ncti_geometry
+    >>> from transferscope.metrics import ncti_geometry
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(200) % 4
     >>> separable = 5 * np.eye(4)[labels] + rng.standard_normal((200, 4))
@@ -137,7 +137,7 @@ def ncti_nearest_center(features: ArrayLike, labels: ArrayLike) -> float:
 
     Examples
     --------
-    >>> from transferscope.metrics._ncti import ncti_nearest_center
+    >>> from transferscope.metrics import ncti_nearest_center
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(200) % 2
     >>> features = rng.standard_normal((200, 2)) * [100, 0.1] + labels[:, None] * [0, 1]

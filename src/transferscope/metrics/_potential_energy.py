@@ -109,7 +109,7 @@ def potential_energy_decline(
     Two balls of radius 1 (ν = 1) at distance 1.5 overlap by 0.5; Δt = 1 moves each by half of it.
 
     >>> from transferscope import ClassMoments
-    >>> from transferscope.metrics._potential_energy import potential_energy_decline
+    >>> from transferscope.metrics import potential_energy_decline
     >>> features = np.array([[-1.0], [1.0], [0.5], [2.5]])
     >>> moments = ClassMoments.from_arrays(features, np.array([0, 0, 1, 1]))
     >>> decline = potential_energy_decline(moments, np.ones(1), nu=1.0, step=1.0)

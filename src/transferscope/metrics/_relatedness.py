@@ -14,7 +14,7 @@ import numpy as np
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
+from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 from transferscope.numerics.sampling import stratified_rows
@@ -204,7 +204,7 @@ RELATEDNESS_UNLABELLED = Metric(
     "relatedness_unlabelled",
     measure_relatedness_unlabelled,
     RELATEDNESS_UNLABELLED_ABOUT,
-    tasks=("classification", "regression", "multilabel"),
+    tasks=EVERYTHING,
     needs=("reference_features", "reference_labels"),
     needs_targets=False,
     behaviour=RELATEDNESS_UNLABELLED_BEHAVIOUR,

@@ -66,7 +66,7 @@ def transrate(
 
     Examples
     --------
-    >>> from transferscope.metrics._transrate import transrate
+    >>> from transferscope.metrics import transrate
     >>> round(transrate(np.array([[-1.0], [-1.0], [1.0], [1.0]]), [0, 1, 0, 1]), 12)
     0.0
 

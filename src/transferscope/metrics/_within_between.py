@@ -30,7 +30,7 @@ def within_between(features: ArrayLike, labels: ArrayLike) -> float:
 
     Examples
     --------
-    >>> from transferscope.metrics._within_between import within_between
+    >>> from transferscope.metrics import within_between
     >>> within_between(np.array([[0.0], [2.0], [4.0], [6.0]]), [0, 0, 1, 1])
     -0.25
 
