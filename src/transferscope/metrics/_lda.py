@@ -64,8 +64,11 @@ def lda(features: ArrayLike, labels: ArrayLike, *, shrinkage: float | None = Non
     Examples
     --------
     >>> from transferscope.metrics import lda
-    >>> round(lda(np.array([[0.0], [0.2], [5.0], [5.2]]), [0, 0, 1, 1]), 6)
-    1.0
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.arange(200) % 2
+    >>> features = rng.standard_normal((200, 2)) * [100, 0.1] + labels[:, None] * [0, 1]
+    >>> lda(features, labels) > 0.99
+    True
 
     References
     ----------

@@ -51,7 +51,9 @@ def linear_probe(
     Examples
     --------
     >>> from transferscope.metrics import linear_probe
-    >>> round(linear_probe(np.array([[0.0], [0.2], [5.0], [5.2]]), [0, 0, 1, 1]), 6)
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.arange(60) % 3
+    >>> linear_probe(np.eye(3)[labels] + 0.1 * rng.standard_normal((60, 3)), labels)
     1.0
 
     References

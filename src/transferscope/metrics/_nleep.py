@@ -89,8 +89,9 @@ def nleep(
     Examples
     --------
     >>> from transferscope.metrics import nleep
-    >>> round(nleep(np.array([[0.0], [0.2], [5.0], [5.2]]), [0, 0, 1, 1]), 6)
-    0.0
+    >>> features = np.array([[0.0], [0.2], [5.0], [5.2]])
+    >>> round(nleep(features, [0, 0, 1, 1]), 6), round(nleep(features, [0, 1, 0, 1]), 6)
+    (0.0, -0.693147)
 
     References
     ----------

@@ -73,8 +73,11 @@ def parc(
     Examples
     --------
     >>> from transferscope.metrics import parc
-    >>> round(parc(np.array([[0.0], [0.2], [5.0], [5.2]]), [0, 0, 1, 1]), 6)
-    0.0
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.arange(60) % 3
+    >>> separable = np.eye(3)[labels] + 0.1 * rng.standard_normal((60, 3))
+    >>> bool(parc(separable, labels) > parc(separable, rng.permutation(labels)))
+    True
 
     References
     ----------

@@ -71,8 +71,11 @@ def sfda(features: ArrayLike, labels: ArrayLike, *, eigenvalue: Eigenvalue = "po
     Examples
     --------
     >>> from transferscope.metrics import sfda
-    >>> round(sfda(np.array([[0.0], [0.2], [5.0], [5.2]]), [0, 0, 1, 1]), 6)
-    1.0
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.arange(200) % 4
+    >>> separable = np.eye(4)[labels] + 0.3 * rng.standard_normal((200, 4))
+    >>> bool(sfda(separable, labels) > sfda(separable, rng.permutation(labels)))
+    True
 
     References
     ----------
