@@ -101,7 +101,7 @@ def nleep(
     return measure(embedding, log=log, clusters_per_class=clusters_per_class).value
 
 
-def measure(embedding: Embedding, log: bool = True, clusters_per_class: int = 5) -> Measurement:
+def measure(embedding: Embedding, *, log: bool = True, clusters_per_class: int = 5) -> Measurement:
     """N-LEEP of an embedding; see `nleep`."""
     if clusters_per_class < 1:
         raise InputError(f"clusters_per_class must be at least 1, got {clusters_per_class}.")
@@ -122,7 +122,7 @@ def measure(embedding: Embedding, log: bool = True, clusters_per_class: int = 5)
     mixture = _fit(table, _start(points, per_class * C, embedding.seed))
     if not mixture.settled:
         warnings.append(f"the mixture had not settled after {MAX_ROUNDS} rounds")
-    value = _value(table, mixture, labels, C, log)
+    value = _value(table, mixture, labels, C, log=log)
 
     def influence() -> Array:
         # refits need no more digits than the features have
@@ -137,7 +137,7 @@ def measure(embedding: Embedding, log: bool = True, clusters_per_class: int = 5)
             if int(some.shape[0]) < int(start.shape[1]):
                 few = xp.take(points, chosen, axis=0)
                 start = _start(few, int(few.shape[0]), embedding.seed)
-            return _value(some, _fit(some, start), xp.take(labels, chosen), C, log)
+            return _value(some, _fit(some, start), xp.take(labels, chosen), C, log=log)
 
         return grouped_jackknife(embedding, without)
 
@@ -240,7 +240,7 @@ def _posteriors(table: Array, coefficients: Array) -> Iterator[tuple[slice, Arra
         yield part, (xp.log(mass) + top)[:, 0], posteriors / mass
 
 
-def _value(table: Array, mixture: _Mixture, labels: Array, C: int, log: bool) -> float:
+def _value(table: Array, mixture: _Mixture, labels: Array, C: int, *, log: bool) -> float:
     """LEEP with the posteriors of the mixture in place of source probabilities."""
     xp, joint, total = arrays.namespace(table), None, 0.0
     for part, _, posteriors in _posteriors(table, mixture.coefficients):

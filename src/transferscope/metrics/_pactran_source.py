@@ -112,7 +112,7 @@ def pactran_gamma(
 
 
 def _explain(
-    embedding: Embedding, share: Array, iterations: int, normalised: bool
+    embedding: Embedding, share: Array, iterations: int, *, normalised: bool
 ) -> tuple[Counts, float]:
     """Iterate q and A, each sample weighted by its share of 1, for all `n_samples`.
 

@@ -106,7 +106,7 @@ def measure(embedding: Embedding, n_axes: int | None = 32) -> Measurement:
     value = 100 * pairs.scale * (pairs.auc - 0.5)
 
     def influence() -> Array:
-        terms = 100 * pairs.scale * _influence(values, labels, pairs, n_axes is not None)
+        terms = 100 * pairs.scale * _influence(values, labels, pairs, whitened=n_axes is not None)
         return (terms - xp.mean(terms)) * math.sqrt(embedding.n_samples / m)
 
     return Measurement(value, influence, tuple(warnings))
@@ -193,7 +193,7 @@ def _share_below(values: Array, others: Array) -> Array:
     return arrays.as_float64(below + up_to) / (2 * int(others.shape[0]))
 
 
-def _influence(values: Array, labels: Array, pairs: _Pairs, whitened: bool) -> Array:
+def _influence(values: Array, labels: Array, pairs: _Pairs, *, whitened: bool) -> Array:
     """Influence of each sample on ``(A − 1/2) √(p (1 − p))``, in units of the root.
 
     By its pairs, first: A is a ratio of counts of pairs, p another. Then by the standardisation,

@@ -109,7 +109,9 @@ def measure(
             "small beside eps: pass float64 or scale the features down"
         )
     return Measurement(
-        value, lambda: _influence(embedding, rates, weights, by_samples, eps), tuple(warnings)
+        value,
+        lambda: _influence(embedding, rates, weights, eps, by_samples=by_samples),
+        tuple(warnings),
     )
 
 
@@ -171,7 +173,7 @@ def _centred(embedding: Embedding, rows: NumpyArray) -> Array:
 
 
 def _influence(
-    embedding: Embedding, rates: Array, weights: Array, by_samples: bool, eps: float
+    embedding: Embedding, rates: Array, weights: Array, eps: float, *, by_samples: bool
 ) -> Array:
     """What leaving a sample out changes in every rate, in closed form.
 
