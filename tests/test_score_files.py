@@ -35,6 +35,7 @@ def test_long_and_wide_tables_are_the_same(tmp_path):
     [
         (read_scores, "dataset,encoder,metric,value\np,v,x,1\np,v,x,1\n", "only once"),
         (read_scores, "dataset,encoder,x\np,v,1\np,v,2\n", "only once"),
+        (read_scores, "dataset,encoder,x\np,v,1\np,v,\n", "only once"),
         (read_scores, "dataset,encoder,x\np,v,nan\n", "finite numbers; x of v is 'nan' at line 2"),
         (read_scores, "dataset,encoder,x\np,v,high\n", "finite numbers"),
         (read_scores, "dataset,encoder,metric,value,seed\np,v,x,1,0\n", "has also seed"),

@@ -128,7 +128,7 @@ class _Table:
     def numbers(
         self, long: Sequence[str], per_column: str
     ) -> Iterator[tuple[str, dict[str, str], object]]:
-        """Walk over the cells of numbers that are not empty.
+        """Walk over the cells of numbers.
 
         Parameters
         ----------
@@ -159,8 +159,7 @@ class _Table:
                 if not is_long:
                     found[per_column] = column
                 self._check_names(found, place)
-                if row[column] != "":
-                    yield place, found, row[column]
+                yield place, found, row[column]
 
     def _check_columns(self, needed: list[str], *, is_long: bool) -> None:
         missing = [name for name in needed if name not in self.columns]
@@ -181,12 +180,14 @@ class _Table:
                 )
 
     def put(self, row: dict[str, float], encoder: str, cell: object, place: str, what: str) -> None:
-        """Put a cell's number under its encoder."""
+        """Put a cell's number under its encoder; an empty cell puts nothing."""
         if encoder in row:
             raise InputError(
                 f"a row of {self.source} may be there only once; {what} is there again at {place}. "
                 "Remove one."
             )
+        if cell == "":
+            return
         try:
             value = float(cell) if isinstance(cell, SupportsFloat | str) else math.nan
         except ValueError:
@@ -204,7 +205,10 @@ def _nested_scores(table: _Table) -> dict[str, dict[str, dict[str, float]]]:
     for place, names, cell in table.numbers(("dataset", "encoder", "metric", "value"), "metric"):
         row = found.setdefault(names["dataset"], {}).setdefault(names["metric"], {})
         table.put(row, names["encoder"], cell, place, f"{names['metric']} of {names['encoder']}")
-    return found
+    return {
+        dataset: {metric: row for metric, row in metrics.items() if row}
+        for dataset, metrics in found.items()
+    }
 
 
 def _nested_accuracy(table: _Table) -> dict[str, dict[str, float]]:
@@ -212,7 +216,7 @@ def _nested_accuracy(table: _Table) -> dict[str, dict[str, float]]:
     for place, names, cell in table.numbers(("dataset", "encoder", "accuracy"), "dataset"):
         row = found.setdefault(names["dataset"], {})
         table.put(row, names["encoder"], cell, place, f"{names['encoder']} on {names['dataset']}")
-    return found
+    return {dataset: row for dataset, row in found.items() if row}
 
 
 def _read_csv(path: str | os.PathLike[str]) -> _Table:
