@@ -21,7 +21,7 @@ MEASURES = (*CORRELATIONS, *(f"{name}@{k}" for name in ("rel", "recall", "regret
 def measure_draws(
     scores: NumpyArray, accuracy: NumpyArray, counts: NumpyArray
 ) -> dict[str, NumpyArray]:
-    """Every measure, of many draws of the same encoders at once.
+    """Every measure, of many draws of the same encoders in one pass.
 
     Parameters
     ----------

@@ -71,8 +71,7 @@ def read_accuracy(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     Raises
     ------
     InputError
-        If it cannot be read, a column is missing, unknown or named twice, a value is no finite
-        number, or a row comes twice.
+        As `read_scores`.
 
     Examples
     --------

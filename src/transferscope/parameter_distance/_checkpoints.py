@@ -14,6 +14,7 @@ from transferscope.errors import CheckpointError, first_few, require
 from transferscope.parameter_distance._stored_tensors import open_safetensors
 from transferscope.parameter_distance._tensors import Tensor, tensor_in_memory
 from transferscope.storage import read_weights_file
+from transferscope.storage.safetensors_files import is_safetensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -126,14 +127,7 @@ def _of_path(path: Path, files: ExitStack) -> dict[str, Tensor]:
         path = _file_in(path)
     if path.name.endswith(".index.json"):
         return _of_index(path, files)
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise CheckpointError(
-            f"weights file {path} cannot be opened ({error.strerror}). Check the path."
-        ) from error
-    if start[8:9] == b"{":
+    if is_safetensors(path):
         return open_safetensors(path, files)
     return _of_mapping(read_weights_file(path), is_mapped=True)
 

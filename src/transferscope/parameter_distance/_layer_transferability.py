@@ -99,7 +99,7 @@ def layer_transferability(
     time in float64 and takes their singular values, O(rows · columns · min) each.
 
     Traps: if pre-trained and fine-tuned files are swapped, every number looks plausible; if the
-    random one is swapped in, T falls below 1, and a note says so. A layer that did not move at all
+    random one is swapped in, T falls below 1, and a note tells it. A layer that did not move at all
     (frozen, or the same file twice) has an infinite ratio: its T is None, with a reason. The head
     is usually drawn anew for the new classes, so its T is about 1, or None for want of a common
     shape.

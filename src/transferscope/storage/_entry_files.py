@@ -35,7 +35,7 @@ class DamagedError(Exception):
 
 
 class Facts(TypedDict):
-    """What a manifest says of its entry; all but ``about`` identify it."""
+    """What a manifest tells of its entry; all but ``about`` identify it."""
 
     format: int
     dataset: str

@@ -14,7 +14,9 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeGuard
 
 import numpy as np
@@ -77,6 +79,13 @@ class Header:
     metadata: dict[str, str]
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins like a safetensors file; False where it cannot be read."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(9)[8:] == b"{"  # after the length of the header
+    return False
+
+
 def read_header(file: BinaryIO) -> Header:
     """Read the header of an open file.
 
@@ -91,7 +100,7 @@ def read_header(file: BinaryIO) -> Header:
     Raises
     ------
     ValueError
-        If the file is damaged or cut short; the text says how.
+        As `parse_header`.
     """
     n_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -117,7 +126,7 @@ def parse_header(start: Bytes, n_bytes: int) -> Header:
     Raises
     ------
     ValueError
-        If the file is damaged or cut short; the text says how.
+        If the file is damaged or cut short; the text is the reason.
     """
     length = int.from_bytes(start[:8], "little")
     if not 2 <= length <= n_bytes - 8:
