@@ -165,7 +165,10 @@ def _read_json(path: Path) -> dict[str, object]:
 def _of_index(path: Path, files: ExitStack) -> dict[str, Tensor]:
     shards = _read_json(path).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
-        raise CheckpointError(f"{path} has no weight_map, so it is no index of shards.")
+        raise CheckpointError(
+            f"{path} has no weight_map, so it is no index of shards. Give a file such as "
+            "model.safetensors.index.json."
+        )
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(shards.values())):
         if Path(shard).name != shard or not (path.parent / shard).is_file():

@@ -29,8 +29,8 @@ TERMS = ("domain_gap", "intraclass_variance", "log_n_samples", "constant")
 _COLUMNS = ("domain_gap", "intraclass_variance", "n_samples", "transferability")
 REMARK = (
     "The authors do not write how they scaled the predictors of the published coefficients. None "
-    "of thirty-two scalings gives them on the published table; their constant suggests standardised "
-    "predictors (the mean of ln T in the table is 2.84). Compare signs, not sizes."
+    "of thirty-two scalings gives them on the published table; their constant suggests "
+    "standardised predictors (the mean of ln T in the table is 2.84). Compare signs, not sizes."
 )
 
 

@@ -73,7 +73,7 @@ def layer_transferability(
     spectra : bool
         Compute spectral norm and effective rank of the updates, too.
     head : str, optional
-        Name of the module that is the head, where its own name does not give it away.
+        Name of the module that is the head, where its own name does not show it.
 
     Returns
     -------
@@ -101,8 +101,8 @@ def layer_transferability(
     Traps: if pre-trained and fine-tuned files are swapped, every number looks plausible; if the
     random one is swapped in, T falls below 1, and a note tells it. A layer that did not move at all
     (frozen, or the same file twice) has an infinite ratio: its T is None, with a reason. The head
-    is usually drawn anew for the new classes, so its T is about 1, or None for want of a common
-    shape.
+    is usually drawn again for the new classes, so its T is about 1, or None because the shapes
+    differ.
 
     Examples
     --------
@@ -138,9 +138,9 @@ def _check_options(measure: str, group: str, parameters: str, seeds: int) -> Non
         ("parameters", parameters, ("weights", "all", "with_statistics")),
     ):
         if given not in known:
-            raise InputError(f"{name} is one of {', '.join(known)}, got {given!r}.")
+            raise InputError(f"{name} must be one of {', '.join(known)}; got {given!r}.")
     if seeds < 0:
-        raise InputError(f"seeds must not be negative, got {seeds}.")
+        raise InputError(f"seeds must be at least 0; got {seeds}.")
 
 
 def _open_pair(
