@@ -87,21 +87,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Read the header of an open file.
-
-    Parameters
-    ----------
-    file : binary file
-
-    Returns
-    -------
-    Header
-
-    Raises
-    ------
-    ValueError
-        As `parse_header`.
-    """
+    """Read the header of an open file; damage is a ValueError, as in `parse_header`."""
     n_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = file.read(8)
