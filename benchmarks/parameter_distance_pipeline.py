@@ -74,7 +74,9 @@ def runs(network, data, out, curves):
         whole = len(open_dataset(data / f"{name}.npz"))
         for size in sorted({min(size, whole) for size in SIZES}):
             target = open_dataset(data / f"{name}.npz", max_samples=size)
-            factors = dataset_factors(features_of(encoder, target), target.labels, reference)
+            factors = dataset_factors(
+                features_of(encoder, target), target.labels, reference_features=reference
+            )
             place = folder / f"{name}-{size}"
             tuned = finetune(
                 encoder,

@@ -10,11 +10,8 @@ import scipy.stats
 
 from reference import agreement as reference
 from transferscope.errors import InputError
-from transferscope.evaluation._agreement import (
-    MEASURES,
-    evaluate,
-    measure_draws,
-)
+from transferscope.evaluation import MEASURES, evaluate
+from transferscope.evaluation._measures import measure_draws
 
 SCIPY = {
     "weighted_tau": scipy.stats.weightedtau,

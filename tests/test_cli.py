@@ -135,7 +135,7 @@ def test_second_run_reads_the_store(run, tmp_path):
     assert "1 damaged" in run("cache", "verify", "--store", "kept", check=1).stdout
     with warnings.catch_warnings():
         warnings.simplefilter("always", StoreWarning)
-        assert "will be made again" in run(*arguments, check=0).stderr
+        assert "will be computed again" in run(*arguments, check=0).stderr
     assert "freed" in run("cache", "clear", "--store", "kept", check=0).stdout
     assert "0 entries" in run("cache", "list", "--store", "kept", check=0).stdout
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from transferscope import score
 from transferscope.errors import InputError, StoreError
+from transferscope.storage.atomic import write_atomically
 from transferscope.storage.feature_files import KNOWN_ARRAYS, read_feature_file, write_feature_file
+from transferscope.storage.safetensors_files import parse_header, serialise
 
 
 def contents() -> dict[str, np.ndarray]:
@@ -77,24 +82,24 @@ def test_safetensors_are_mapped_not_copied(tmp_path):
 
 @pytest.mark.parametrize("name", ["f.npz", "f.safetensors", "f.csv"])
 def test_no_such_file(tmp_path, name):
-    with pytest.raises(InputError, match=f"there is no file .*{name}"):
+    with pytest.raises(InputError, match=f"{name} does not exist"):
         read_feature_file(tmp_path / name)
 
 
 def test_other_kinds_are_refused(tmp_path):
     (tmp_path / "f.csv").write_text("a,b\n")
-    with pytest.raises(InputError, match=r"is .npz or .safetensors, got f.csv; .*rank"):
+    with pytest.raises(InputError, match=r"f.csv must be .npz or .safetensors. .*rank"):
         read_feature_file(tmp_path / "f.csv")
     np.save(tmp_path / "f.npy", np.zeros(3))
     (tmp_path / "f.npy").rename(tmp_path / "g.npz")
-    with pytest.raises(InputError, match=r"bare array; save it with np\.savez"):
+    with pytest.raises(InputError, match=r"single array .* with np\.savez"):
         read_feature_file(tmp_path / "g.npz")
 
 
 @pytest.mark.parametrize("name", ["f.npz", "f.safetensors"])
 def test_features_must_be_there(tmp_path, name):
     save(tmp_path / name, {"labels": np.arange(3), "x": np.zeros(3)})
-    with pytest.raises(InputError, match=r"no array 'features' \(it holds \['labels'\]\)"):
+    with pytest.raises(InputError, match=r"must hold an array 'features'; it holds \['labels'\]"):
         read_feature_file(tmp_path / name)
 
 
@@ -104,7 +109,7 @@ def test_a_file_cut_short_is_damaged(tmp_path, name, keep):
     save(tmp_path / name, contents())
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[:keep])
-    with pytest.raises(InputError, match="damaged or not what its name says"):
+    with pytest.raises(InputError, match="damaged or of another format than its name"):
         read_feature_file(tmp_path / name)
 
 
@@ -112,13 +117,15 @@ def test_a_file_cut_short_is_damaged(tmp_path, name, keep):
 def test_rubbish_is_damaged(tmp_path, name):
     for rubbish in (b"rubbish" * 50, b"\x10" + b"\0" * 7 + b"[1, 2, 3, 4, 5] ", b"\xff" * 40):
         (tmp_path / name).write_bytes(rubbish)
-        with pytest.raises(InputError, match="damaged or not what its name says") as refused:
+        with pytest.raises(
+            InputError, match="damaged or of another format than its name"
+        ) as refused:
             read_feature_file(tmp_path / name)
         assert "pickle" not in str(refused.value)
 
 
 def test_a_folder_is_no_feature_file(tmp_path):
-    with pytest.raises(InputError, match=r"is a folder; .*transferscope rank"):
+    with pytest.raises(InputError, match=r"is a folder; it must .*transferscope rank"):
         read_feature_file(tmp_path)
 
 
@@ -144,14 +151,66 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     write_feature_file(path, contents(), {})
     before = path.read_bytes()
 
-    def full(*arguments, **options):
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", full)
-    with pytest.raises(StoreError, match=r"No space left.*choose another place"):
-        write_feature_file(path, contents(), {})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StoreError, match=r"No space left.*choose another place"):
+            write_feature_file(path, contents(), {})
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["f.safetensors"]
     (tmp_path / "in_the_way").write_text("")
     with pytest.raises(StoreError):
         write_feature_file(tmp_path / "in_the_way" / "f.safetensors", contents(), {})
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "i8", "u1", "u4", "?", ">f4"])
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (2, 3)])
+def test_safetensors_reads_what_is_serialised(dtype, shape):
+    arrays = {"a": np.ones(shape).astype(dtype), "b": np.arange(3, dtype="u1"), "c": np.ones(1)}
+    content = b"".join(serialise(arrays, {"é": "x"}))
+    for found in (
+        safetensors.numpy.load(content),
+        {
+            name: tensor.view(np.frombuffer(content, np.uint8))
+            for name, tensor in parse_header(content, len(content)).tensors.items()
+        },
+    ):
+        assert found.keys() == arrays.keys()
+        for name, values in arrays.items():
+            assert found[name].shape == values.shape
+            assert found[name].dtype == values.dtype.newbyteorder("=")
+            np.testing.assert_array_equal(found[name], values)
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("[1, 2]", "is no table"),
+        ('{"a": 1}', "does not describe a"),
+        ('{"a": {"dtype": "F32", "shape": [1]}}', "does not describe a"),
+        ('{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', "does not describe a"),
+        ('{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "type F32 has 4 bytes"),
+        ('{"a": {"dtype": "BF16", "shape": [1], "data_offsets": [4, 0]}}', "has -4 bytes"),
+        ('{"a": {"dtype": "F8_E4M3", "shape": [9], "data_offsets": [0, 9]}}', "bytes of"),
+        ('{"a"', "Expecting"),
+    ],
+)
+def test_damaged_headers_are_described(header, reason):
+    content = len(header).to_bytes(8, "little") + header.encode() + b"1234"
+    with pytest.raises(ValueError, match=reason):
+        parse_header(content, len(content))
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "notes.txt"
+    write_atomically(path, "first: é\n")
+    assert path.read_bytes() == "first: é\n".encode()
+    monkeypatch.setattr(
+        Path, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "No"))
+    )
+    with pytest.raises(StoreError, match=r"notes.txt cannot be written: No. .*, or rename it\."):
+        write_atomically(path, [b"second"], elsewhere="rename it")
+    assert path.read_bytes() == "first: é\n".encode()
+    assert [p.name for p in path.parent.iterdir()] == ["notes.txt"]

@@ -22,8 +22,8 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-import transferscope.storage.feature_store as feature_store
 from transferscope.errors import InputError, StoreError, StoreWarning, UnknownNameError
+from transferscope.storage import _entry_files
 from transferscope.storage.feature_store import FeatureStore, StoreEntry
 
 IDENTITY: dict[str, Any] = {"dataset": "d" * 16, "encoder": "e" * 16, "layer": "pooled"}
@@ -160,7 +160,7 @@ def test_numbers_that_make_no_sense_are_refused(tmp_path):
         small(tmp_path, n_samples=0)
     with pytest.raises(InputError, match="at least 1"):
         small(tmp_path, shard_size=0)
-    with pytest.raises(InputError, match="shards 0 to 2, and 3"):
+    with pytest.raises(InputError, match="shard 3 does not exist; this entry has shards 0 to 2"):
         small(tmp_path).read(3)
 
 
@@ -183,7 +183,7 @@ def test_a_user_without_a_home_is_told_to_choose_a_place(monkeypatch):
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", nobody)
-    with pytest.raises(StoreError, match="--store DIR"):
+    with pytest.raises(StoreError, match="another folder with store="):
         FeatureStore()
 
 
@@ -293,7 +293,7 @@ def test_shards_are_checked_even_where_the_manifest_is_damaged(tmp_path):
 
 def test_an_older_format_is_computed_again(tmp_path, monkeypatch):
     entry = fill(small(tmp_path, n_samples=80))
-    monkeypatch.setattr(feature_store, "FORMAT", 2)
+    monkeypatch.setattr(_entry_files, "FORMAT", 2)
     entry = small(tmp_path, n_samples=80)
     with pytest.warns(StoreWarning, match="and 16 more cannot be used .it is of format 1") as told:
         assert entry.missing() == list(range(20))
@@ -305,7 +305,7 @@ def test_an_older_format_is_computed_again(tmp_path, monkeypatch):
 
 
 def test_a_newer_format_is_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_store, "FORMAT", 2)
+    monkeypatch.setattr(_entry_files, "FORMAT", 2)
     fill(small(tmp_path))
     monkeypatch.undo()
     entry = small(tmp_path)
@@ -329,7 +329,7 @@ def test_a_full_disk_is_explained_and_costs_only_this_shard(tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
-        StoreError, match=r"shard-000001.*needs \d+ bytes.*cache clear.*--store DIR"
+        StoreError, match=r"shard-000001.*needs \d+ bytes.*cache clear.*another folder with store="
     ):
         entry.write(1, rows_of(entry, 1), 0.5)
     monkeypatch.undo()
@@ -342,7 +342,6 @@ import os, sys
 from pathlib import Path
 from typing import Any
 import numpy as np
-import transferscope.storage.feature_store as feature_store
 from transferscope.errors import StoreError
 from transferscope.storage.feature_store import FeatureStore, StoreEntry
 IDENTITY = {IDENTITY}
@@ -401,7 +400,7 @@ def test_a_store_without_write_permission_is_read_but_not_changed(shared_folder)
         entry = small(shared_folder)
         assert entry.missing() == []
         assert entry.load()["features"].shape == (10, 3)
-        with pytest.raises(StoreError, match=r"Permission denied.*--store DIR"):
+        with pytest.raises(StoreError, match=r"Permission denied.*another folder with store="):
             entry.write(0, rows_of(entry, 0), 0.5)
         with pytest.raises(StoreError, match="Permission denied"):
             small(shared_folder / "deeper").write(0, rows_of(entry, 0), 0.5)
@@ -417,7 +416,7 @@ def test_a_store_without_write_permission_is_read_but_not_changed(shared_folder)
 def test_a_file_in_the_place_of_the_store_is_explained(tmp_path):
     (tmp_path / "store").write_text("mine")
     entry = small(tmp_path / "store")
-    with pytest.raises(StoreError, match="--store DIR"):
+    with pytest.raises(StoreError, match="another folder with store="):
         entry.write(0, rows_of(entry, 0), 0.5)
     assert FeatureStore(tmp_path / "store").entries() == []
 
@@ -522,7 +521,9 @@ def test_a_store_that_is_cleared_for_ever_ends_in_an_error(tmp_path, monkeypatch
 def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     entry = small(tmp_path)
     entry.write(0, rows_of(entry, 0), 0.5)
-    with run("print(feature_store._host(), os.getpid())") as process:
+    with run(
+        "from transferscope.storage.atomic import _host; print(_host(), os.getpid())"
+    ) as process:
         host, dead = process.communicate()[0].split()
     old = time.time() - 2 * 24 * 3600
     ages = {

@@ -20,7 +20,7 @@ from reference import parameter_distance as literal
 from transferscope.errors import CheckpointError, InputError
 from transferscope.parameter_distance import MEASURES, architecture, layer_transferability
 from transferscope.parameter_distance._blocks import block_of_each, counts, in_order
-from transferscope.parameter_distance._initialisation import Law
+from transferscope.parameter_distance._initialisation import Distribution
 from transferscope.plots import plot_layer_distances, save_figure
 from transferscope.results import LayerDistances
 
@@ -215,7 +215,7 @@ def test_closed_form_is_the_mean_of_many_draws(measure):
 def test_expected_distances_by_sampling(kind):
     rng = np.random.default_rng(0)
     target = np.array([-3.0, -0.4, 0.0, 0.7, 2.0])
-    law = Law(kind, 0.1, 0.5)
+    law = Distribution(kind, 0.1, 0.5)
     n = 400_000
     draws = 0.1 + (
         0.5 * rng.standard_normal(n)
@@ -523,10 +523,14 @@ def test_adapters_that_cannot_be_merged(tmp_path):
     cases: list[tuple[dict[str, Any], dict[str, np.ndarray], str]] = [
         ({"peft_type": "IA3"}, pair, "type IA3"),
         ({"use_dora": True}, pair, "type DORA"),
-        ({"lora_alpha": None}, pair, "says no lora_alpha"),
+        ({"lora_alpha": None}, pair, "lora_alpha of layers.1 .* must be a number"),
         ({}, {"layers.1.lora_A.weight": np.ones((2, 6))}, "do not fit each other"),
-        ({}, {k.replace("1", "9"): w for k, w in pair.items()}, "another model"),
-        ({}, {**pair, "layers.1.lora_B.weight": np.ones((7, 2))}, "has another size"),
+        (
+            {},
+            {k.replace("1", "9"): w for k, w in pair.items()},
+            "layers.9.weight, which .* not have",
+        ),
+        ({}, {**pair, "layers.1.lora_B.weight": np.ones((7, 2))}, "of another size"),
     ]
     for i, (settings, files, message) in enumerate(cases):
         with pytest.raises(CheckpointError, match=message):
@@ -751,8 +755,8 @@ def test_folders_and_indices_that_lead_nowhere(tmp_path):
     no_json.write_text("{")
     for source, message in {
         empty: "holds no weights file",
-        absent: "is not beside it",
-        outside: "is not beside it",
+        absent: "is not in its folder",
+        outside: "is not in its folder",
         older: "are in no shard",
         no_map: "no index of shards",
         no_json: "cannot be read",

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
 import pytest
 
 from transferscope.errors import InputError
-from transferscope.evaluation import read_accuracy, read_scores
+from transferscope.evaluation import (
+    evaluate,
+    evaluate_on,
+    get_benchmark,
+    read_accuracy,
+    read_scores,
+)
 
 
 def test_long_and_wide_tables_are_the_same(tmp_path):
@@ -24,6 +35,7 @@ def test_long_and_wide_tables_are_the_same(tmp_path):
     [
         (read_scores, "dataset,encoder,metric,value\np,v,x,1\np,v,x,1\n", "only once"),
         (read_scores, "dataset,encoder,x\np,v,1\np,v,2\n", "only once"),
+        (read_scores, "dataset,encoder,x\np,v,1\np,v,\n", "only once"),
         (read_scores, "dataset,encoder,x\np,v,nan\n", "finite numbers; x of v is 'nan' at line 2"),
         (read_scores, "dataset,encoder,x\np,v,high\n", "finite numbers"),
         (read_scores, "dataset,encoder,metric,value,seed\np,v,x,1,0\n", "has also seed"),
@@ -51,3 +63,87 @@ def test_bad_table_is_named(tmp_path, reader, text, message):
 def test_no_table_is_named(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_scores(tmp_path / "absent.csv")
+
+
+ACCURACY = {"p": {"v": 90.0, "r": 70.0, "s": 60.0}, "q": {"v": 80.0, "r": 81.0, "s": 85.0}}
+SCORES = {
+    "p": {"x": {"v": 1.0, "r": 3.0, "s": 0.0}, "y": {"v": 2.0, "r": 5.0, "s": 9.0}},
+    "q": {"x": {"v": 1.0, "r": 2.0, "s": 3.0}},
+}
+
+
+def score_frames() -> dict[str, pd.DataFrame]:
+    long = pd.DataFrame(
+        [
+            (dataset, encoder, metric, value)
+            for dataset, metrics in SCORES.items()
+            for metric, row in metrics.items()
+            for encoder, value in row.items()
+        ],
+        columns=["dataset", "encoder", "metric", "value"],
+    )
+    wide = long.pivot(index=["dataset", "encoder"], columns="metric", values="value")
+    return {
+        "long": long,
+        "long, indexed": long.set_index(["dataset", "encoder", "metric"]),
+        "wide": wide.reset_index(),
+        "wide, indexed": wide,
+    }
+
+
+def accuracy_frames() -> dict[str, pd.DataFrame]:
+    wide = pd.DataFrame(ACCURACY)
+    long = wide.rename_axis("encoder").reset_index().melt("encoder", var_name="dataset")
+    return {
+        "wide, indexed": wide,
+        "wide": wide.rename_axis("encoder").reset_index(),
+        "long": long.rename(columns={"value": "accuracy"}),
+    }
+
+
+@pytest.mark.parametrize("scores", score_frames())
+@pytest.mark.parametrize("accuracy", accuracy_frames())
+def test_frames_are_evaluated_like_mappings(scores, accuracy):
+    found = evaluate(score_frames()[scores], accuracy_frames()[accuracy])
+    assert found.per_dataset == evaluate(SCORES, ACCURACY).per_dataset
+    assert found.accuracy == ACCURACY
+    assert "y" not in found.per_dataset["q"]
+
+
+def test_benchmarks_take_frames():
+    rows = [
+        ("pets", encoder, i)
+        for i, encoder in enumerate(get_benchmark("mms-vit").accuracy()["pets"])
+    ]
+    frame = pd.DataFrame(rows, columns=["dataset", "encoder", "mine"])
+    found = evaluate_on("mms-vit", frame)
+    expected = evaluate_on("mms-vit", {"pets": {"mine": {e: float(i) for _, e, i in rows}}})
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (pd.DataFrame({"encoder": ["v"], "x": [1.0]}), "columns of scores .* has no dataset"),
+        (
+            pd.DataFrame({"dataset": ["p"], "encoder": ["v"], "x": [np.inf]}),
+            "x of v is inf at row 0",
+        ),
+        (pd.DataFrame({"dataset": ["p"], "encoder": ["v"], "x": ["a"]}), "x of v is 'a' at row 0"),
+        (pd.DataFrame({"dataset": ["p"], "encoder": [None], "x": [1.0]}), "value under encoder"),
+        (pd.DataFrame({"dataset": ["p"] * 2, "encoder": ["v"] * 2, "x": [1, 2]}), "only once"),
+        (pd.DataFrame({"dataset": [], "encoder": [], "x": []}), "at least one row"),
+        ([1, 2], "scores must be a nested mapping or a DataFrame; got list"),
+    ],
+)
+def test_bad_frame_is_named(frame, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(frame, ACCURACY)
+
+
+def test_evaluation_imports_neither_torch_nor_pandas():
+    code = (
+        "import sys, transferscope.evaluation; "
+        "sys.exit(', '.join({'torch', 'pandas'} & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

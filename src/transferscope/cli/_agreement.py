@@ -41,7 +41,6 @@ def evaluate(
 ) -> None:
     """Measure how well scores foresee fine-tuned accuracy."""
     from transferscope import evaluation
-    from transferscope.evaluation import published
 
     if (accuracy is None) == (benchmark is None) or (accuracy is not None and scores is None):
         raise InputError(
@@ -51,8 +50,8 @@ def evaluate(
     values = None if scores is None else evaluation.read_scores(scores)
     told: dict[str, dict[str, float]] = {}
     if benchmark is not None:
-        found = published.evaluate_on(benchmark, values, seed=seed)
-        told = published.get_benchmark(benchmark).weighted_tau()
+        found = evaluation.evaluate_on(benchmark, values, seed=seed)
+        told = evaluation.get_benchmark(benchmark).weighted_tau()
     else:
         assert accuracy is not None
         assert values is not None
@@ -127,7 +126,7 @@ def benchmarks(
     format: Annotated[PlainFormat, typer.Option(help="How to list.")] = PlainFormat.table,
 ) -> None:
     """List published accuracies that scores can be evaluated on, with their sources."""
-    from transferscope.evaluation.published import BENCHMARKS, get_benchmark
+    from transferscope.evaluation import get_benchmark, list_benchmarks
 
     if name is not None:
         writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -138,10 +137,10 @@ def benchmarks(
     if format is PlainFormat.json:
         from dataclasses import asdict
 
-        records = [asdict(row) for row in BENCHMARKS.values()]
+        records = [asdict(get_benchmark(known)) for known in list_benchmarks()]
         sys.stdout.write(json.dumps(records, indent=2, ensure_ascii=False) + "\n")
         return
-    for row in BENCHMARKS.values():
+    for row in map(get_benchmark, list_benchmarks()):
         stdout.print(f"[bold]{row.name}[/]  {escape(row.summary)}", soft_wrap=True)
         stdout.print(
             f"  {escape(row.reference)}; {escape(row.source)}; {row.licence}", soft_wrap=True

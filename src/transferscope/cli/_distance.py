@@ -262,7 +262,7 @@ def dataset_factors(
     factors = factors_of(
         features[0],
         data.labels,
-        features[1] if reference is not None else None,
+        reference_features=features[1] if reference is not None else None,
         gap=gap.value,
         variance=variance.value,
     )

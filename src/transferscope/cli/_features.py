@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +31,7 @@ from transferscope.cli._terminal import (
     stdout,
 )
 from transferscope.results import ScoreTable
+from transferscope.storage.file_names import clean_file_name
 
 
 def score(
@@ -154,7 +154,7 @@ def extract(
 
 def _free_name(folder: Path, identifier: str, taken: dict[Path, str]) -> Path:
     """A file name for an encoder: its identifier without what file systems dislike."""
-    stem = re.sub(r"[^A-Za-z0-9.-]+", "_", identifier).strip("_.")
+    stem = clean_file_name(identifier)
     path, number = folder / f"{stem}.safetensors", 2
     while path in taken:
         path, number = folder / f"{stem}_{number}.safetensors", number + 1

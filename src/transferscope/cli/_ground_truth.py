@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import sys
 from dataclasses import asdict
 from functools import partial
@@ -35,6 +34,7 @@ from transferscope.cli._terminal import (
     write_text,
 )
 from transferscope.errors import EncoderError, InputError, UnknownNameError
+from transferscope.storage.file_names import clean_file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -275,7 +275,7 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
 
 
 def _folder_name(encoder: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", encoder).strip("_.")
+    return clean_file_name(encoder)
 
 
 def _show(

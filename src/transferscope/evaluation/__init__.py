@@ -1,6 +1,23 @@
-"""Whether scores foresee fine-tuned accuracy, on accuracies of one's own or published ones."""
+"""Whether scores predict fine-tuned accuracy, on your own accuracies or on published ones."""
 
-from transferscope.evaluation._agreement import CORRELATIONS, MEASURES, evaluate
-from transferscope.evaluation._score_files import read_accuracy, read_scores
+from transferscope.evaluation._agreement import evaluate
+from transferscope.evaluation._benchmarks import (
+    Benchmark,
+    evaluate_on,
+    get_benchmark,
+    list_benchmarks,
+)
+from transferscope.evaluation._measures import CORRELATIONS, MEASURES
+from transferscope.evaluation._tables import read_accuracy, read_scores
 
-__all__ = ["CORRELATIONS", "MEASURES", "evaluate", "read_accuracy", "read_scores"]
+__all__ = [
+    "CORRELATIONS",
+    "MEASURES",
+    "Benchmark",
+    "evaluate",
+    "evaluate_on",
+    "get_benchmark",
+    "list_benchmarks",
+    "read_accuracy",
+    "read_scores",
+]

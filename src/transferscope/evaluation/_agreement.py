@@ -1,54 +1,48 @@
-"""Do scores agree with fine-tuned accuracy? Rank correlations, regret, intervals, paired tests.
-
-One formula per measure serves the value and its bootstrap: every measure is a function of how often
-each encoder was drawn, and the value is the draw that takes each of them once.
-"""
+"""Do scores agree with fine-tuned accuracy? Measures with intervals, and paired tests."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from transferscope.errors import InputError, first_few
+from transferscope.evaluation._measures import MEASURES, measure_draws, ratio
+from transferscope.evaluation._tables import Accuracies, Scores, accuracy_table, score_table
+from transferscope.numerics.arrays import NumpyArray
 from transferscope.results import Agreement, Comparison, Estimate
 
-Array = npt.NDArray[Any]
-#: data set -> metric -> encoder -> score
-Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
-#: data set -> encoder -> fine-tuned accuracy
-Accuracies = Mapping[str, Mapping[str, float]]
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Fewer encoders cannot show agreement.
 FEWEST = 3
-#: Number of resampled zoos.
+#: Number of resampled sets of encoders.
 REPLICATES = 1_000
 #: Width of the intervals, in percent.
 CONFIDENCE = 95
 #: Sign flips of the paired test: all of them up to 13 data sets, else this many drawn ones.
 FLIPS = 2**13
-#: The k of rel@k, recall@k and regret@k.
-TOP = (1, 3)
-#: Undefined when all scores, or all accuracies, are the same.
-CORRELATIONS = ("weighted_tau", "kendall", "spearman", "pearson", "weighted_pearson")
-#: Every measure, in the order shown; for all but regret higher is better.
-MEASURES = (*CORRELATIONS, *(f"{name}@{k}" for name in ("rel", "recall", "regret") for k in TOP))
 
 
-def evaluate(scores: Scores, accuracy: Accuracies, *, seed: int = 0) -> Agreement:
-    """Measure how well scores foresee fine-tuned accuracy, per data set and on average.
+def evaluate(
+    scores: Scores | pd.DataFrame, accuracy: Accuracies | pd.DataFrame, *, seed: int = 0
+) -> Agreement:
+    """Measure how well scores predict fine-tuned accuracy, per data set and on average.
 
     Parameters
     ----------
-    scores : mapping of data set to metric to encoder to float
-        Higher = expected to transfer better.
-    accuracy : mapping of data set to encoder to float
+    scores : mapping of data set to metric to encoder to float, or DataFrame
+        Higher = expected to transfer better. A frame has the columns ``dataset, encoder, metric,
+        value``, or ``dataset, encoder`` and one column per metric; NaN is a score that is missing.
+    accuracy : mapping of data set to encoder to float, or DataFrame
         Accuracy after fine-tuning, in one unit throughout (percent or share); `regret@k` is in
-        the same unit.
+        the same unit. A frame has the columns ``dataset, encoder, accuracy``, or one row per
+        encoder (column or index) and one column per data set.
     seed : int
         Of the resampling.
 
@@ -60,8 +54,8 @@ def evaluate(scores: Scores, accuracy: Accuracies, *, seed: int = 0) -> Agreemen
     Raises
     ------
     InputError
-        If a value is NaN or infinite, an accuracy is negative, or no metric has three encoders in
-        common with the accuracies on any data set.
+        If a value is NaN or infinite, an accuracy is negative, no metric has three encoders in
+        common with the accuracies on any data set, or a frame has other columns.
 
     Notes
     -----
@@ -81,10 +75,10 @@ def evaluate(scores: Scores, accuracy: Accuracies, *, seed: int = 0) -> Agreemen
     the worst `rel@k`, not one that hangs on the order of the rows.
 
     Each metric is measured on the encoders that have both a score and an accuracy; what is missing
-    is said in `warnings`. The average is over the data sets where the measure is defined.
+    is listed in `warnings`. The average is over the data sets where the measure is defined.
 
-    Intervals are 95 % percentiles of 1 000 zoos: encoders are drawn with replacement, the same for
-    all data sets and metrics; for averages data sets are drawn as well. Drawn twice, an encoder
+    Intervals are 95 % percentiles of 1 000 draws: encoders are drawn with replacement, the same
+    for all data sets and metrics; for averages data sets are drawn as well. Drawn twice, an encoder
     ties with itself, which no correlation counts. With fewer than ten encoders or five data sets
     such intervals are too narrow. Draws where a measure is undefined are left out.
 
@@ -93,8 +87,8 @@ def evaluate(scores: Scores, accuracy: Accuracies, *, seed: int = 0) -> Agreemen
     sign-flip permutation test over data sets (all ``2^D`` flips up to D = 13 data sets). The
     smallest possible p is ``2/2^D``: five data sets can never reach 0.05. Of many pairs some will
     look different by chance. The test takes the encoders as given and the data sets as independent;
-    on the same encoders these agree with each other, so a small p beside an interval that holds 0
-    says that the difference is of these encoders, and may not hold for others.
+    on the same encoders these agree with each other, so a small p next to an interval that holds 0
+    means that the difference is of these encoders, and may not hold for others.
 
     Cost: O(replicates · n²) per data set and metric, n encoders; on one core 0.4 s for 5 metrics
     on 11 data sets of 12 encoders, 7.5 s for 10 metrics on 19 data sets of 120.
@@ -114,240 +108,225 @@ def evaluate(scores: Scores, accuracy: Accuracies, *, seed: int = 0) -> Agreemen
     >>> result["pets", "logme"]["regret@1"].value
     0.0
     """
+    scores, accuracy = score_table(scores), accuracy_table(accuracy)
     _check(scores, accuracy)
-    datasets = [name for name in accuracy if name in scores]
-    metrics = list(dict.fromkeys(m for name in datasets for m in scores[name]))
-    encoders = list(dict.fromkeys(e for name in datasets for e in accuracy[name]))
-    warnings = list(_absences(scores, accuracy))
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(encoders), np.full(len(encoders), 1 / len(encoders)), REPLICATES)
-    counts = np.concatenate([np.ones((1, len(encoders)), dtype=int), drawn])
-    picks = rng.integers(0, len(datasets), size=(REPLICATES, len(datasets)))
-
-    def known(dataset: str, metric: str) -> Array:
-        own = scores[dataset].get(metric, {})
-        return np.array([e in own and e in accuracy[dataset] for e in encoders])
-
-    def measure(dataset: str, metric: str, at: Array) -> dict[str, Array]:
-        names = [encoders[i] for i in np.flatnonzero(at)]
-        values = np.array([scores[dataset][metric][e] for e in names], dtype=float)
-        truth = np.array([accuracy[dataset][e] for e in names], dtype=float)
-        return measure_draws(values, truth, counts[:, at])
-
-    # (1 + replicates, data sets) per metric and measure; row 0 is the value, NaN where undefined
-    table = {
-        metric: {name: np.full((1 + REPLICATES, len(datasets)), np.nan) for name in MEASURES}
-        for metric in metrics
+    sample = _Sample(scores, accuracy)
+    draws = _Draws.of(sample, np.random.default_rng(seed))
+    pairs = {
+        (dataset, metric): _measure_pair(sample, draws, dataset, metric)
+        for dataset, metric in itertools.product(sample.datasets, sample.metrics)
+        if metric in scores[dataset]
     }
-    per_dataset: dict[str, dict[str, dict[str, Estimate]]] = {name: {} for name in datasets}
-    reasons: dict[str, dict[str, list[str]]] = {m: {name: [] for name in MEASURES} for m in metrics}
-    use: dict[tuple[str, str], Array] = {}
-    notes: dict[str, list[str]] = {}  # -> the data sets concerned
-    for (d, dataset), metric in itertools.product(enumerate(datasets), metrics):
-        if metric not in scores[dataset]:
-            continue
-        at = use[dataset, metric] = known(dataset, metric)
-        n = int(at.sum())
-        if n < FEWEST:
-            why = f"fewer than three encoders have both ({n} of {len(accuracy[dataset])})"
-            note = f"fewer than three encoders have a score of {metric} and an accuracy"
-            notes.setdefault(f"{note}: nothing is measured", []).append(dataset)
-            per_dataset[dataset][metric] = {name: Estimate(None, reason=why) for name in MEASURES}
-            for name in MEASURES:
-                reasons[metric][name].append(why)
-            continue
-        names = [encoders[i] for i in np.flatnonzero(at)]
-        why = ""
-        for what, column in (
-            (f"scores of {metric}", scores[dataset][metric]),
-            ("accuracies", accuracy[dataset]),
-        ):
-            different = len({column[encoder] for encoder in names})
-            if different == 1:
-                why = why or f"all {n} {what} are the same"
-                note = f"all {what} are the same, correlations are undefined"
-                notes.setdefault(note, []).append(dataset)
-            elif different < n:
-                notes.setdefault(f"ties among the {what}", []).append(dataset)
-        measured = measure(dataset, metric, at)
-        per_dataset[dataset][metric] = {}
-        for name in MEASURES:
-            table[metric][name][:, d] = measured[name]
-            undefined = why or "the best accuracy is zero"
-            if np.isnan(measured[name][0]):
-                reasons[metric][name].append(undefined)
-            per_dataset[dataset][metric][name] = _measured(
-                measured[name][0], measured[name][1:], undefined
-            )
-    warnings += [f"{note} on {first_few(dict.fromkeys(where))}." for note, where in notes.items()]
-    if all(at.sum() < FEWEST for at in use.values()):
-        raise InputError(
-            f"Agreement needs at least three encoders with a score and an accuracy on one data "
-            f"set; of {len(use)} pairs of metric and data set none has them. Check that both "
-            f"tables name encoders alike: accuracies know {first_few(encoders)}."
-        )
-    average = {}
-    for metric in metrics:
-        average[metric] = {
-            name: _measured(
-                _mean(table[metric][name][:1])[0],
-                _mean(np.take_along_axis(table[metric][name][1:], picks, axis=1)),
-                "undefined on every data set: " + "; ".join(dict.fromkeys(reasons[metric][name])),
-            )
-            for name in MEASURES
-        }
-
-    def on_common(metric: str, other: str) -> Array:
-        """Weighted tau of `metric` on the encoders that both metrics have."""
-        values = np.full((1 + REPLICATES, len(datasets)), np.nan)
-        for d, dataset in enumerate(datasets):
-            if (dataset, metric) not in use or (dataset, other) not in use:
-                continue
-            common = use[dataset, metric] & use[dataset, other]
-            if np.array_equal(common, use[dataset, metric]):
-                values[:, d] = table[metric]["weighted_tau"][:, d]
-            elif common.sum() >= FEWEST:
-                values[:, d] = measure(dataset, metric, common)["weighted_tau"]
-        return values
-
-    flips = _flips(len(datasets), rng)
-    comparisons = []
-    for first, second in itertools.combinations(metrics, 2):
-        gap = on_common(first, second) - on_common(second, first)
-        if np.isnan(gap[0]).all():
-            continue
-        spread = _mean(np.take_along_axis(gap[1:], picks, axis=1))
-        interval = _measured(_mean(gap[:1])[0], spread, "")
-        total = np.abs(flips @ np.nan_to_num(gap[0]))
-        reached = total >= abs(np.nansum(gap[0])) - 1e-12
-        exact = len(flips) == 2 ** len(datasets)
-        p_value = reached.mean() if exact else (reached.sum() + 1) / (len(flips) + 1)
-        comparisons.append(
-            Comparison(
-                first,
-                second,
-                float(interval.value or 0.0),
-                interval.low,
-                interval.high,
-                float(p_value),
-                int((~np.isnan(gap[0])).sum()),
-            )
-        )
+    _refuse_too_few(sample, pairs)
     return Agreement(
-        per_dataset=per_dataset,
-        average=average,
-        comparisons=tuple(comparisons),
-        scores={d: {m: dict(v) for m, v in scores[d].items()} for d in datasets},
-        accuracy={d: dict(accuracy[d]) for d in datasets},
-        warnings=tuple(warnings),
+        per_dataset={
+            dataset: {
+                m: pairs[dataset, m].estimates() for m in sample.metrics if (dataset, m) in pairs
+            }
+            for dataset in sample.datasets
+        },
+        average={metric: _average(sample, draws, pairs, metric) for metric in sample.metrics},
+        comparisons=tuple(_comparisons(sample, draws, pairs)),
+        scores={d: {m: dict(v) for m, v in scores[d].items()} for d in sample.datasets},
+        accuracy={d: dict(accuracy[d]) for d in sample.datasets},
+        warnings=(*_absences(scores, accuracy), *_remarks(pairs)),
         seed=seed,
     )
 
 
-def measure_draws(scores: Array, accuracy: Array, counts: Array) -> dict[str, Array]:
-    """Every measure, of many draws of the same encoders at once.
+class _Sample:
+    """The data sets, metrics and encoders that both tables know."""
 
-    Parameters
+    def __init__(self, scores: Scores, accuracy: Accuracies) -> None:
+        self.scores, self.accuracy = scores, accuracy
+        self.datasets = [name for name in accuracy if name in scores]
+        self.metrics = list(dict.fromkeys(m for name in self.datasets for m in scores[name]))
+        self.encoders = list(dict.fromkeys(e for name in self.datasets for e in accuracy[name]))
+
+    def used(self, dataset: str, metric: str) -> NumpyArray:
+        """(n_encoders,) bool: which encoders have a score and an accuracy."""
+        row, truth = self.scores[dataset][metric], self.accuracy[dataset]
+        return np.array([e in row and e in truth for e in self.encoders])
+
+    def columns(self, dataset: str, metric: str, used: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+        """Scores and accuracies of these encoders."""
+        names = [self.encoders[i] for i in np.flatnonzero(used)]
+        row, truth = self.scores[dataset][metric], self.accuracy[dataset]
+        return np.array([row[e] for e in names], float), np.array([truth[e] for e in names], float)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """The bootstrap: which encoders and which data sets are drawn, the same for all metrics.
+
+    Attributes
     ----------
-    scores, accuracy : (n,) array
-        Finite.
-    counts : (b, n) array of int
-        How often each encoder is in each draw.
-
-    Returns
-    -------
-    dict of str to (b,) array
-        NaN where a measure is undefined: all drawn scores or accuracies are the same, or no
-        encoder is drawn.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> a, s = np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])
-    >>> round(float(measure_draws(s, a, np.ones((1, 3), dtype=int))["kendall"][0]), 6)
-    0.333333
+    counts : (1 + replicates, n_encoders) array of int
+        How often each encoder is drawn; the first row takes each once and gives the value.
+    picks : (replicates, n_datasets) array of int
+        The data sets drawn, for averages.
+    flips : (f, n_datasets) array
+        Signs of the paired test.
     """
-    s, a = np.asarray(scores, dtype=float), np.asarray(accuracy, dtype=float)
-    m = np.asarray(counts)
-    sign_s, sign_a = (np.sign(x[:, None] - x[None, :]) for x in (s, a))
-    # (b, n): signed pairs of each encoder with the copies of all others
-    both, by_s, by_a = (m @ pairs for pairs in (sign_s * sign_a, sign_s**2, sign_a**2))
 
-    def correlate(weight: Array) -> Array:
-        return _ratio(
-            (weight * both).sum(1), np.sqrt((weight * by_s).sum(1) * (weight * by_a).sum(1))
+    counts: NumpyArray
+    picks: NumpyArray
+    flips: NumpyArray
+
+    @classmethod
+    def of(cls, sample: _Sample, rng: np.random.Generator) -> _Draws:
+        n, n_datasets = len(sample.encoders), len(sample.datasets)
+        drawn = rng.multinomial(n, np.full(n, 1 / n), REPLICATES)
+        counts = np.concatenate([np.ones((1, n), dtype=int), drawn])
+        picks = rng.integers(0, n_datasets, size=(REPLICATES, n_datasets))
+        return cls(counts, picks, _flips(n_datasets, rng))
+
+    def mean(self, table: NumpyArray, reason: str) -> Estimate:
+        """Mean over the data sets of a (1 + replicates, n_datasets) table, with its interval."""
+        replicates = _mean(np.take_along_axis(table[1:], self.picks, axis=1))
+        return _estimate(_mean(table[:1])[0], replicates, reason)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One metric on one data set.
+
+    Attributes
+    ----------
+    used : (n_encoders,) array of bool
+        Which encoders have a score and an accuracy.
+    draws : dict of str to (1 + replicates,) array
+        Every measure, of every draw; NaN where it is undefined.
+    reason : str
+        Why a measure is undefined here.
+    remarks : tuple of str
+        What a reader must know; the data set is added later.
+    """
+
+    used: NumpyArray
+    draws: dict[str, NumpyArray]
+    reason: str
+    remarks: tuple[str, ...]
+
+    def estimates(self) -> dict[str, Estimate]:
+        return {
+            name: _estimate(values[0], values[1:], self.reason)
+            for name, values in self.draws.items()
+        }
+
+
+def _measure_pair(sample: _Sample, draws: _Draws, dataset: str, metric: str) -> _Pair:
+    used = sample.used(dataset, metric)
+    n = int(used.sum())
+    if n < FEWEST:
+        why = f"fewer than three encoders have both ({n} of {len(sample.accuracy[dataset])})"
+        remark = (
+            f"fewer than three encoders have a score of {metric} and an accuracy: nothing is "
+            "measured"
+        )
+        undefined = np.full(1 + REPLICATES, np.nan)
+        return _Pair(used, dict.fromkeys(MEASURES, undefined), why, (remark,))
+    values, truth = sample.columns(dataset, metric, used)
+    why, remarks = "", []
+    for what, column in ((f"scores of {metric}", values), ("accuracies", truth)):
+        different = len(np.unique(column))
+        if different == 1:
+            why = why or f"all {n} {what} are the same"
+            remarks.append(f"all {what} are the same, correlations are undefined")
+        elif different < n:
+            remarks.append(f"ties among the {what}")
+    found = measure_draws(values, truth, draws.counts[:, used])
+    return _Pair(used, found, why or "the best accuracy is zero", tuple(remarks))
+
+
+_Pairs = Mapping[tuple[str, str], _Pair]
+
+
+def _refuse_too_few(sample: _Sample, pairs: _Pairs) -> None:
+    if all(pair.used.sum() < FEWEST for pair in pairs.values()):
+        raise InputError(
+            "scores and accuracy must have at least three encoders in common on one data set; of "
+            f"{len(pairs)} pairs of metric and data set none has them. Check that both tables "
+            f"name encoders alike: the accuracies are of {first_few(sample.encoders)}."
         )
 
-    taus = [correlate(_hyperbolic(m, order)) for order in (_best_first(s, a), _best_first(a, s))]
-    rank_s, rank_a = (_mid_ranks(x, m) for x in (s, a))
-    found = {
-        "weighted_tau": (taus[0] + taus[1]) / 2,
-        "kendall": correlate(m),
-        "spearman": _pearson(rank_s, rank_a, m),
-        "pearson": _pearson(s, a, m),
-        "weighted_pearson": _pearson(s, a, m / np.maximum(_mid_ranks(-a, m), 1)),
-    }
-    best = np.where(m > 0, a, -np.inf).max(axis=1)
-    order = np.lexsort((a, -s))  # of equal scores the less accurate first
-    before = np.cumsum(m[:, order], axis=1) - m[:, order]
-    for k in TOP:
-        taken = (before < k) & (m[:, order] > 0)
-        reached = np.where(taken, a[order], -np.inf).max(axis=1)
-        some = m.any(axis=1)
-        found[f"rel@{k}"] = _ratio(np.where(some, reached, 0), np.where(some, best, 0))
-        found[f"recall@{k}"] = np.where(some, reached == best, np.nan)
-        found[f"regret@{k}"] = np.where(some, best, np.nan) - np.where(some, reached, 0)
-    return {name: found[name] for name in MEASURES}
+
+def _average(sample: _Sample, draws: _Draws, pairs: _Pairs, metric: str) -> dict[str, Estimate]:
+    """Mean over the data sets where the measure is defined."""
+    found = {}
+    for name in MEASURES:
+        table = _table(sample, pairs, metric, name)
+        reasons = [
+            pairs[dataset, metric].reason
+            for dataset, value in zip(sample.datasets, table[0], strict=True)
+            if math.isnan(value) and (dataset, metric) in pairs
+        ]
+        reason = "undefined on every data set: " + "; ".join(dict.fromkeys(reasons))
+        found[name] = draws.mean(table, reason)
+    return found
 
 
-def _best_first(first: Array, second: Array) -> Array:
-    return np.lexsort((-second, -first))
+def _table(sample: _Sample, pairs: _Pairs, metric: str, measure: str) -> NumpyArray:
+    """(1 + replicates, n_datasets) values of a measure; NaN where it is undefined."""
+    table = np.full((1 + REPLICATES, len(sample.datasets)), np.nan)
+    for d, dataset in enumerate(sample.datasets):
+        if (dataset, metric) in pairs:
+            table[:, d] = pairs[dataset, metric].draws[measure]
+    return table
 
 
-def _hyperbolic(counts: Array, order: Array) -> Array:
-    """Per encoder the sum of 1/rank over its copies, which stand side by side in `order`."""
-    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, counts.sum(1).max() + 1))])
-    after = np.cumsum(counts[:, order], axis=1)
-    weight = np.empty(counts.shape)
-    weight[:, order] = harmonic[after] - harmonic[after - counts[:, order]]
-    return weight
+def _comparisons(sample: _Sample, draws: _Draws, pairs: _Pairs) -> Iterator[Comparison]:
+    """Every pair of metrics that have a data set in common."""
+    for first, second in itertools.combinations(sample.metrics, 2):
+        gap = _tau_on_common(sample, draws, pairs, first, second)
+        gap -= _tau_on_common(sample, draws, pairs, second, first)
+        if np.isnan(gap[0]).all():
+            continue
+        mean = draws.mean(gap, "")
+        yield Comparison(
+            first,
+            second,
+            float(mean.value or 0.0),
+            mean.low,
+            mean.high,
+            _sign_flip_p_value(gap[0], draws.flips),
+            int((~np.isnan(gap[0])).sum()),
+        )
 
 
-def _mid_ranks(x: Array, counts: Array) -> Array:
-    """(b, n) ranks from 1 for the lowest; copies and equal ones share their mean."""
-    # floats: matrix products of whole numbers are many times slower
-    lower = (x[None, :] < x[:, None]).astype(float)
-    equal = (x[None, :] == x[:, None]).astype(float)
-    counts = counts.astype(float)
-    return np.asarray(counts @ lower.T + (counts @ equal.T + 1) / 2)
+def _tau_on_common(
+    sample: _Sample, draws: _Draws, pairs: _Pairs, metric: str, other: str
+) -> NumpyArray:
+    """Weighted tau of `metric` on the encoders that both metrics have, as a table of draws."""
+    values = np.full((1 + REPLICATES, len(sample.datasets)), np.nan)
+    for d, dataset in enumerate(sample.datasets):
+        one, two = pairs.get((dataset, metric)), pairs.get((dataset, other))
+        if one is None or two is None:
+            continue
+        common = one.used & two.used
+        if np.array_equal(common, one.used):
+            values[:, d] = one.draws["weighted_tau"]
+        elif common.sum() >= FEWEST:
+            columns = sample.columns(dataset, metric, common)
+            values[:, d] = measure_draws(*columns, draws.counts[:, common])["weighted_tau"]
+    return values
 
 
-def _pearson(x: Array, y: Array, weight: Array) -> Array:
-    """Weighted, per row of `weight`; x and y are (n,) or (b, n)."""
-    total = np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-    dx, dy = (v - (weight * v).sum(axis=1, keepdims=True) / total for v in (x, y))
-    # of values that are all the same only rounding is left
-    flat = [
-        (weight * d**2).sum(1) <= (1e-14 * np.abs(v).max(initial=0)) ** 2 * total[:, 0]
-        for d, v in ((dx, x), (dy, y))
-    ]
-    norm = np.sqrt((weight * dx**2).sum(1) * (weight * dy**2).sum(1))
-    return _ratio((weight * dx * dy).sum(1), np.where(flat[0] | flat[1], 0, norm))
+def _sign_flip_p_value(gap: NumpyArray, flips: NumpyArray) -> float:
+    """Two-sided: how often random signs give a sum as far from zero as that of the gaps."""
+    total = np.abs(flips @ np.nan_to_num(gap))
+    reached = total >= abs(np.nansum(gap)) - 1e-12
+    exact = len(flips) == 2 ** len(gap)
+    return float(reached.mean() if exact else (reached.sum() + 1) / (len(flips) + 1))
 
 
-def _ratio(above: Array, below: Array) -> Array:
-    ratio: Array = np.full(len(below), np.nan)
-    np.divide(above, below, out=ratio, where=below > 0)
-    return ratio
-
-
-def _mean(values: Array) -> Array:
+def _mean(values: NumpyArray) -> NumpyArray:
     """Mean over the last axis of what is defined; NaN where nothing is."""
     defined = ~np.isnan(values)
-    return _ratio(np.where(defined, values, 0).sum(-1), defined.sum(-1).astype(float))
+    return ratio(np.where(defined, values, 0).sum(-1), defined.sum(-1).astype(float))
 
 
-def _measured(value: float, replicates: Array, reason: str) -> Estimate:
+def _estimate(value: float, replicates: NumpyArray, reason: str) -> Estimate:
     if math.isnan(value):
         return Estimate(None, reason=reason)
     defined = replicates[~np.isnan(replicates)]
@@ -357,7 +336,7 @@ def _measured(value: float, replicates: Array, reason: str) -> Estimate:
     return Estimate(float(value), float(low), float(high))
 
 
-def _flips(n: int, rng: np.random.Generator) -> Array:
+def _flips(n: int, rng: np.random.Generator) -> NumpyArray:
     """(f, n) signs: all 2^n, or `FLIPS` random ones when these are fewer."""
     if 2**n <= FLIPS:
         return np.array(list(itertools.product((-1.0, 1.0), repeat=n)))
@@ -367,14 +346,14 @@ def _flips(n: int, rng: np.random.Generator) -> Array:
 def _check(scores: Scores, accuracy: Accuracies) -> None:
     if not set(scores) & set(accuracy):
         raise InputError(
-            f"Scores and accuracies must share a data set; scores are of {first_few(scores)}, "
+            f"scores and accuracy must share a data set; scores are of {first_few(scores)}, "
             f"accuracies of {first_few(accuracy)}. Name them alike in both."
         )
     for dataset, rows in accuracy.items():
         for encoder, value in rows.items():
             if not math.isfinite(value) or value < 0:
                 raise InputError(
-                    f"An accuracy must be a finite number of at least 0; that of {encoder} on "
+                    f"accuracy must hold finite numbers of at least 0; that of {encoder} on "
                     f"{dataset} is {value}. Correct it, or leave the encoder out."
                 )
     for dataset, metrics in scores.items():
@@ -382,7 +361,7 @@ def _check(scores: Scores, accuracy: Accuracies) -> None:
             for encoder, value in row.items():
                 if not math.isfinite(value):
                     raise InputError(
-                        f"A score must be a finite number; {metric} of {encoder} on {dataset} is "
+                        f"scores must be finite numbers; {metric} of {encoder} on {dataset} is "
                         f"{value}. Correct it, or leave the encoder out."
                     )
 
@@ -411,3 +390,13 @@ def _absences(scores: Scores, accuracy: Accuracies) -> Iterator[str]:
     for (what, encoders), where in gaps.items():
         which = f" encoders ({first_few(encoders)})" if encoders else ""
         yield f"{what}{which} on {first_few(where)}."
+
+
+def _remarks(pairs: _Pairs) -> Iterator[str]:
+    """What the pairs remark, each once with all its data sets."""
+    where: dict[str, list[str]] = {}
+    for (dataset, _), pair in pairs.items():
+        for remark in pair.remarks:
+            where.setdefault(remark, []).append(dataset)
+    for remark, datasets in where.items():
+        yield f"{remark} on {first_few(dict.fromkeys(datasets))}."

@@ -1,23 +1,22 @@
-"""How far pre-training carried the weights, layer by layer, and what that depends on.
+"""How much closer pre-training brought each layer to the fine-tuned weights, and what affects it.
 
 Chen et al., AAAI 2024 (arXiv 2212.00399): with a random initialisation, the pre-trained and the
-fine-tuned weights, the ratio of two distances says how many times closer pre-training brought each
+fine-tuned weights, the ratio of two distances is how many times closer pre-training brought each
 layer to where fine-tuning ends.
 """
 
-from transferscope.parameter_distance._distances import (
-    FREEZE_DRIFT,
-    MEASURES,
-    layer_transferability,
-)
-from transferscope.parameter_distance._initialisation import architecture
-from transferscope.parameter_distance.data_factors import (
+from transferscope.parameter_distance._dataset_factors import (
     dataset_factors,
     domain_gap,
     intraclass_variance,
-    predict_transferability,
-    published_runs,
 )
+from transferscope.parameter_distance._forecast import predict_transferability, published_runs
+from transferscope.parameter_distance._initialisation import architecture
+from transferscope.parameter_distance._layer_transferability import (
+    MEASURES,
+    layer_transferability,
+)
+from transferscope.parameter_distance._layers import FREEZE_DRIFT
 
 __all__ = [
     "FREEZE_DRIFT",

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from transferscope.errors import CheckpointError
-from transferscope.parameter_distance._checkpoints import Array, Checkpoint, Tensor
+from transferscope.numerics.arrays import NumpyArray
+from transferscope.parameter_distance._checkpoints import Checkpoint
+from transferscope.parameter_distance._tensors import Tensor
 
 _PREFIX = "base_model.model."
 #: ``layer.lora_A.weight``, ``layer.lora_A.default.weight``, ``layer.lora_embedding_A``
@@ -27,7 +28,7 @@ def is_adapter(checkpoint: Checkpoint) -> bool:
     return checkpoint.adapter is not None or any(".lora_" in name for name in checkpoint.tensors)
 
 
-def merged(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
+def merge_adapter(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
     """The fine-tuned checkpoint that an adapter stands for.
 
     Parameters
@@ -45,8 +46,8 @@ def merged(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
     settings = adapter.adapter
     if settings is None:
         raise CheckpointError(
-            f"{adapter.label} holds LoRA factors without adapter_config.json, which says how they "
-            "are scaled. Give the folder that save_pretrained wrote, or the merged weights."
+            f"{adapter.label} holds LoRA factors without adapter_config.json, which gives their "
+            "scale. Give the folder that save_pretrained wrote, or the merged weights."
         )
     kind = settings.get("peft_type", "LORA")
     if kind != "LORA" or settings.get("use_dora"):
@@ -69,15 +70,16 @@ def merged(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
         place = _place(f"{module}.weight", base, adapter)
         if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
             raise CheckpointError(
-                f"{adapter.label}: the factors A and B of {module} do not fit each other."
+                f"{adapter.label} holds factors A and B of {module} that do not fit each other. "
+                "Save the adapter again."
             )
         scale = _scale(settings, module, rank=pair["A"].shape[0])
-        turned = is_embedding or bool(settings.get("fan_in_fan_out"))
-        update = _Update(pair["A"], pair["B"], scale, turned, tensors[place].shape)
+        transposed = is_embedding or bool(settings.get("fan_in_fan_out"))
+        update = _Update(pair["A"], pair["B"], scale, transposed, tensors[place].shape)
         if not update.fits:
             raise CheckpointError(
-                f"{adapter.label}: the update of {module} has another size than {place} of "
-                f"{base.label}, {tensors[place].shape}. It was trained on another model."
+                f"{adapter.label} holds an update of {module} of another size than {place} of "
+                f"{base.label}, {tensors[place].shape}. Give the model that it was trained on."
             )
         tensors[place] = Tensor(tensors[place].shape, _sum(tensors[place], update))
     return Checkpoint(f"{adapter.label}, merged", tensors)
@@ -90,20 +92,22 @@ def _place(name: str, base: Checkpoint, adapter: Checkpoint) -> str:
         candidates = [n for n in base.tensors if name.endswith(f".{n}") or n.endswith(f".{name}")]
     if len(candidates) != 1:
         raise CheckpointError(
-            f"{adapter.label} changes {name}, which {base.label} does not have. It was trained on "
-            "another model."
+            f"{adapter.label} changes {name}, which {base.label} does not have. Give the model "
+            "that it was trained on."
         )
     return candidates[0]
 
 
-def _scale(settings: dict[str, Any], module: str, *, rank: int) -> float:
+def _scale(settings: Mapping[str, object], module: str, *, rank: int) -> float:
     alpha = settings.get("lora_alpha")
-    for pattern, value in (settings.get("alpha_pattern") or {}).items():
+    patterns = settings.get("alpha_pattern")
+    for pattern, value in patterns.items() if isinstance(patterns, Mapping) else ():
         if re.fullmatch(rf"(.*\.)?({pattern})", module):
             alpha = value
     if not isinstance(alpha, int | float):
         raise CheckpointError(
-            f"adapter_config.json says no lora_alpha for {module}, got {alpha!r}: its scale."
+            f"lora_alpha of {module} in adapter_config.json must be a number; got {alpha!r}. "
+            "Take the file that PEFT saved."
         )
     return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
@@ -115,28 +119,28 @@ class _Update:
     a: Tensor
     b: Tensor
     scale: float
-    turned: bool
+    transposed: bool
     shape: tuple[int, ...]
 
     @property
     def fits(self) -> bool:
         rank = self.a.shape[0]
         rows, columns = self.b.size // rank, self.a.size // rank
-        first = columns if self.turned else rows
+        first = columns if self.transposed else rows
         return rows * columns == math.prod(self.shape) and first == self.shape[0]
 
-    def values(self) -> Array:
+    def values(self) -> NumpyArray:
         rank = self.a.shape[0]
         b = self.b.whole().reshape(-1, rank)
         update = self.scale * (b @ self.a.whole().reshape(rank, -1))
-        return (update.T if self.turned else update).reshape(-1)
+        return (update.T if self.transposed else update).reshape(-1)
 
 
-def _sum(base: Tensor, update: _Update) -> Callable[[int, int], Array]:
+def _sum(base: Tensor, update: _Update) -> Callable[[int, int], NumpyArray]:
     """Read the base plus the update, made at the first piece and dropped after the last."""
-    made: list[Array] = []
+    made: list[NumpyArray] = []
 
-    def read(start: int, stop: int) -> Array:
+    def read(start: int, stop: int) -> NumpyArray:
         if not made:
             made.append(update.values())
         values = base.read(start, stop).astype(np.float64) + made[0][start:stop]

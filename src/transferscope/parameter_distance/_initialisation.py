@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
 
-from transferscope.errors import InputError, require
+from transferscope.errors import CheckpointError, InputError, require
+from transferscope.numerics.arrays import NumpyArray
 from transferscope.parameter_distance._checkpoints import (
-    Array,
     Checkpoint,
-    Tensor,
     open_checkpoint,
     timm_model,
 )
+from transferscope.parameter_distance._tensors import Tensor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,6 +40,11 @@ def architecture(name: str) -> Callable[[], nn.Module]:
         A timm architecture, with or without ``timm/``, or a folder with the ``config.json`` of a
         transformers model.
 
+    Returns
+    -------
+    function
+        Without arguments; gives a `torch.nn.Module`.
+
     Raises
     ------
     CheckpointError
@@ -55,14 +61,14 @@ def architecture(name: str) -> Callable[[], nn.Module]:
         classes = [getattr(transformers, c) for c in config.architectures or ()]
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{folder}/config.json does not describe a model of transformers ({error}). Give a "
-            "timm architecture, or a folder that save_pretrained wrote."
+            f"file {folder}/config.json does not describe a model of transformers ({error}). Give "
+            "a timm architecture, or a folder that save_pretrained wrote."
         ) from error
     kind = classes[0]._from_config if classes else transformers.AutoModel.from_config
     return lambda: kind(config)
 
 
-def draw(build: Callable[[], Any], seed: int, files: ExitStack) -> Checkpoint:
+def draw(build: Callable[[], object], seed: int, files: ExitStack) -> Checkpoint:
     """Build the network once more under a seed; torch's own random state is left as it was.
 
     Raises
@@ -77,7 +83,7 @@ def draw(build: Callable[[], Any], seed: int, files: ExitStack) -> Checkpoint:
 
 
 @dataclass(frozen=True)
-class Law:
+class Distribution:
     """How a tensor is initialised, as far as two draws show.
 
     Attributes
@@ -96,8 +102,8 @@ class Law:
         """Whether it is known in closed form."""
         return self.kind in ("uniform", "normal")
 
-    def expected_absolute(self, target: Array) -> float:
-        """``Σ E|r - b|`` over the elements b of a target, r of this law."""
+    def expected_absolute(self, target: NumpyArray) -> float:
+        """``Σ E|r - b|`` over the elements b of a target, r of this distribution."""
         d = np.abs(target - self.mean).astype(np.float64)
         s = self.deviation
         if self.kind == "uniform":
@@ -107,14 +113,16 @@ class Law:
         near = math.sqrt(2 / math.pi) * np.exp(-scaled * scaled / 2)
         return float(s * np.sum(near + scaled * special.erf(scaled / math.sqrt(2))))
 
-    def expected_square(self, target: Array) -> float:
+    def expected_square(self, target: NumpyArray) -> float:
         """``Σ E(r - b)²``."""
         d = target.astype(np.float64) - self.mean
         return float(d @ d) + d.size * self.deviation**2
 
 
-def laws(build: Callable[[], Any], files: ExitStack) -> tuple[Checkpoint, dict[str, Law]]:
-    """The second of two draws, and the law of every tensor.
+def fit_distributions(
+    build: Callable[[], object], files: ExitStack
+) -> tuple[Checkpoint, dict[str, Distribution]]:
+    """The second of two draws, and the distribution of every tensor.
 
     One network is in memory at a time; of the first draw only moments are kept.
     """
@@ -123,7 +131,7 @@ def laws(build: Callable[[], Any], files: ExitStack) -> tuple[Checkpoint, dict[s
     del first
     second = draw(build, 1, files)
     return second, {
-        name: _law(_moments(tensor), before.get(name), tensor.size)
+        name: _distribution(_moments(tensor), before.get(name), tensor.size)
         for name, tensor in second.tensors.items()
         if tensor.is_float
     }
@@ -146,16 +154,80 @@ def _moments(tensor: Tensor) -> tuple[float, float, float]:
     return mean, math.sqrt(variance), fourth / tensor.size / variance**2
 
 
-def _law(
+def _distribution(
     moments: tuple[float, float, float], before: tuple[float, float, float] | None, size: int
-) -> Law:
+) -> Distribution:
     mean, deviation, fourth = moments
     if moments == before or deviation == 0:
-        return Law("fixed", mean, deviation)
+        return Distribution("fixed", mean, deviation)
     tolerance = 0.1 + 5 * math.sqrt(24 / size)
     kind = min((_OF_UNIFORM, _OF_NORMAL), key=lambda value: abs(value - fourth))
     if size < _ENOUGH or abs(kind - fourth) > tolerance:
-        return Law("other", mean, deviation)
+        return Distribution("other", mean, deviation)
     # both are drawn about zero everywhere; what is left of the mean is chance, unless it is large
     centre = mean if abs(mean) > 5 * deviation / math.sqrt(size) else 0.0
-    return Law("uniform" if kind == _OF_UNIFORM else "normal", centre, deviation)
+    return Distribution("uniform" if kind == _OF_UNIFORM else "normal", centre, deviation)
+
+
+@dataclass
+class RandomWeights:
+    """The random initialisation, from whatever the user has of it.
+
+    Attributes
+    ----------
+    kind : str
+        ``"none"``, ``"checkpoint"``, ``"closed form"``, or such as ``"3 seeds"``.
+    drawn : Checkpoint or None
+        The weights, or the first draw.
+    distributions : mapping of str to Distribution
+        Of every tensor, for the closed form.
+    build : function or None
+        What builds the network, for further draws.
+    seeds : int
+        Number of draws.
+    """
+
+    kind: str
+    drawn: Checkpoint | None = None
+    distributions: Mapping[str, Distribution] = field(default_factory=dict)
+    build: Callable[[], object] | None = None
+    seeds: int = 0
+
+    @classmethod
+    def of(cls, random: object, seeds: int, files: ExitStack) -> RandomWeights:
+        """Open a checkpoint, or draw from a function that builds a network.
+
+        Raises
+        ------
+        CheckpointError
+            If it is neither, or cannot be read.
+        """
+        if random is None:
+            return cls("none")
+        if isinstance(random, str) and random.startswith("timm/"):
+            random = architecture(random)
+        is_module = hasattr(random, "state_dict") and not isinstance(random, type)
+        if is_module or isinstance(random, Mapping | str | os.PathLike):
+            return cls("checkpoint", open_checkpoint(random, "random", files))
+        if not callable(random):
+            raise CheckpointError(
+                "random must be a checkpoint, a function that builds a network, or None; got "
+                f"{type(random).__name__}."
+            )
+        if seeds == 0:
+            drawn, distributions = fit_distributions(random, files)
+            return cls("closed form", drawn, distributions)
+        drawn = draw(random, 0, files)
+        return cls(f"{seeds} seed{'s' * (seeds > 1)}", drawn, {}, random, seeds)
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether none was given."""
+        return self.kind == "none"
+
+    def further_draws(self) -> Iterator[Checkpoint]:
+        """The draws after the first, one at a time; the first is forgotten."""
+        for seed in range(1, self.seeds):
+            assert self.build is not None
+            self.drawn = None  # one network at a time
+            yield draw(self.build, seed, ExitStack())

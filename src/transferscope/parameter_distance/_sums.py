@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 
 from transferscope.errors import CheckpointError
-from transferscope.parameter_distance._checkpoints import PIECE, Array, Tensor
-from transferscope.parameter_distance._initialisation import Law
+from transferscope.numerics.arrays import NumpyArray
+from transferscope.parameter_distance._initialisation import Distribution
+from transferscope.parameter_distance._tensors import PIECE, Tensor
 
 Measure = Literal["mean_abs", "l2", "relative_l2", "cosine"]
 
@@ -96,14 +97,14 @@ class Steps(threading.local):
     def __init__(self) -> None:
         self._memory = {kind: np.empty(PIECE, kind) for kind in (np.float32, np.float64)}
 
-    def between(self, a: Array, b: Array) -> Array:
+    def between(self, a: NumpyArray, b: NumpyArray) -> NumpyArray:
         """Subtract b from a; valid until the next call in this thread."""
         step = self._memory[np.result_type(a, b).type][: a.size]
         np.subtract(a, b, out=step)
         return step
 
 
-def _difference(a: Array, b: Array, steps: Steps) -> tuple[float, float]:
+def _difference(a: NumpyArray, b: NumpyArray, steps: Steps) -> tuple[float, float]:
     """Sum of the absolute values and of the squares of a - b."""
     with np.errstate(over="ignore", invalid="ignore"):
         step = steps.between(a, b)
@@ -115,7 +116,7 @@ def _difference(a: Array, b: Array, steps: Steps) -> tuple[float, float]:
     return _total(wide), _dot(wide)
 
 
-def _dot(values: Array) -> float:
+def _dot(values: NumpyArray) -> float:
     """Sum of the squares."""
     cut = values.size // _ROW * _ROW
     rows = values[:cut].reshape(-1, _ROW)
@@ -124,14 +125,14 @@ def _dot(values: Array) -> float:
         return float(whole) + float(values[cut:] @ values[cut:])
 
 
-def _total(values: Array) -> float:
+def _total(values: NumpyArray) -> float:
     """Sum of the elements: twice as fast by a product with ones as by np.sum."""
     cut = values.size // _ROW * _ROW
     rows = np.vecdot(values[:cut].reshape(-1, _ROW), _ONES[values.dtype.type])
     return float(np.sum(rows, dtype=np.float64)) + float(np.sum(values[cut:], dtype=np.float64))
 
 
-def _squares(values: Array, name: str) -> float:
+def _squares(values: NumpyArray, name: str) -> float:
     """Sum of squares of the elements; refuses what is not finite."""
     squares = _dot(values)
     if math.isfinite(squares):
@@ -145,13 +146,13 @@ def _squares(values: Array, name: str) -> float:
     return _dot(values.astype(np.float64))
 
 
-def expected_sums(target: Tensor, law: Law) -> Sums:
-    """What `compare` would give on average for a tensor drawn by a law."""
+def expected_sums(target: Tensor, distribution: Distribution) -> Sums:
+    """What `compare` would give on average for a tensor drawn from a distribution."""
     absolute = squares = own = 0.0
     for start, stop in target.pieces():
         b = target.read(start, stop)
-        absolute += law.expected_absolute(b)
-        squares += law.expected_square(b)
+        absolute += distribution.expected_absolute(b)
+        squares += distribution.expected_square(b)
         own += _dot(b)
-    a = target.size * (law.mean**2 + law.deviation**2)
+    a = target.size * (distribution.mean**2 + distribution.deviation**2)
     return Sums(target.size, absolute, squares, a, own)

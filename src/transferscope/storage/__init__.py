@@ -1,1 +1,21 @@
 """What is kept on disk: the feature store, files of features, files of weights."""
+
+from transferscope.storage.atomic import remove_stale_files, write_atomically
+from transferscope.storage.feature_files import KNOWN_ARRAYS, read_feature_file, write_feature_file
+from transferscope.storage.feature_store import Damage, EntrySummary, FeatureStore, StoreEntry
+from transferscope.storage.file_names import clean_file_name
+from transferscope.storage.weights_files import read_weights_file
+
+__all__ = [
+    "KNOWN_ARRAYS",
+    "Damage",
+    "EntrySummary",
+    "FeatureStore",
+    "StoreEntry",
+    "clean_file_name",
+    "read_feature_file",
+    "read_weights_file",
+    "remove_stale_files",
+    "write_atomically",
+    "write_feature_file",
+]

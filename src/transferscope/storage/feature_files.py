@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import secrets
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from transferscope.errors import InputError, StoreError
+from transferscope.errors import InputError
+from transferscope.numerics.arrays import NumpyArray
+from transferscope.storage import safetensors_files
+from transferscope.storage.atomic import write_atomically
 
 #: Names that a feature file may hold.
 KNOWN_ARRAYS = (
@@ -25,13 +24,11 @@ KNOWN_ARRAYS = (
     "reference_features",
     "reference_labels",
 )
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "|b1"}
-_DTYPES |= {f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)}
 
 
 def read_feature_file(
     path: str | os.PathLike[str], names: Sequence[str] = KNOWN_ARRAYS
-) -> dict[str, np.ndarray[Any, Any]]:
+) -> dict[str, NumpyArray]:
     """Read the arrays of a feature file.
 
     Parameters
@@ -56,11 +53,11 @@ def read_feature_file(
     path = Path(path)
     if path.is_dir():
         raise InputError(
-            f"{path} is a folder; give a .npz or .safetensors feature file. "
+            f"feature file {path} is a folder; it must be a .npz or .safetensors file. "
             "To rank encoders on a folder of samples use `transferscope rank`."
         )
     if not path.is_file():
-        raise InputError(f"there is no file {path}; give a .npz or .safetensors feature file.")
+        raise InputError(f"feature file {path} does not exist. Give a .npz or .safetensors file.")
     try:
         if path.suffix == ".npz":
             found = _read_npz(path, names)
@@ -68,28 +65,32 @@ def read_feature_file(
             found = _map_safetensors(path, names)
         else:
             raise InputError(
-                f"a feature file is .npz or .safetensors, got {path.name}; "
-                "to rank encoders on a data set use `transferscope rank`."
+                f"feature file {path} must be .npz or .safetensors. "
+                "To rank encoders on a data set use `transferscope rank`."
             )
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path} is damaged or not what its name says ({error}); write it again, with "
-            f"{'numpy.savez' if path.suffix == '.npz' else 'safetensors'} from plain arrays."
+            f"feature file {path} is damaged or of another format than its name ({error}). Write "
+            f"it again, with {'numpy.savez' if path.suffix == '.npz' else 'safetensors'} from "
+            "plain arrays."
         ) from error
     if "features" not in found:
         raise InputError(
-            f"{path} holds no array 'features' (it holds {sorted(found) or 'none that is known'}); "
-            f"known names are {', '.join(names)}."
+            f"feature file {path} must hold an array 'features'; it holds "
+            f"{sorted(found) or 'no array of a known name'}. Known names are {', '.join(names)}."
         )
     return found
 
 
-def _read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
+def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NumpyArray]:
     with path.open("rb") as file:  # np.load leaves a damaged file open
         if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
-            raise InputError(f"{path} is a bare array; save it with np.savez(..., features=...).")
+            raise InputError(
+                f"feature file {path} is a single array without a name. Save it with "
+                "np.savez(..., features=...)."
+            )
         if not zipfile.is_zipfile(file):  # np.load would take it for a pickle
             raise ValueError("no zip archive")
         file.seek(0)
@@ -97,33 +98,22 @@ def _read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any
         return {name: archive[name] for name in names if name in archive.files}
 
 
-def _map_safetensors(path: Path, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
-    # mapped by hand: safetensors' own NumPy reader copies every array into memory
+def _map_safetensors(path: Path, names: Sequence[str]) -> dict[str, NumpyArray]:
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= path.stat().st_size - 8:
-            raise ValueError("its header is cut short")
-        header = json.loads(file.read(length))
-    if not isinstance(header, dict):
-        raise ValueError("its header is no table")
-    mapped = np.memmap(path, dtype=np.uint8, mode="r")
+        tensors = safetensors_files.read_header(file).tensors
+    content = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
     found = {}
     for name in names:
-        if name in header:
-            entry = header[name]
-            if entry["dtype"] not in _DTYPES:
-                raise ValueError(f"{name} is of dtype {entry['dtype']}, convert it to float32")
-            first, last = (8 + length + offset for offset in entry["data_offsets"])
-            if last > mapped.size:
-                raise ValueError("it is cut short")
-            values = np.asarray(mapped[first:last]).view(_DTYPES[entry["dtype"]])
-            found[name] = values.reshape(entry["shape"])
+        if name in tensors:
+            if tensors[name].dtype not in safetensors_files.DTYPES:
+                raise ValueError(f"{name} is of dtype {tensors[name].dtype}, convert it to float32")
+            found[name] = tensors[name].view(content)
     return found
 
 
 def write_feature_file(
     path: str | os.PathLike[str],
-    arrays: Mapping[str, np.ndarray[Any, Any]],
+    arrays: Mapping[str, NumpyArray],
     about: Mapping[str, str],
 ) -> None:
     """Write arrays to a ``.safetensors`` feature file, whole or not at all.
@@ -139,18 +129,6 @@ def write_feature_file(
     Raises
     ------
     StoreError
-        If the file cannot be written.
+        If the disk is full or the file cannot be written.
     """
-    from safetensors.numpy import save_file
-
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(contiguous, unfinished, metadata=dict(about))
-        unfinished.replace(path)
-    except Exception as error:  # safetensors raises its own for a full disk
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise StoreError(f"{path} cannot be written ({error}); choose another place.") from error
+    write_atomically(Path(path), safetensors_files.serialise(arrays, about))

@@ -1,8 +1,8 @@
 """Published fine-tuned accuracies, so that metrics are compared on what the field compares them on.
 
-Each benchmark is a table of accuracies (``<name>.csv``, encoder x data set, percent, an empty cell
-where nobody fine-tuned); some have facts of the encoders that know nothing of the data set
-(``<name>-baselines.csv``) and weighted tau as its authors published it
+Each benchmark is a table of accuracies (``published/<name>.csv``, encoder x data set, percent, an
+empty cell where nobody fine-tuned); some have facts of the encoders that know nothing of the data
+set (``<name>-baselines.csv``) and weighted tau as its authors published it
 (``<name>-weighted-tau.csv``). The figures are re-arranged from their sources by
 ``tools/carry_published.py``; where a source could not be had, a cell is left empty.
 """
@@ -14,10 +14,15 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from transferscope.errors import UnknownNameError
-from transferscope.evaluation._agreement import Scores, evaluate
+from transferscope.evaluation._agreement import evaluate
+from transferscope.evaluation._tables import Scores, score_table
 from transferscope.results import Agreement
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _NO_LICENCE = "no licence stated; figures only, re-arranged"
 
@@ -46,20 +51,37 @@ class Benchmark:
     note: str = ""
 
     def accuracy(self) -> dict[str, dict[str, float]]:
-        """Data set -> encoder -> accuracy after fine-tuning, in percent."""
+        """Accuracies after fine-tuning.
+
+        Returns
+        -------
+        dict of data set to encoder to float
+            In percent.
+        """
         return _columns(f"{self.name}.csv")
 
     def baselines(self) -> dict[str, dict[str, float]]:
-        """Baseline -> encoder -> value, the same for every data set; empty where none is known."""
+        """Facts of the encoders that know nothing of the data set, as scores to compare with.
+
+        Returns
+        -------
+        dict of baseline to encoder to float
+            Empty where none is known.
+        """
         return _columns(f"{self.name}-baselines.csv")
 
     def weighted_tau(self) -> dict[str, dict[str, float]]:
-        """Data set -> metric -> weighted tau as published; empty where none is known."""
+        """Weighted tau of metrics as their authors published it.
+
+        Returns
+        -------
+        dict of data set to metric to float
+            Empty where none is known.
+        """
         return _columns(f"{self.name}-weighted-tau.csv")
 
 
-#: Every benchmark by its name.
-BENCHMARKS = {
+_BENCHMARKS = {
     row.name: row
     for row in (
         Benchmark(
@@ -127,37 +149,65 @@ BENCHMARKS = {
 }
 
 
+def list_benchmarks() -> list[str]:
+    """Names of the published benchmarks.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> from transferscope.evaluation import list_benchmarks
+    >>> list_benchmarks()[:2]
+    ['ped-ssl', 'sfda-supervised']
+    """
+    return list(_BENCHMARKS)
+
+
 def get_benchmark(name: str) -> Benchmark:
-    """The benchmark of this name.
+    """A published benchmark by its name.
+
+    Parameters
+    ----------
+    name : str
+        One of `list_benchmarks`.
+
+    Returns
+    -------
+    Benchmark
 
     Raises
     ------
     UnknownNameError
-        If there is none.
+        If there is none of this name.
 
     Examples
     --------
+    >>> from transferscope.evaluation import get_benchmark
     >>> get_benchmark("ped-ssl").accuracy()["aircraft"]["byol"]
     82.1
     """
-    if name not in BENCHMARKS:
+    if name not in _BENCHMARKS:
         raise UnknownNameError(
-            f"No benchmark is called {name!r}; there are {', '.join(BENCHMARKS)}. "
-            "Their sources: transferscope benchmarks"
+            f"benchmark {name!r} is unknown; the known ones are {', '.join(_BENCHMARKS)}. "
+            "`transferscope benchmarks` lists their sources."
         )
-    return BENCHMARKS[name]
+    return _BENCHMARKS[name]
 
 
-def evaluate_on(name: str, scores: Scores | None = None, *, seed: int = 0) -> Agreement:
-    """Measure scores on a published benchmark, beside its dataset-agnostic baselines.
+def evaluate_on(
+    name: str, scores: Scores | pd.DataFrame | None = None, *, seed: int = 0
+) -> Agreement:
+    """Measure scores on a published benchmark, together with its dataset-agnostic baselines.
 
     Parameters
     ----------
     name : str
         Of the benchmark.
-    scores : mapping of data set to metric to encoder to float, optional
-        With the benchmark's names of data sets and encoders (`Benchmark.accuracy` has them).
-        Without, only the baselines are measured.
+    scores : mapping of data set to metric to encoder to float, or DataFrame, optional
+        As for `evaluate`, with the benchmark's names of data sets and encoders
+        (`Benchmark.accuracy` has them). Without, only the baselines are measured.
     seed : int
         Of the resampling.
 
@@ -171,33 +221,31 @@ def evaluate_on(name: str, scores: Scores | None = None, *, seed: int = 0) -> Ag
     UnknownNameError
         If there is no such benchmark.
     InputError
-        As `transferscope.evaluation.evaluate` says, also if there are neither scores nor baselines.
+        As for `evaluate`, and if there are neither scores nor baselines.
 
     Examples
     --------
+    >>> from transferscope.evaluation import evaluate_on
     >>> result = evaluate_on("sfda-supervised")
     >>> round(result.average["imagenet_accuracy"]["weighted_tau"].value, 2)
     0.65
     """
     benchmark = get_benchmark(name)
     accuracy, baselines = benchmark.accuracy(), benchmark.baselines()
+    own: Scores = {name: {} for name in accuracy} if scores is None else score_table(scores)
     together: dict[str, dict[str, Mapping[str, float]]] = {}
-    for dataset, rows in accuracy.items():
-        own = {} if scores is None else scores.get(dataset, {})
-        agnostic = {
-            baseline: {encoder: values[encoder] for encoder in rows if encoder in values}
-            for baseline, values in baselines.items()
-        }
-        if scores is None or dataset in scores:
-            together[dataset] = {**own, **{k: v for k, v in agnostic.items() if k not in own}}
-    for dataset in scores or {}:
-        together.setdefault(dataset, dict((scores or {})[dataset]))
+    for dataset, rows in own.items():
+        together[dataset] = dict(rows)
+        known = accuracy.get(dataset, {})
+        for baseline, values in baselines.items() if known else ():
+            agnostic = {encoder: values[encoder] for encoder in known if encoder in values}
+            together[dataset].setdefault(baseline, agnostic)
     return evaluate(together, accuracy, seed=seed)
 
 
 def _columns(file: str) -> dict[str, dict[str, float]]:
     """Column -> first cell of the row -> number; empty cells left out, no such file is empty."""
-    path = files(__name__) / file
+    path = files("transferscope.evaluation") / "published" / file
     if not path.is_file():
         return {}
     rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))

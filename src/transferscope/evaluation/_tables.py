@@ -1,0 +1,267 @@
+"""Scores and fine-tuned accuracies as nested mappings, from CSV files and from data frames.
+
+A table is long, with a row per number, or wide, with a column per metric (scores) or per data set
+(accuracies).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, SupportsFloat, TypeAlias
+
+from transferscope.errors import InputError, first_few
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: data set -> metric -> encoder -> score
+Scores: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float]]]
+#: data set -> encoder -> fine-tuned accuracy
+Accuracies: TypeAlias = Mapping[str, Mapping[str, float]]
+
+
+def read_scores(path: str | os.PathLike[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Read a CSV of scores, long or wide.
+
+    Parameters
+    ----------
+    path : path
+        With the columns ``dataset, encoder, metric, value`` (long), or ``dataset, encoder`` and one
+        column per metric (wide). An empty cell is a score that is missing.
+
+    Returns
+    -------
+    dict of data set to metric to encoder to float
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, a column is missing, unknown or named twice, a value is no finite
+        number, or a row comes twice.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "scores.csv")
+    >>> _ = path.write_text("dataset,encoder,logme,knn\\npets,vit,0.5,0.9\\n")
+    >>> read_scores(path)
+    {'pets': {'logme': {'vit': 0.5}, 'knn': {'vit': 0.9}}}
+    """
+    return _nested_scores(_read_csv(path))
+
+
+def read_accuracy(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
+    """Read a CSV of fine-tuned accuracies, long or wide.
+
+    Parameters
+    ----------
+    path : path
+        With the columns ``dataset, encoder, accuracy`` (long), or ``encoder`` and one column per
+        data set (wide). An empty cell is an accuracy that is missing.
+
+    Returns
+    -------
+    dict of data set to encoder to float
+
+    Raises
+    ------
+    InputError
+        As `read_scores`.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "accuracy.csv")
+    >>> _ = path.write_text("encoder,pets,cars\\nvit,93.1,88\\nresnet,90.2,\\n")
+    >>> read_accuracy(path)
+    {'pets': {'vit': 93.1, 'resnet': 90.2}, 'cars': {'vit': 88.0}}
+    """
+    return _nested_accuracy(_read_csv(path))
+
+
+def score_table(scores: Scores | pd.DataFrame) -> Scores:
+    """Scores as a nested mapping, from one or from a long or wide frame."""
+    return scores if isinstance(scores, Mapping) else _nested_scores(_of_frame(scores, "scores"))
+
+
+def accuracy_table(accuracy: Accuracies | pd.DataFrame) -> Accuracies:
+    """Accuracies as a nested mapping, from one or from a long or wide frame."""
+    if isinstance(accuracy, Mapping):
+        return accuracy
+    return _nested_accuracy(_of_frame(accuracy, "accuracy"))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Cells by column.
+
+    Attributes
+    ----------
+    source : str
+        For messages: the path, or the argument.
+    columns : list of str
+    rows : list of (str, dict of str to object)
+        Where each row is, for messages; and its cells, an empty text where a value is missing.
+    """
+
+    source: str
+    columns: list[str]
+    rows: list[tuple[str, dict[str, object]]]
+
+    def __post_init__(self) -> None:
+        names = dict.fromkeys(self.columns)
+        twice = [name for name in names if self.columns.count(name) > 1 or not name]
+        if twice:
+            raise InputError(
+                f"columns of {self.source} must have names of their own; {twice[0]!r} is there "
+                "twice or is no name. Rename it."
+            )
+        if not self.rows:
+            raise InputError(f"{self.source} must have at least one row below its header.")
+
+    def numbers(
+        self, long: Sequence[str], per_column: str
+    ) -> Iterator[tuple[str, dict[str, str], object]]:
+        """Walk over the cells of numbers.
+
+        Parameters
+        ----------
+        long : sequence of str
+            The columns of a long table, that of the numbers last.
+        per_column : str
+            Which of them a wide table has as the names of columns.
+
+        Yields
+        ------
+        (str, dict of str to str, object)
+            Where it is, for messages; its data set, encoder and so on; the cell.
+        """
+        *names, value = long
+        is_long = bool({per_column, value} & set(self.columns))
+        fixed = [name for name in names if is_long or name != per_column]
+        self._check_columns([*fixed, *([value] if is_long else [])], is_long=is_long)
+        spread = [name for name in self.columns if name not in fixed]
+        if not spread:
+            what = "data set" if per_column == "dataset" else per_column
+            raise InputError(
+                f"{self.source} must have a column per {what} in addition to "
+                f"{' and '.join(fixed)}, or the columns {', '.join(long)}. Add them."
+            )
+        for place, row in self.rows:
+            for column in spread:
+                found = {name: str(row[name]) for name in fixed}
+                if not is_long:
+                    found[per_column] = column
+                self._check_names(found, place)
+                yield place, found, row[column]
+
+    def _check_columns(self, needed: list[str], *, is_long: bool) -> None:
+        missing = [name for name in needed if name not in self.columns]
+        unknown = [name for name in self.columns if name not in needed] if is_long else []
+        if missing or unknown:
+            what = f"has no {first_few(missing)}" if missing else f"has also {first_few(unknown)}"
+            raise InputError(
+                f"columns of {self.source} must be {', '.join(needed)}; it {what} (its columns: "
+                f"{first_few(self.columns)}). Rename or remove columns."
+            )
+
+    def _check_names(self, names: Mapping[str, str], place: str) -> None:
+        for what, name in names.items():
+            if not name:
+                raise InputError(
+                    f"every row of {self.source} needs a value under {what}; {place} has none. "
+                    "Fill it in."
+                )
+
+    def put(self, row: dict[str, float], encoder: str, cell: object, place: str, what: str) -> None:
+        """Put a cell's number under its encoder; an empty cell puts nothing."""
+        if encoder in row:
+            raise InputError(
+                f"a row of {self.source} may be there only once; {what} is there again at {place}. "
+                "Remove one."
+            )
+        if cell == "":
+            return
+        try:
+            value = float(cell) if isinstance(cell, SupportsFloat | str) else math.nan
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise InputError(
+                f"values of {self.source} must be finite numbers; {what} is {cell!r} at {place}. "
+                "Correct it, or leave the cell empty if it is missing."
+            )
+        row[encoder] = value
+
+
+def _nested_scores(table: _Table) -> dict[str, dict[str, dict[str, float]]]:
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for place, names, cell in table.numbers(("dataset", "encoder", "metric", "value"), "metric"):
+        row = found.setdefault(names["dataset"], {}).setdefault(names["metric"], {})
+        table.put(row, names["encoder"], cell, place, f"{names['metric']} of {names['encoder']}")
+    return {
+        dataset: {metric: row for metric, row in metrics.items() if row}
+        for dataset, metrics in found.items()
+    }
+
+
+def _nested_accuracy(table: _Table) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for place, names, cell in table.numbers(("dataset", "encoder", "accuracy"), "dataset"):
+        row = found.setdefault(names["dataset"], {})
+        table.put(row, names["encoder"], cell, place, f"{names['encoder']} on {names['dataset']}")
+    return {dataset: row for dataset, row in found.items() if row}
+
+
+def _read_csv(path: str | os.PathLike[str]) -> _Table:
+    """Cells of a file; a row's place is its line."""
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            columns = [name.strip() for name in next(reader, [])]
+            lines = [
+                (reader.line_num, [cell.strip() for cell in cells])
+                for cells in reader
+                if any(cell.strip() for cell in cells)
+            ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{path} must be a UTF-8 .csv with a header line; it cannot be read ({error})."
+        ) from error
+    for line, cells in lines:
+        if len(cells) != len(columns):
+            raise InputError(
+                f"every row of {path} must have as many cells as its header; line {line} has "
+                f"{len(cells)} and the header {len(columns)}. Correct it."
+            )
+    rows: list[tuple[str, dict[str, object]]] = [
+        (f"line {line}", dict(zip(columns, cells, strict=True))) for line, cells in lines
+    ]
+    return _Table(str(path), columns, rows)
+
+
+def _of_frame(frame: pd.DataFrame, argument: str) -> _Table:
+    """Cells of a frame; levels of its index with the name of a column count as columns."""
+    import pandas as pd
+
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(
+            f"{argument} must be a nested mapping or a DataFrame; got {type(frame).__name__}. Read "
+            f"a .csv with {'read_scores' if argument == 'scores' else 'read_accuracy'}."
+        )
+    names = list(frame.index.names)
+    if names == [None] and "encoder" not in frame and not isinstance(frame.index, pd.RangeIndex):
+        frame, names = frame.rename_axis("encoder"), ["encoder"]
+    levels = [n for n in names if n in ("dataset", "encoder", "metric") and n not in frame]
+    frame = frame.reset_index(levels)
+    columns = [str(name) for name in frame.columns]
+    rows = [
+        (f"row {i}", dict(zip(columns, ("" if pd.isna(x) else x for x in cells), strict=True)))
+        for i, cells in enumerate(frame.itertuples(index=False, name=None))
+    ]
+    return _Table(argument, columns, rows)

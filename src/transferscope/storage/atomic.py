@@ -1,0 +1,116 @@
+"""Files that are written whole or not at all.
+
+A file is written under another name next to its target, flushed to the disk and renamed: a reader
+sees the old content or the new, and a run that is killed leaves a temporary file at most::
+
+    NAME.<host>-<process>-<random>.tmp
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import platform
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from transferscope.errors import StoreError
+
+_TEMPORARY = re.compile(r"\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]+\.tmp$")
+_STALE_AFTER = 24 * 3600.0  # seconds; writing one file never takes that long
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_atomically(
+    path: Path,
+    content: str | Sequence[bytes | memoryview],
+    *,
+    if_full: str = "Free some space",
+    elsewhere: str = "choose another place",
+) -> None:
+    """Write a file whole or not at all; its folder is made where it does not exist.
+
+    Parameters
+    ----------
+    path : Path
+    content : str, or sequence of bytes or memoryview
+        Text, which is written as UTF-8; or the parts of the file, one after another.
+    if_full : str
+        What to do about a full disk, to complete "... , or <elsewhere>." in the message.
+    elsewhere : str
+        How to write to another place, to complete "... , or <elsewhere>." in the message.
+
+    Raises
+    ------
+    StoreError
+        If the disk is full, or the file or its folder cannot be written; its ``__cause__`` is the
+        `OSError`. A file that was there before stays as it was.
+    """
+    parts = [content.encode()] if isinstance(content, str) else content
+    owner = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f"{path.name}.{owner}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        n_bytes = sum(len(part) for part in parts)
+        is_full = error.errno in _DISK_FULL
+        what = f"{error.strerror}; it needs {n_bytes} bytes" if is_full else error.strerror
+        first = if_full if is_full else "Change the permissions of its folder"
+        raise StoreError(f"{path} cannot be written: {what}. {first}, or {elsewhere}.") from error
+    finally:
+        with suppress(OSError):  # renamed, or never made
+            temporary.unlink()
+
+
+def remove_stale_files(folder: Path) -> int:
+    """Delete the temporary files that killed runs left in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    int
+        Bytes freed.
+    """
+    freed = 0
+    for path in folder.glob("*.tmp"):
+        with suppress(OSError):
+            status = path.stat()
+            if _is_stale(path.name, status.st_mtime):
+                path.unlink()
+                freed += status.st_size
+    return freed
+
+
+def _is_stale(name: str, modified: float) -> bool:
+    """Whether no run writes this temporary file any more: it is old, or its process has ended."""
+    owner = _TEMPORARY.search(name)
+    if owner is None or time.time() - modified > _STALE_AFTER:
+        return owner is not None
+    # on Windows, os.kill would end the process it asks about
+    if owner["host"] != _host() or os.name == "nt":
+        return False
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass  # it runs, and belongs to another user
+    return False
+
+
+def _host() -> str:
+    return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
