@@ -9,6 +9,7 @@
     │   │   └── CheckpointError        a weights file is damaged, unsafe, or of another architecture
     │   ├── UnknownNameError           no metric, encoder or layer has this name
     │   └── MissingInputError          a metric needs an input that was not given
+    │       └── SkippedMetricError     a score was asked for that could not be computed
     ├── FeatureError(ValueError)       an encoder's features are NaN, infinite or constant
     ├── StoreError(OSError)            the feature store cannot be written or read
     ├── BoundError(ArithmeticError)    a bound came out below what it bounds
@@ -53,6 +54,14 @@ class UnknownNameError(InputError):
 
 class MissingInputError(InputError):
     """Raised when a metric needs an input (say, source probabilities) that was not given."""
+
+
+class SkippedMetricError(MissingInputError, KeyError):
+    """Raised when a score is asked of a table that has none, with the reason."""
+
+    def __str__(self) -> str:
+        """The message as it is: `KeyError` would put it in quotes."""
+        return Exception.__str__(self)
 
 
 class FeatureError(TransferscopeError, ValueError):

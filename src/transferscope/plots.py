@@ -347,6 +347,11 @@ def plot_relatedness(results: Relatedness | Mapping[str, Relatedness]) -> Figure
         colours = {"reference": "#4c72b0", "target": "0.7", "carried": "#c44e52"}
         labels = {"target": "target as it is", "carried": "target carried to the reference"}
         for kind, colour in colours.items():
+            if one.view is None:
+                raise InputError(
+                    "results must hold the view, which JSON leaves out; got one from from_json. "
+                    "Pass what task_relatedness returned."
+                )
             x, y = zip(*one.view[kind], strict=True)
             plane.scatter(x, y, 9, colour, alpha=0.6, label=labels.get(kind, kind), linewidths=0)
         plane.set_aspect("equal", adjustable="datalim")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from transferscope.results._record import dump
+from transferscope.results._record import Record, from_plain, to_plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,8 +58,8 @@ class Comparison:
     n_datasets: int
 
 
-@dataclass(frozen=True)
-class Agreement:
+@dataclass(frozen=True, repr=False)
+class Agreement(Record):
     """How well scores foresee fine-tuned accuracy.
 
     Attributes
@@ -89,23 +89,49 @@ class Agreement:
         dataset, metric = key
         return self.per_dataset[dataset][metric]
 
-    def to_json(self) -> str:
-        """JSON text: ``per_dataset`` and ``average`` hold plain numbers by measure.
+    def headline(self) -> str:
+        """The metric of the highest mean weighted tau."""
+        taus = {
+            metric: measures["weighted_tau"].value
+            for metric, measures in self.average.items()
+            if "weighted_tau" in measures
+        }
+        known = {metric: tau for metric, tau in taus.items() if tau is not None}
+        data_sets = f"{len(self.per_dataset)} data set{'s' if len(self.per_dataset) > 1 else ''}"
+        if not known:
+            return f"No metric has a weighted tau over {data_sets}."
+        best = max(known, key=lambda metric: known[metric])
+        return f"{best} agrees best: mean weighted tau {known[best]:.3f} over {data_sets}."
+
+    def _to_plain(self) -> object:
+        """As all records, but with plain numbers by measure.
 
         Beside each stand ``<measure>_low`` and ``<measure>_high``; a number that is null has its
-        ``<measure>_reason``. ``comparisons``, ``warnings`` and ``seed`` follow.
+        ``<measure>_reason``.
         """
-        record = {
+        plain = to_plain(self)
+        assert isinstance(plain, dict)
+        return plain | {
             "per_dataset": {
                 dataset: {metric: _flat(found) for metric, found in rows.items()}
                 for dataset, rows in self.per_dataset.items()
             },
             "average": {metric: _flat(found) for metric, found in self.average.items()},
-            "comparisons": [asdict(row) for row in self.comparisons],
-            "warnings": list(self.warnings),
-            "seed": self.seed,
         }
-        return dump(record)
+
+    @classmethod
+    def _from_plain(cls, plain: object) -> Agreement:
+        if isinstance(plain, dict) and {"per_dataset", "average"} <= plain.keys():
+            plain = plain | {
+                "per_dataset": {
+                    dataset: {metric: _nested(found) for metric, found in rows.items()}
+                    for dataset, rows in plain["per_dataset"].items()
+                },
+                "average": {metric: _nested(found) for metric, found in plain["average"].items()},
+            }
+        record = from_plain(cls, plain, cls.__name__)
+        assert isinstance(record, cls)
+        return record
 
     def to_frame(self) -> pd.DataFrame:
         """One row per data set, metric and measure: value, low, high, reason.
@@ -132,3 +158,18 @@ def _flat(measures: Mapping[str, Estimate]) -> dict[str, float | str | None]:
         if measured.reason:
             flat[f"{name}_reason"] = measured.reason
     return flat
+
+
+def _nested(flat: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """Estimates as `to_plain` gives them, from what `_flat` gave."""
+    ends = ("_low", "_high", "_reason")
+    names = [name for name in flat if not name.endswith(ends)]
+    return {
+        name: {
+            "value": flat[name],
+            "low": flat.get(f"{name}_low"),
+            "high": flat.get(f"{name}_high"),
+            "reason": flat.get(f"{name}_reason", ""),
+        }
+        for name in names
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -57,7 +56,7 @@ class LayerDistance:
     reason: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerDistances(Record):
     """How far pre-training carried each layer to where fine-tuning ended.
 
@@ -96,13 +95,14 @@ class LayerDistances(Record):
     unmatched: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    @classmethod
-    def from_json(cls, text: str) -> LayerDistances:
-        """Rebuild from what `to_json` gave."""
-        record = json.loads(text)
-        record["layers"] = tuple(LayerDistance(**layer) for layer in record["layers"])
-        record["unmatched"] = {kind: tuple(names) for kind, names in record["unmatched"].items()}
-        return cls(**record | {key: tuple(record[key]) for key in ("head", "notes")})
+    def headline(self) -> str:
+        """The mean transferability over the layers."""
+        if self.overall is None:
+            return f"No layer transferability of {len(self.layers)} layers ({self.measure})."
+        return (
+            f"Pre-training brought {len(self.layers)} layers {self.overall:.3g} times closer to "
+            f"the fine-tuned weights than random initialisation is ({self.measure})."
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer."""
@@ -111,7 +111,7 @@ class LayerDistances(Record):
         return pd.DataFrame([asdict(layer) for layer in self.layers]).set_index("name")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DatasetFactors(Record):
     """What of a data set goes with how far pre-training carries the weights.
 
@@ -135,6 +135,14 @@ class DatasetFactors(Record):
     variance: str
     warnings: tuple[str, ...] = ()
 
+    def headline(self) -> str:
+        """Size, domain gap and variance."""
+        gap = "none" if self.domain_gap is None else f"{self.domain_gap:.4g}"
+        return (
+            f"{self.n_samples:,} samples in {self.n_classes} classes; domain gap {gap}, variance "
+            f"within classes {self.intraclass_variance:.4g}."
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """One row."""
         import pandas as pd
@@ -142,7 +150,7 @@ class DatasetFactors(Record):
         return pd.DataFrame([{**asdict(self), "warnings": "; ".join(self.warnings)}])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TransferabilityForecast(Record):
     """Transferability of the weights that a regression on earlier runs predicts.
 
@@ -170,6 +178,15 @@ class TransferabilityForecast(Record):
     published: dict[str, dict[str, float]]
     remark: str
     warnings: tuple[str, ...] = ()
+
+    def headline(self) -> str:
+        """The prediction, with its interval."""
+        if self.transferability is None or self.low is None or self.high is None:
+            return f"A regression on {self.n_records} runs, R² {self.r_squared:.2f}."
+        return (
+            f"Expected transferability {self.transferability:.3g} "
+            f"({self.low:.3g} to {self.high:.3g}), from {self.n_records} runs."
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """One row per term: ours with its interval, then the published ones."""

@@ -1,21 +1,197 @@
-"""What records have in common."""
+"""What all records of results have in common: frames, JSON and back, short displays."""
 
 from __future__ import annotations
 
+import html
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+import types
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, fields, is_dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+
+from transferscope.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Arrays in records.
+Numbers = npt.NDArray[Any]
+#: Metadata of fields that are too large for JSON; they are None in what `from_json` gives.
+NOT_IN_JSON = {"json": False}
+#: Most rows of a display on a terminal, and in a notebook.
+TERMINAL_ROWS, NOTEBOOK_ROWS = 8, 30
 
 
-def dump(record: Any) -> str:
-    """JSON text, in which no number may be NaN or infinite."""
-    return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+@dataclass(frozen=True, repr=False)
+class Record(ABC):
+    """A frozen record of results."""
 
+    @abstractmethod
+    def to_frame(self) -> pd.DataFrame:
+        """The record as a frame with typed columns."""
 
-@dataclass(frozen=True)
-class Record:
-    """A record whose fields are its JSON."""
+    @abstractmethod
+    def headline(self) -> str:
+        """What the record says, in one sentence."""
 
     def to_json(self) -> str:
-        """JSON text; `from_json`, where there is one, takes it back."""
-        return dump(asdict(self))
+        """The record as JSON.
+
+        Returns
+        -------
+        str
+            No number in it is NaN or infinite; `from_json` takes it back.
+        """
+        return json.dumps(self._to_plain(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Rebuild a record.
+
+        Parameters
+        ----------
+        text : str
+            What `to_json` gave.
+
+        Returns
+        -------
+        Self
+
+        Raises
+        ------
+        InputError
+            If the text is not the JSON of such a record; the message says where it differs.
+        """
+        try:
+            plain = json.loads(text)
+        except ValueError as error:
+            raise InputError(
+                f"text must be the JSON of a {cls.__name__}; it is no JSON ({error}). "
+                "Pass what to_json gave."
+            ) from error
+        return cls._from_plain(plain)
+
+    def _to_plain(self) -> object:
+        return to_plain(self)
+
+    @classmethod
+    def _from_plain(cls, plain: object) -> Self:
+        record = from_plain(cls, plain, cls.__name__)
+        assert isinstance(record, cls)
+        return record
+
+    def __repr__(self) -> str:
+        frame = self.to_frame()
+        some = frame.iloc[:TERMINAL_ROWS, :6]
+        shown = some.to_string(max_colwidth=40, float_format="{:.4g}".format)
+        return "\n".join(
+            [f"{type(self).__name__}: {self.headline()}", shown, *_more(frame, TERMINAL_ROWS)]
+        )
+
+    def _repr_html_(self) -> str:
+        frame = self.to_frame()
+        table = frame.iloc[:NOTEBOOK_ROWS].to_html(
+            escape=True, border=0, float_format="{:.4g}".format, na_rep=""
+        )
+        lines = [self.headline(), *_more(frame, NOTEBOOK_ROWS)]
+        notes = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+        return f"<div>{notes}{table}</div>"
+
+
+def _more(frame: pd.DataFrame, shown: int) -> list[str]:
+    hidden = len(frame) - shown
+    return [f"... and {hidden} more rows: to_frame() has all"] if hidden > 0 else []
+
+
+def to_plain(value: object) -> object:
+    """Dictionaries, lists and scalars in place of records, tuples and arrays."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: to_plain(getattr(value, field.name))
+            for field in fields(value)
+            if _in_json(field)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return value
+
+
+def _in_json(field: Field[Any]) -> bool:
+    return bool(field.metadata.get("json", True))
+
+
+@cache
+def _hints(record: type) -> dict[str, Any]:
+    return get_type_hints(record)
+
+
+def from_plain(hint: Any, value: object, where: str) -> object:
+    """The value of type `hint` that `to_plain` turned into `value`.
+
+    `where` is the path to it, for messages.
+
+    Raises
+    ------
+    InputError
+        If the value is of another type, or a record has other fields.
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        options = [option for option in inner if option is not type(None)]
+        return None if value is None else from_plain(options[0], value, where)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _record_of(hint, value, where)
+    if origin is tuple:
+        items = _expected(list, value, where)
+        kinds = [inner[0]] * len(items) if inner[-1] is Ellipsis else list(inner)
+        if len(kinds) != len(items):
+            raise _differs(where, f"{len(kinds)} items", f"{len(items)}")
+        return tuple(
+            from_plain(kind, item, f"{where}[{i}]")
+            for i, (kind, item) in enumerate(zip(kinds, items, strict=True))
+        )
+    if origin is dict:
+        content = _expected(dict, value, where)
+        return {key: from_plain(inner[1], item, f"{where}.{key}") for key, item in content.items()}
+    if origin is np.ndarray:
+        return np.asarray(_expected(list, value, where))
+    if origin is Literal:
+        return _expected(str, value, where)
+    if hint is float:
+        return float(_expected((int, float), value, where))
+    return _expected(hint, value, where)
+
+
+def _record_of(hint: type, value: object, where: str) -> object:
+    content, hints = _expected(dict, value, where), _hints(hint)
+    names = {field.name for field in fields(hint) if _in_json(field)}
+    unknown = sorted(content.keys() - names)
+    missing = sorted(names - content.keys())
+    if unknown or missing:
+        found = ", ".join([*(f"no {name}" for name in missing), *unknown][:5])
+        raise _differs(where, f"the fields {', '.join(sorted(names))}", found)
+    given = {name: from_plain(hints[name], content[name], f"{where}.{name}") for name in content}
+    absent = {field.name: None for field in fields(hint) if not _in_json(field)}
+    return hint(**given, **absent)
+
+
+def _expected(kind: Any, value: object, where: str) -> Any:
+    if kind is object or (isinstance(value, kind) and not (kind is not bool and value is True)):
+        return value
+    name = getattr(kind, "__name__", "number")
+    raise _differs(where, f"a {name}", type(value).__name__)
+
+
+def _differs(where: str, expected: str, found: str) -> InputError:
+    return InputError(
+        f"{where} in the JSON must have {expected}; found: {found}. Pass what to_json gave."
+    )

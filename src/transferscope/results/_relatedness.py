@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from transferscope.results._record import dump
+from transferscope.results._record import NOT_IN_JSON, Numbers, Record
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class Relatedness:
+@dataclass(frozen=True, repr=False)
+class Relatedness(Record):
     """How related a target task is to a reference task, and what keeps them apart.
 
     Losses are means of ``-ln p`` over held-out samples, in nats.
@@ -47,7 +47,7 @@ class Relatedness:
         after classes as well as may be.
     condition_number : float or None
         Of A; None where A⁻¹ has no inverse.
-    matrix, offset : float64 numpy arrays of shapes (d, d) and (d,)
+    matrix, offset : float64 numpy arrays of shapes (d, d) and (d,), or None
         A⁻¹ and −A⁻¹b: ``matrix @ x + offset`` carries standardised target features to standardised
         reference features.
     label_matrix : float64 numpy array of shape (n_target_classes, n_reference_classes)
@@ -83,16 +83,18 @@ class Relatedness:
     unlabelled: bool
     pseudo_label_agreement: float | None
     condition_number: float | None
-    matrix: Any = field(repr=False, compare=False)
-    offset: Any = field(repr=False, compare=False)
-    label_matrix: Any = field(repr=False, compare=False)
-    reference_prior: Any = field(repr=False, compare=False)
-    reference_classes: tuple[str, ...] = field(repr=False)
-    target_classes: tuple[str, ...] = field(repr=False)
-    trace: tuple[float, ...] = field(repr=False)
-    view: dict[str, tuple[tuple[float, float], ...]] = field(repr=False)
-    target_terms: Any = field(repr=False, compare=False)
-    held_out_rows: Any = field(repr=False, compare=False)
+    matrix: Numbers | None = field(compare=False, metadata=NOT_IN_JSON)
+    offset: Numbers | None = field(compare=False, metadata=NOT_IN_JSON)
+    label_matrix: Numbers = field(compare=False)
+    reference_prior: Numbers = field(compare=False)
+    reference_classes: tuple[str, ...]
+    target_classes: tuple[str, ...]
+    trace: tuple[float, ...]
+    view: dict[str, tuple[tuple[float, float], ...]] | None = field(
+        compare=False, metadata=NOT_IN_JSON
+    )
+    target_terms: Numbers | None = field(compare=False, metadata=NOT_IN_JSON)
+    held_out_rows: Numbers | None = field(compare=False, metadata=NOT_IN_JSON)
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
 
@@ -101,36 +103,13 @@ class Relatedness:
         """Bound minus the loss of a head trained on the target; None without labels."""
         return None if self.target_loss is None else self.bound - self.target_loss
 
-    def to_json(self) -> str:
-        """JSON text of everything but the large arrays (A, b, the view, the samples' terms)."""
-        loss, accuracy = self.target_loss, self.target_accuracy
-        record = {
-            "setting": self.setting,
-            "method": self.method,
-            "bound": self.bound,
-            "reference_loss": self.reference_loss,
-            "label_mismatch": self.label_mismatch,
-            "distribution_mismatch": self.distribution_mismatch,
-            "tau": self.tau,
-            "wasserstein": self.wasserstein,
-            "transformed_head": {
-                "loss": self.transformed_loss,
-                "accuracy": self.transformed_accuracy,
-            },
-            "target_head": None if loss is None else {"loss": loss, "accuracy": accuracy},
-            "gap": self.gap,
-            "unlabelled": self.unlabelled,
-            "pseudo_label_agreement": self.pseudo_label_agreement,
-            "condition_number": self.condition_number,
-            "label_matrix": self.label_matrix.tolist(),
-            "reference_prior": self.reference_prior.tolist(),
-            "reference_classes": list(self.reference_classes),
-            "target_classes": list(self.target_classes),
-            "trace": list(self.trace),
-            "seconds": self.seconds,
-            "warnings": list(self.warnings),
-        }
-        return dump(record)
+    def headline(self) -> str:
+        """The bound and its terms."""
+        return (
+            f"bound {self.bound:.3f} nats = reference loss {self.reference_loss:.3f} + label "
+            f"mismatch {self.label_mismatch:.3f} + distribution mismatch "
+            f"{self.distribution_mismatch:.3f}."
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """One row per quantity: the terms, the bound, what was measured."""

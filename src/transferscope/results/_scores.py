@@ -1,14 +1,15 @@
-"""Scores of features at hand, rankings of encoders, and how PED moved the classes."""
+"""Scores of features, rankings of encoders, and how PED moved the classes."""
 
 from __future__ import annotations
 
-import json
+import difflib
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from transferscope.results._record import Record, dump
+from transferscope.errors import EncoderError, SkippedMetricError, UnknownNameError, first_few
+from transferscope.results._record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +42,8 @@ class Score:
             raise ValueError(f"a score must be finite, got {self.value}.")
 
 
-@dataclass(frozen=True)
-class ScoreTable:
+@dataclass(frozen=True, repr=False)
+class ScoreTable(Record):
     """Scores of one set of features by several metrics.
 
     Attributes
@@ -61,38 +62,44 @@ class ScoreTable:
     skipped: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, metric: str) -> float:
-        return self.scores[metric].value
+        """The value of a metric.
 
-    def to_json(self) -> str:
-        """JSON text; `from_json` takes it back."""
-        record = asdict(self)
-        record["scores"] = {
-            name: {"value": s.value, "warnings": list(s.warnings), "seconds": s.seconds}
-            for name, s in self.scores.items()
-        }
-        return dump(record)
+        Raises
+        ------
+        SkippedMetricError
+            If it was asked for and could not be computed, with the reason.
+        UnknownNameError
+            If it was not asked for.
+        """
+        if metric in self.scores:
+            return self.scores[metric].value
+        if metric in self.skipped:
+            raise SkippedMetricError(f"{metric} has no score: {self.skipped[metric]}")
+        names = [*self.scores, *self.skipped]
+        near = difflib.get_close_matches(metric, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UnknownNameError(
+            f"the table has no metric {metric!r}, only {', '.join(names)}.{hint}"
+        )
 
-    @classmethod
-    def from_json(cls, text: str) -> ScoreTable:
-        """Rebuild from what `to_json` gave."""
-        record = json.loads(text)
-        record["scores"] = {name: _score(s) for name, s in record["scores"].items()}
-        return cls(**record)
+    def headline(self) -> str:
+        """What was scored."""
+        classes = f", {self.n_classes} classes" if self.n_classes else ""
+        return f"{self.n_samples:,} samples, {self.n_features:,} features{classes}."
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per metric: value, warnings, seconds."""
+        """One row per metric asked for: value, seconds, warnings, and why it was skipped."""
         import pandas as pd
 
-        return pd.DataFrame(
-            {
-                name: {"value": s.value, "warnings": "; ".join(s.warnings), "seconds": s.seconds}
-                for name, s in self.scores.items()
-            }
-        ).T.rename_axis("metric")
-
-
-def _score(record: Mapping[str, Any]) -> Score:
-    return Score(**{**record, "warnings": tuple(record["warnings"])})
+        names = [*self.scores, *self.skipped]
+        rows: list[tuple[float, float, str | None, str | None]] = [
+            (s.value, s.seconds, "; ".join(s.warnings), None) for s in self.scores.values()
+        ]
+        rows += [(math.nan, math.nan, None, reason) for reason in self.skipped.values()]
+        kinds = {"value": "float64", "seconds": "float64"}
+        kinds |= {"warnings": "string", "skipped": "string"}
+        frame = pd.DataFrame(rows, columns=list(kinds), index=pd.Index(names, name="metric"))
+        return frame.astype(kinds)
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,7 @@ class DatasetSummary:
     fingerprint: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ranking(Record):
     """Encoders in the order in which they are expected to transfer to a data set.
 
@@ -197,8 +204,22 @@ class Ranking(Record):
 
     @property
     def best(self) -> EncoderResult:
-        """The first encoder."""
-        return self.encoders[0]
+        """The first encoder that could be ranked.
+
+        Raises
+        ------
+        EncoderError
+            If every encoder failed, with the reasons.
+        """
+        if not self.ranked:
+            reasons = first_few(f"{row.encoder}: {row.error}" for row in self.encoders)
+            raise EncoderError(f"no encoder could be ranked. {reasons}")
+        return self.ranked[0]
+
+    @property
+    def ranked(self) -> tuple[EncoderResult, ...]:
+        """The encoders that did not fail, best first."""
+        return tuple(row for row in self.encoders if row.error is None)
 
     @property
     def metrics(self) -> list[str]:
@@ -208,58 +229,50 @@ class Ranking(Record):
             names.update(dict.fromkeys(row.scores))
         return list(names)
 
-    @classmethod
-    def from_json(cls, text: str) -> Ranking:
-        """Rebuild from what `to_json` gave."""
-        record = json.loads(text)
-        rows = []
-        for row in record.pop("encoders"):
-            row["scores"] = {name: _score(s) for name, s in row["scores"].items()}
-            row["input_size"] = row["input_size"] and tuple(row["input_size"])
-            row["layers"] = {
-                layer: {name: _score(s) for name, s in scores.items()}
-                for layer, scores in row.get("layers", {}).items()
-            }
-            row["warnings"] = tuple(row.get("warnings", ()))
-            rows.append(EncoderResult(**row))
-        dataset = DatasetSummary(**record.pop("dataset"))
-        return cls(dataset=dataset, encoders=tuple(rows), **record)
+    def headline(self) -> str:
+        """What to do."""
+        return self.advice
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per encoder; per metric its value, low and high; then the facts."""
+        """One row per encoder; per metric its value, low and high; then the facts.
+
+        Columns of numbers are float64 or Int64, all others string or boolean; a cell without a
+        value is missing. ``skipped`` says which metrics an encoder has no score by, and why.
+        """
         import pandas as pd
 
-        rows = []
-        for row in self.encoders:
-            flat: dict[str, Any] = {"encoder": row.encoder, "rank": row.rank}
-            if any(one.layer for one in self.encoders):
-                flat["layer"] = row.layer
-            for metric in self.metrics:
-                score = row.scores.get(metric)
-                flat[metric] = score and score.value
-                flat[f"{metric}_low"] = score and score.low
-                flat[f"{metric}_high"] = score and score.high
-            size = row.input_size
-            flat |= {
-                "p_best": row.p_best,
-                "tied_with_best": row.tied_with_best,
-                "n_parameters": row.n_parameters,
-                "feature_dim": row.feature_dim,
-                "input_size": size and f"{size[0]}x{size[1]}",
-                "samples_per_second": row.samples_per_second,
-                "warnings": "; ".join(
-                    [
-                        *row.warnings,
-                        *(f"{m}: {w}" for m, s in row.scores.items() for w in s.warnings),
-                    ]
-                ),
-                "error": row.error,
-            }
-            rows.append(flat)
-        frame = pd.DataFrame(rows).set_index("encoder")
-        for column in ("rank", "n_parameters", "feature_dim"):
-            frame[column] = frame[column].astype("Int64")
-        return frame
+        layered = any(row.layer for row in self.encoders)
+        frame = pd.DataFrame(
+            [self._frame_row(row, layered=layered) for row in self.encoders]
+        ).set_index("encoder")
+        kinds = dict.fromkeys(["rank", "n_parameters", "feature_dim"], "Int64")
+        kinds |= dict.fromkeys(["input_size", "warnings", "skipped", "error"], "string")
+        kinds |= {"layer": "string"} if layered else {}
+        kinds["tied_with_best"] = "boolean"
+        return frame.astype({name: kinds.get(name, "float64") for name in frame.columns})
+
+    def _frame_row(self, row: EncoderResult, *, layered: bool) -> dict[str, object]:
+        cells: dict[str, object] = {"encoder": row.encoder, "rank": row.rank}
+        if layered:
+            cells["layer"] = row.layer
+        for metric in self.metrics:
+            score = row.scores.get(metric)
+            cells[metric] = score and score.value
+            cells[f"{metric}_low"] = score and score.low
+            cells[f"{metric}_high"] = score and score.high
+        size = row.input_size
+        of_scores = [f"{m}: {w}" for m, s in row.scores.items() for w in s.warnings]
+        return cells | {
+            "p_best": row.p_best,
+            "tied_with_best": row.tied_with_best,
+            "n_parameters": row.n_parameters,
+            "feature_dim": row.feature_dim,
+            "input_size": size and f"{size[0]}x{size[1]}",
+            "samples_per_second": row.samples_per_second,
+            "warnings": "; ".join([*row.warnings, *of_scores]),
+            "skipped": "; ".join(f"{m}: {reason}" for m, reason in row.skipped.items()),
+            "error": row.error,
+        }
 
     def layers_to_frame(self) -> pd.DataFrame:
         """One row per encoder and layer that was measured, by depth; a column per metric."""
@@ -317,7 +330,7 @@ class Ranking(Record):
         return "\n".join([*lines, "", self.advice, ""])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PedTrace(Record):
     """How potential-energy decline moved the classes of one set of features.
 
@@ -346,6 +359,11 @@ class PedTrace(Record):
     energies: tuple[float, ...]
     displacement: float
     warnings: tuple[str, ...] = ()
+
+    def headline(self) -> str:
+        """How the potential energy declined."""
+        first, last = self.energies[0], self.energies[-1]
+        return f"{len(self.class_names)} classes; potential energy {first:.4g} to {last:.4g}."
 
     def to_frame(self) -> pd.DataFrame:
         """One row per class: where it was, where it went."""

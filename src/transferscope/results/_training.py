@@ -44,7 +44,7 @@ class TrainingRun:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FineTuningResult(Record):
     """What fine-tuning one encoder on one data set came to.
 
@@ -80,6 +80,11 @@ class FineTuningResult(Record):
     n_test: int
     seconds: float
 
+    def headline(self) -> str:
+        """What fine-tuning reached."""
+        spread = "" if self.spread is None else f" ± {self.spread:.4f}"
+        return f"{self.encoder} on {self.dataset}: {self.measure} {self.value:.4f}{spread}."
+
     def to_frame(self) -> pd.DataFrame:
         """One row per run."""
         import pandas as pd
@@ -87,7 +92,7 @@ class FineTuningResult(Record):
         return pd.DataFrame([asdict(run) for run in self.runs])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProbeResult(Record):
     """What a linear head on frozen features came to.
 
@@ -112,3 +117,19 @@ class ProbeResult(Record):
     n_validation: int
     n_test: int
     seconds: float
+
+    def headline(self) -> str:
+        """What the head reached."""
+        return f"accuracy {self.value:.4f} on {self.n_test:,} test samples (C = {self.strength:g})."
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per penalty that was tried."""
+        import pandas as pd
+
+        columns = {
+            "strength": self.strengths,
+            "validation": self.validation,
+            "validation_loss": self.validation_loss,
+        }
+        frame = pd.DataFrame(columns, dtype="float64")
+        return frame.assign(chosen=frame["strength"] == self.strength)
