@@ -3,13 +3,11 @@
 from transferscope.datasets._dataset import Dataset
 from transferscope.datasets._open import open_dataset, open_reference
 from transferscope.datasets._request import RequestedTask
-from transferscope.datasets._samples import Modality, Sample, Word
+from transferscope.datasets._samples import Word
 
 __all__ = [
     "Dataset",
-    "Modality",
     "RequestedTask",
-    "Sample",
     "Word",
     "open_dataset",
     "open_reference",

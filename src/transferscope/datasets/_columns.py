@@ -38,7 +38,7 @@ def find_label_columns(
     Raises
     ------
     DatasetError
-        As `find_label_column` says.
+        As `find_label_column` raises it.
     """
     if requested is None or requested in columns:
         return (find_label_column(requested, columns, source=source),)

@@ -51,6 +51,11 @@ class Dataset:
         Which part of the source this is; ``"all"`` where the source has no parts.
     skipped : tuple of str
         Paths of samples that were left out because they are unreadable.
+
+    Notes
+    -----
+    `fingerprint` is the same for the same content, in whatever place. It is computed when it is
+    first needed: that reads every sample of this data set once, and none that `subset` left out.
     """
 
     name: str
@@ -81,11 +86,7 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex digest of samples (as stored, in order), labels and class names.
-
-        Equal content gives an equal fingerprint wherever it lies. Computed when first asked for:
-        it reads every sample of this data set once, and none that `subset` left out.
-        """
+        """Hex digest of samples (as stored, in order), labels and class names."""
         summary = [_FINGERPRINT_VERSION, self.modality, self.task, *self.class_names]
         whole = hashlib.blake2b(json.dumps(summary).encode(), digest_size=16)
         for digests in _map_blocks(self._digests, self._indices):

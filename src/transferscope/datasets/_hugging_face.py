@@ -70,7 +70,7 @@ def load_hugging_face(identifier: str, request: Request) -> Dataset:
     ------
     DatasetError
         If it cannot be loaded (the message carries the library's reason), or as
-        `from_hugging_face` says.
+        `from_hugging_face` raises it.
     MissingExtraError
         If the library ``datasets`` is not installed.
     """

@@ -56,8 +56,12 @@ def open_dataset(
         By default recognised from the labels; multi-label arrays of 0 and 1 must be named. With
         one tag per word every word is a sample: ``"tags"`` takes the tags as they are,
         ``"entities"`` drops the prefixes of BIO and its like.
-    max_samples, per_class, seed
-        Draw a part, as `Dataset.subsample` does.
+    max_samples : int or None
+        Draw at most this many samples, as `Dataset.subsample` does.
+    per_class : int or None
+        Draw at most this many samples of each class.
+    seed : int
+        Of the drawing.
     skip_unreadable : bool
         Leave out images that cannot be decoded and list them in `Dataset.skipped`, instead of
         failing when one is met. It decodes every selected image one more time.

@@ -19,7 +19,7 @@ def read_parquet(path: Path, request: Request) -> Dataset:
     Raises
     ------
     DatasetError
-        If it cannot be read, or as `read_table` and `from_hugging_face` say.
+        If it cannot be read, or as `read_table` and `from_hugging_face` raise it.
     MissingExtraError
         If ``pyarrow``, or ``datasets`` for embedded images, is not installed.
     """

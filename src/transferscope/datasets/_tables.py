@@ -33,12 +33,12 @@ from transferscope.numerics.arrays import NumpyArray
 
 
 def read_csv(path: Path, request: Request) -> Dataset:
-    """Read a ``.csv`` with a header line; `read_table` says how columns are understood.
+    """Read a ``.csv`` with a header line; `read_table` describes how columns are read.
 
     Raises
     ------
     DatasetError
-        If it cannot be parsed, or as `read_table` says.
+        If it cannot be parsed, or as `read_table` raises it.
     """
     import pandas as pd
 
@@ -60,7 +60,7 @@ def read_json(path: Path, request: Request) -> Dataset:
     Raises
     ------
     DatasetError
-        If it is neither, records have different names, or as `read_table` says.
+        If it is neither, records have different names, or as `read_table` raises it.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
