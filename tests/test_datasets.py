@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from transferscope.datasets import Dataset, open_dataset
+from transferscope.datasets import Dataset, open_dataset, open_reference
 from transferscope.errors import DatasetError
 
 Image = pytest.importorskip("PIL.Image", reason="images need the extra [vision]")
@@ -331,7 +331,7 @@ def test_split_default_choice_and_unknown(make, tmp_path):
     "make", [image_folder, npz_plain, csv_texts, digits, tuple_texts, torch_pairs, dataset]
 )
 def test_split_of_a_source_without_splits_is_refused(make, tmp_path):
-    with pytest.raises(DatasetError, match=r"Split 'test' does not exist"):
+    with pytest.raises(DatasetError, match=r"split 'test' does not exist"):
         open_dataset(make(tmp_path), split="test")
 
 
@@ -380,7 +380,7 @@ def test_hugging_face_strings_get_the_same_ids_in_all_splits():
     train = hf.Dataset.from_dict({"text": list("abcd"), "label": ["x", "x", "z", "z"]})
     test = hf.Dataset.from_dict({"text": list("abcd"), "label": ["y", "y", "z", "z"]})
     both = hf.DatasetDict(train=train, test=test)
-    with pytest.raises(DatasetError, match=r"at least two samples; in .* 'y' has 0"):
+    with pytest.raises(DatasetError, match=r"at least two samples of every class; 'y' has 0"):
         open_dataset(both)
 
 
@@ -417,10 +417,10 @@ def test_empty_flat_and_imageless_folders(tmp_path):
     with pytest.raises(DatasetError, match=r"one sub-folder per class; .* holds neither"):
         open_dataset(tmp_path)
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(DatasetError, match=r"holds 1 images side by side"):
+    with pytest.raises(DatasetError, match=r"holds 1 images and no sub-folders"):
         open_dataset(tmp_path)
     (tmp_path / "ant").mkdir()
-    with pytest.raises(DatasetError, match=r"the 1 sub-folders of .* hold none"):
+    with pytest.raises(DatasetError, match=r"its 1 sub-folders hold none"):
         open_dataset(tmp_path)
 
 
@@ -472,7 +472,7 @@ def test_orientation_is_ignored_in_folders_and_in_hugging_face_alike(tmp_path):
 def test_floating_point_pixels_are_refused(tmp_path):
     write_tree(tmp_path / "t")
     Image.new("F", (4, 4), 0.5).save(tmp_path / "t" / "ant" / "0.tif")
-    with pytest.raises(DatasetError, match=r"0\.tif has mode F"):
+    with pytest.raises(DatasetError, match=r"0\.tif must be integers.*mode F"):
         open_dataset(tmp_path / "t")[1]
     Image.new("I", (4, 4), 70000).save(tmp_path / "t" / "ant" / "0.tif")
     with pytest.raises(DatasetError, match=r"must lie in 0\.\.65535"):
@@ -490,7 +490,7 @@ def damaged(tmp_path):
 
 def test_unreadable_image_names_its_path(damaged):
     data = open_dataset(damaged)
-    with pytest.raises(DatasetError, match=r"bee/1\.png is not \(.*--skip-unreadable"):
+    with pytest.raises(DatasetError, match=r"bee/1\.png is not readable .*skip_unreadable=True"):
         data[5]
     with pytest.raises(DatasetError, match=r"cat/2\.png"):
         data[10]
@@ -518,7 +518,7 @@ def test_skip_unreadable_that_empties_a_class_is_refused(damaged):
 def test_vanished_file_is_an_unreadable_one(tmp_path):
     data = open_dataset(write_tree(tmp_path / "t"))
     (tmp_path / "t" / "ant" / "0.png").unlink()
-    with pytest.raises(DatasetError, match=r"ant/0\.png is not \(FileNotFoundError"):
+    with pytest.raises(DatasetError, match=r"ant/0\.png is not readable .*\(FileNotFoundError"):
         data[0]
     with pytest.raises(DatasetError, match=r"ant/0\.png"):
         _ = data.fingerprint
@@ -530,8 +530,8 @@ def test_vanished_file_is_an_unreadable_one(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": PIXELS, "y": LABELS}, r"needs the arrays images and labels.* holds x, y"),
-        ({"features": PIXELS, "labels": LABELS}, r"scored with `transferscope score`"),
+        ({"x": PIXELS, "y": LABELS}, r"must hold the arrays images and labels.* holds x, y"),
+        ({"features": PIXELS, "labels": LABELS}, r"Pass features .* to `score`"),
         ({"images": PIXELS / 255.0, "labels": LABELS}, r"must be uint8 .* is float64"),
         ({"images": PIXELS[0], "labels": LABELS}, None),
         ({"images": PIXELS[:5], "labels": LABELS}, r"has 5 samples and 12 labels"),
@@ -578,16 +578,16 @@ def test_file_that_is_no_npz(tmp_path):
     ("header", "rows", "options", "message"),
     [
         ("text,label", ["a,x"] * 4, {"label_column": "tag"}, r"'tag' does not exist .* text"),
-        ("text,tag", ["a,x"] * 4, {}, r"none of a usual name\. Its columns are text, tag"),
+        ("text,tag", ["a,x"] * 4, {}, r"none of a usual name; its columns are text, tag"),
         ("text,label,y", ["a,x,x"] * 4, {}, r"several candidates \(label, y\)"),
         ("a,b,label", ["a,b,x"] * 4, {}, r"several columns could be it \(a, b\)"),
         ("a,label", ["1,x", "2,x"], {}, r"none could be found"),
         ("text,label", ["a,x"] * 4, {"input_column": "body"}, r"'body' does not exist"),
-        ("path,label", ["gone.png,x"] * 4, {}, r"4 do not, the first is 'gone\.png'"),
+        ("path,label", ["gone.png,x"] * 4, {}, r"4 do not exist, the first is 'gone\.png'"),
         ("text,label", ["a,x", "b,x", "c,", "d,y", "e,y"], {}, r"1 are missing .* row 2"),
         ("text,label", ["a,1.5", "b,nan"], {}, r"1 are missing .* row 1"),
-        ("text,label", ["a,x"] * 4, {}, r"at least two classes; a has 1: x"),
-        ("text,label", ["a,x", "b,x", "c,y"], {}, r"at least two samples; in a 'y' has 1"),
+        ("text,label", ["a,x"] * 4, {}, r"^a must have at least two classes; it has 1: x"),
+        ("text,label", ["a,x", "b,x", "c,y"], {}, r"two samples of every class; 'y' has 1"),
         ("text,label", [f"t{i},{i}" for i in range(9)], {}, r"'4' has 1 and 4 more.*regression"),
         ("text,label", [], {}, r"is empty"),
         ("text,label", ["a,x", "b,y"], {"task": "regression"}, r"must be numbers"),
@@ -654,7 +654,7 @@ def test_csv_columns_chosen_by_hand(tmp_path):
 def test_csv_missing_images_are_skipped_on_request(tmp_path):
     path = csv_images(tmp_path)
     (tmp_path / "files" / "bee" / "3.png").unlink()
-    with pytest.raises(DatasetError, match=r"1 do not, the first is 'files/bee/3\.png'"):
+    with pytest.raises(DatasetError, match=r"1 do not exist, the first is 'files/bee/3\.png'"):
         open_dataset(path)
     assert len(open_dataset(path, skip_unreadable=True).skipped) == 1
 
@@ -662,7 +662,7 @@ def test_csv_missing_images_are_skipped_on_request(tmp_path):
 def test_csv_chosen_image_column_is_never_read_as_texts(tmp_path):
     path = write_csv(tmp_path / "a.csv", "path,text,label", *(["gone.png,a,x", "gone.png,b,y"] * 2))
     assert list(open_dataset(path)) == ["a", "b", "a", "b"]
-    with pytest.raises(DatasetError, match=r"4 do not, the first is 'gone\.png'"):
+    with pytest.raises(DatasetError, match=r"4 do not exist, the first is 'gone\.png'"):
         open_dataset(path, input_column="path")
 
 
@@ -691,7 +691,7 @@ def test_parquet_null_text_is_named(tmp_path):
 
 def test_hub_data_set_that_cannot_be_loaded_says_what_to_do(monkeypatch):
     monkeypatch.setattr(hf.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DatasetError, match=r"hf/no/where cannot \(ConnectionError.*save_to_disk"):
+    with pytest.raises(DatasetError, match=r"no/where cannot be loaded \(ConnectionError.*save_to"):
         open_dataset("hf/no/where")
 
 
@@ -780,7 +780,7 @@ def test_mismatched_lengths():
         ((PIXELS, LABELS[:, None]), r'task="multilabel"'),
         ((PIXELS, [[0], [1, 2]] * 6), r"same shape for every sample"),
         (Pairs([], []), r"is empty"),
-        (["ab", "cd", "efg"], r"item 0 of list is a str"),
+        (["ab", "cd", "efg"], r"item 0 of list must be a pair .* is a str"),
         (Pairs([torch.zeros(3, 8, 8)] * 4, [0, 0, 1, 1]), r"remove the transform"),
         (Pairs([pil(PIXELS[0]), "text", "text", "text"], [0, 0, 1, 1]), r"sample 1 .* is text"),
     ],
@@ -859,7 +859,7 @@ def test_labels_of_the_caller_stay_writeable():
 
 def test_options_that_do_not_apply_are_refused(tmp_path):
     for source in (image_folder(tmp_path), "sklearn/digits", (PIXELS, LABELS), dataset(None)):
-        with pytest.raises(DatasetError, match=r"Columns can be chosen of tables"):
+        with pytest.raises(DatasetError, match=r"label_column='label' cannot apply"):
             open_dataset(source, label_column="label")
     with pytest.raises(DatasetError, match=r"is classification; got task='regression'"):
         open_dataset(tmp_path / "animals", task="regression")
@@ -868,7 +868,7 @@ def test_options_that_do_not_apply_are_refused(tmp_path):
 def test_paths_and_names_that_do_not_exist(tmp_path):
     with pytest.raises(DatasetError, match=r"there is no .*nowhere"):
         open_dataset(tmp_path / "nowhere")
-    with pytest.raises(DatasetError, match=r"sklearn/digits, not sklearn/iris"):
+    with pytest.raises(DatasetError, match=r"sklearn/digits .* not sklearn/iris"):
         open_dataset("sklearn/iris")
     (tmp_path / "a.xlsx").write_bytes(b"")
     with pytest.raises(DatasetError, match=r"\.npz, \.csv, \.json, \.jsonl or \.parquet"):
@@ -935,7 +935,7 @@ def test_subsample_too_small():
     data = open_dataset("sklearn/digits")
     with pytest.raises(DatasetError, match=r"needs at least 20, got 19"):
         open_dataset("sklearn/digits", max_samples=19)
-    with pytest.raises(DatasetError, match=r"per_class=1 for classification"):
+    with pytest.raises(DatasetError, match=r"per_class must be at least 2; got 1"):
         data.subsample(per_class=1)
     with pytest.raises(DatasetError, match=r"per_class=3 for regression"):
         open_dataset((PIXELS, RNG.normal(size=12)), per_class=3)
@@ -950,6 +950,15 @@ def test_subset_takes_positions_or_a_mask_in_any_order():
     assert len(data.subset(LABELS == 1)) == 4
     with pytest.raises(IndexError):
         data.subset([12])
+
+
+def test_draws_that_stored_features_are_found_by_stay():
+    digits = open_dataset("sklearn/digits")
+    for options, expected in (
+        ({"max_samples": 301, "seed": 5}, "4938396df47296fa07150535205f2992"),
+        ({"per_class": 7, "max_samples": 50, "seed": 1}, "81779b383f2df672f24691b10691e31b"),
+    ):
+        assert digits.subsample(**options).fingerprint == expected
 
 
 # --- fingerprints --------------------------------------------------------------------------------
@@ -1014,6 +1023,112 @@ def test_fingerprints_are_stable_between_releases():
 
 GOLDEN_TEXT = "94e3c661c0a3920e6492b49fb3730b32"
 GOLDEN_IMAGES = "d8c9b7c5a24fda22cb96f904036d94ea"
+
+
+# --- references ----------------------------------------------------------------------------------
+
+CORPUS = [f"corpus text {i}" for i in range(9)]
+
+
+def bare_csv(folder: Path):
+    return write_csv(folder / "bare.csv", "text", *CORPUS)
+
+
+def bare_json_of_words(folder: Path):
+    path = folder / "bare.json"
+    path.write_text(json.dumps([{"text": text.split()} for text in CORPUS]))
+    return path
+
+
+def bare_hugging_face(folder: Path):
+    return hf.Dataset.from_dict({"text": CORPUS})
+
+
+def bare_parquet(folder: Path):
+    hf.Dataset.from_dict({"text": CORPUS}).to_parquet(folder / "bare.parquet")
+    return folder / "bare.parquet"
+
+
+def bare_texts(folder: Path):
+    return CORPUS, None
+
+
+def bare_words(folder: Path):
+    return [text.split() for text in CORPUS], None
+
+
+BARE = [bare_csv, bare_json_of_words, bare_hugging_face, bare_parquet, bare_texts, bare_words]
+
+
+@pytest.mark.parametrize("make", BARE)
+def test_a_reference_without_labels_has_none(make, tmp_path):
+    source = make(tmp_path)
+    corpus = open_reference(source, label_column="kind", input_column="body")
+    assert (corpus.labels, corpus.task, corpus.class_names, corpus.n_classes) == (None, None, (), 0)
+    assert list(corpus) == CORPUS
+    assert open_reference(corpus) is corpus
+    for refused in (source, corpus):
+        with pytest.raises(DatasetError, match=r"labels"):
+            open_dataset(refused)
+    with pytest.raises(DatasetError, match=r"has no labels, and every sample needs one"):
+        corpus.require_labels()
+
+
+def test_a_part_of_a_reference_without_labels():
+    corpus = open_reference((CORPUS, None))
+    part = corpus.subset([4, 2])
+    assert (list(part), part.labels, part.task) == ([CORPUS[4], CORPUS[2]], None, None)
+    drawn = corpus.subsample(max_samples=5, seed=3)
+    assert (len(drawn), drawn.labels) == (5, None)
+    assert list(drawn) == list(corpus.subsample(max_samples=5, seed=3))
+    assert corpus.subsample(max_samples=9) is corpus
+    with pytest.raises(DatasetError, match=r"per_class=3 for samples without labels"):
+        corpus.subsample(per_class=3)
+    with pytest.raises(DatasetError, match=r"must have at least two samples; it has 1"):
+        open_reference((CORPUS[:1], None))
+
+
+def test_the_fingerprint_of_a_reference_without_labels():
+    corpus = open_reference((CORPUS, None))
+    assert corpus.fingerprint == open_reference((list(CORPUS), None)).fingerprint
+    assert pickle.loads(pickle.dumps(corpus)).fingerprint == corpus.fingerprint
+    assert corpus.fingerprint != corpus.subset(np.arange(8)).fingerprint
+    numbers = open_dataset((CORPUS, np.arange(9.0)), task="regression")
+    assert corpus.fingerprint != numbers.fingerprint
+
+
+def test_unreadable_images_of_a_reference_without_labels(tmp_path):
+    write_tree(tmp_path / "files")
+    (tmp_path / "files" / "bee" / "1.png").write_bytes(b"no image")
+    rows = [f"files/{name}/{i}.png" for name in CLASSES for i in range(4)]
+    corpus = open_reference(write_csv(tmp_path / "a.csv", "path", *rows))
+    kept = corpus.without_unreadable()
+    assert (len(kept), kept.labels, len(kept.skipped)) == (11, None, 1)
+
+
+def test_a_reference_with_labels_keeps_them_and_takes_the_columns_that_it_has(tmp_path):
+    rows = ["a,x,1", "b,x,1", "c,y,2", "d,y,2"]
+    path = write_csv(tmp_path / "a.csv", "body,kind,label", *rows)
+    named = open_reference(path, label_column="kind", input_column="body")
+    assert (named.class_names, list(named)) == (("x", "y"), list("abcd"))
+    found = open_reference(path, label_column="absent", input_column="body")
+    assert (found.task, found.class_names) == ("classification", ("1", "2"))
+    assert found.require_labels()[1] is found.labels
+    digits = open_reference("sklearn/digits", label_column="kind")
+    assert digits.n_classes == 10
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (LABELS, "26b2e65b1ff74a2bb979209b27f01b58"),
+        (np.linspace(0.5, 1.5, 12), "261b13bf39d9619240f87b14e1686f7b"),
+        (NAMES, "7bab09070bae9d159a6ff35d9a87a159"),
+    ],
+)
+def test_fingerprints_that_stored_features_are_found_by_stay(labels, expected):
+    pixels = np.arange(12 * 6, dtype=np.uint8).reshape(12, 2, 3)
+    assert open_dataset((pixels, labels)).fingerprint == expected
 
 
 # --- real data -----------------------------------------------------------------------------------

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from transferscope.datasets._labels import RequestedTask, Task, encode_labels
+from transferscope.datasets._labels import encode_labels
+from transferscope.datasets._request import RequestedTask
 from transferscope.datasets._samples import Modality, Sample, Samples
+from transferscope.datasets._stratified import MINIMUM_PER_CLASS, draw_part
 from transferscope.errors import DatasetError
+from transferscope.numerics.arrays import ArrayLike, NumpyArray
+from transferscope.numerics.targets import TaskType
 
 #: Part of every fingerprint. Raise it when the decoding rules change: features then change too.
 _FINGERPRINT_VERSION = "transferscope-dataset-1"
@@ -23,36 +27,9 @@ _FINGERPRINT_VERSION = "transferscope-dataset-1"
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the caller of `open_dataset` asked of a source; the same for all readers."""
-
-    split: str | None = None
-    label_column: str | None = None
-    input_column: str | None = None
-    task: RequestedTask | None = None
-    skip_unreadable: bool = False
-    #: Columns are named as those of another data set are, and labels may be absent.
-    reference: bool = False
-
-    def of_columns(self, columns: Iterable[str]) -> Request:
-        """The same; of a reference without the names that it does not have."""
-        if not self.reference:
-            return self
-        present = set(columns)
-
-        def kept(named: str | None) -> str | None:
-            parts = {part.strip() for part in (named or "").split(",")}
-            return named if named in present or parts <= present else None
-
-        return replace(
-            self, label_column=kept(self.label_column), input_column=kept(self.input_column)
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled samples, decoded one by one on demand. Made by `open_dataset`.
+    """Samples, decoded one by one on demand, and their labels. Made by `open_dataset`.
 
     Indexing returns the decoded sample: an RGB `PIL.Image`, a text or a NumPy vector, by
     `modality`. A text is a `str`, a pair of them, or a `Word` of a sentence. Indexing is safe from
@@ -62,22 +39,28 @@ class Dataset:
     ----------
     name : str
         What to call it in reports.
-    task : {"classification", "regression", "multilabel"}
-        What the labels mean.
-    labels : ndarray, read-only
+    task : {"classification", "regression", "multilabel"} or None
+        What the labels mean; None without labels.
+    labels : ndarray, read-only, or None
         Classification: (n,) int64 ids in 0..C-1. Regression: (n,) or (n, k) float64.
-        Multi-label: (n, C) float64 of 0 and 1.
+        Multi-label: (n, C) float64 of 0 and 1. None for a reference without labels, which only
+        `open_reference` returns.
     class_names : tuple of str
-        One name per class id; empty for regression.
+        One name per class id; empty for regression and without labels.
     split : str
         Which part of the source this is; ``"all"`` where the source has no parts.
     skipped : tuple of str
         Paths of samples that were left out because they are unreadable.
+
+    Notes
+    -----
+    `fingerprint` is the same for the same content, in whatever place. It is computed when it is
+    first needed: that reads every sample of this data set once, and none that `subset` left out.
     """
 
     name: str
-    task: Task
-    labels: npt.NDArray[Any] = field(repr=False)
+    task: TaskType | None
+    labels: NumpyArray | None = field(repr=False)
     class_names: tuple[str, ...] = field(repr=False)
     split: str
     skipped: tuple[str, ...] = ()
@@ -98,28 +81,25 @@ class Dataset:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes, 0 for regression."""
+        """Number of classes, 0 for regression and without labels."""
         return len(self.class_names)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex digest of samples (as stored, in order), labels and class names.
-
-        Equal content gives an equal fingerprint wherever it lies. Computed when first asked for:
-        it reads every sample of this data set once, and none that `subset` left out.
-        """
+        """Hex digest of samples (as stored, in order), labels and class names."""
         summary = [_FINGERPRINT_VERSION, self.modality, self.task, *self.class_names]
         whole = hashlib.blake2b(json.dumps(summary).encode(), digest_size=16)
-        for digests in map_blocks(self._digests, self._indices):
+        for digests in _map_blocks(self._digests, self._indices):
             whole.update(digests)
-        whole.update(str(self.labels.shape).encode())
-        whole.update(self.labels.astype(self.labels.dtype.newbyteorder("<")).tobytes())
+        if self.labels is not None:
+            whole.update(str(self.labels.shape).encode())
+            whole.update(self.labels.astype(self.labels.dtype.newbyteorder("<")).tobytes())
         return whole.hexdigest()
 
     def _digests(self, indices: npt.NDArray[np.int64]) -> bytes:
         digests = []
         for index in indices.tolist():
-            content: bytes | npt.NDArray[Any] | memoryview = self._samples.content(index)
+            content: bytes | NumpyArray | memoryview = self._samples.content(index)
             one = hashlib.blake2b(digest_size=16)
             if isinstance(content, np.ndarray):
                 one.update(f"{content.dtype.str}{content.shape}".encode())
@@ -128,7 +108,28 @@ class Dataset:
             digests.append(one.digest())
         return b"".join(digests)
 
-    def subset(self, indices: npt.ArrayLike) -> Dataset:
+    def require_labels(self) -> tuple[TaskType, NumpyArray]:
+        """Task and labels, where a computation cannot do without.
+
+        Returns
+        -------
+        task : {"classification", "regression", "multilabel"}
+        labels : ndarray, read-only
+            As `labels`.
+
+        Raises
+        ------
+        DatasetError
+            If this data set has no labels.
+        """
+        if self.task is None or self.labels is None:
+            raise DatasetError(
+                f"{self.name} has no labels, and every sample needs one here; only a reference may "
+                "be without. Add labels, or use the data set as a reference."
+            )
+        return self.task, self.labels
+
+    def subset(self, indices: ArrayLike) -> Dataset:
         """Keep the samples at these positions, in the order given.
 
         Parameters
@@ -147,8 +148,10 @@ class Dataset:
         """
         chosen = np.asarray(indices)
         chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
-        labels = self.labels[chosen]
-        labels.setflags(write=False)
+        labels = None
+        if self.labels is not None:
+            labels = self.labels[chosen]
+            labels.setflags(write=False)
         return replace(self, labels=labels, _indices=self._indices[chosen])
 
     def subsample(
@@ -160,7 +163,7 @@ class Dataset:
         ----------
         max_samples : int or None
             Keep this many in all. Every class keeps at least two; the rest is shared out in
-            proportion to what each class has beyond them. Regression and multi-label: any samples.
+            proportion to what each class has beyond them. Without classes: any samples.
         per_class : int or None
             Keep at most this many of each class, before `max_samples` applies.
         seed : int
@@ -177,35 +180,27 @@ class Dataset:
             If `max_samples` leaves fewer than two samples per class, or `per_class` is below two
             or given for anything but classification.
         """
-        classes = self.labels if self.task == "classification" else np.zeros(len(self), np.int64)
-        counts = np.bincount(classes, minlength=1)
-        keep = counts
-        if per_class is not None:
-            if self.task != "classification" or per_class < 2:
-                raise DatasetError(
-                    "per_class needs classification, and at least 2 samples per class; got "
-                    f"per_class={per_class} for {self.task}. Use max_samples, or a larger value."
-                )
-            keep = np.minimum(keep, per_class)
-        if max_samples is not None and max_samples < keep.sum():
-            floor = np.minimum(keep, 2)
-            if max_samples < floor.sum():
-                raise DatasetError(
-                    f"max_samples must leave two samples per class: {self.name} needs at least "
-                    f"{floor.sum()}, got {max_samples}. Raise it or leave it out."
-                )
-            # largest remainders, in integers, so that the sum is exact
-            spare, rest = keep - floor, int(max_samples - floor.sum())
-            extra, remainder = np.divmod(spare * rest, int(spare.sum()))
-            last = np.argsort(-remainder, kind="stable")[: rest - int(extra.sum())]
-            extra[last] += 1
-            keep = floor + extra
-        if keep.sum() == len(self):
-            return self
-        order = np.random.default_rng(seed).permutation(len(self))
-        by_class = order[np.argsort(classes[order], kind="stable")]
-        place_in_class = np.arange(len(self)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return self.subset(np.sort(by_class[place_in_class < np.repeat(keep, counts)]))
+        classes = np.zeros(len(self), dtype=np.int64)
+        if self.labels is not None and self.task == "classification":
+            classes = self.labels
+        elif per_class is not None:
+            raise DatasetError(
+                f"per_class needs classes; got per_class={per_class} for "
+                f"{self.task or 'samples without labels'}. Use max_samples."
+            )
+        if per_class is not None and per_class < MINIMUM_PER_CLASS:
+            raise DatasetError(
+                f"per_class must be at least {MINIMUM_PER_CLASS}; got {per_class}. Raise it or "
+                "leave it out."
+            )
+        smallest = np.minimum(np.bincount(classes), MINIMUM_PER_CLASS).sum()
+        if max_samples is not None and max_samples < smallest:
+            raise DatasetError(
+                f"max_samples must leave {MINIMUM_PER_CLASS} samples per class: {self.name} needs "
+                f"at least {smallest}, got {max_samples}. Raise it or leave it out."
+            )
+        rows = draw_part(classes, max_samples=max_samples, per_class=per_class, seed=seed)
+        return self if len(rows) == len(self) else self.subset(rows)
 
     def without_unreadable(self) -> Dataset:
         """Decode every sample once, on several threads, and leave out those that cannot be.
@@ -219,7 +214,7 @@ class Dataset:
         def readable(positions: npt.NDArray[np.int64]) -> list[bool]:
             return [self._is_readable(position) for position in positions.tolist()]
 
-        kept = [ok for block in map_blocks(readable, np.arange(len(self))) for ok in block]
+        kept = [ok for block in _map_blocks(readable, np.arange(len(self))) for ok in block]
         skipped = [
             self._samples.where(int(self._indices[i])) for i, ok in enumerate(kept) if not ok
         ]
@@ -238,13 +233,23 @@ class Dataset:
 def make_dataset(
     name: str,
     samples: Samples,
-    labels: Any,
+    labels: Sized | None,
     *,
     split: str = "all",
     task: RequestedTask | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Dataset:
     """Join samples and labels of any form to a `Dataset`; shared by all readers.
+
+    Parameters
+    ----------
+    name : str
+    samples : Samples
+    labels : array-like of shape (n,) or (n, k), or None
+        None: the data set has no labels.
+    split : str
+    task, class_names
+        As `encode_labels` takes them.
 
     Raises
     ------
@@ -253,57 +258,28 @@ def make_dataset(
     """
     if len(samples) == 0:
         raise DatasetError(
-            f"A data set needs samples; {name} is empty. Check the path or the split."
+            f"{name} is empty, and a data set needs samples. Check the path or the split."
         )
+    indices = np.arange(len(samples))
+    if labels is None:
+        return Dataset(name, None, None, (), split, _samples=samples, _indices=indices)
     if len(samples) != len(labels):
         raise DatasetError(
-            f"There must be one label per sample; {name} has {len(samples)} samples and "
-            f"{len(labels)} labels. Make the lengths agree."
+            f"{name} has {len(samples)} samples and {len(labels)} labels, and every sample needs "
+            "one. Make the lengths agree."
         )
-    kind, encoded, names = encode_labels(
+    meaning, encoded, names = encode_labels(
         labels, task=task, class_names=class_names, where=f"the labels of {name}"
     )
-    return Dataset(
-        name, kind, encoded, names, split, _samples=samples, _indices=np.arange(len(samples))
-    )
+    return Dataset(name, meaning, encoded, names, split, _samples=samples, _indices=indices)
 
 
-def choose_split(requested: str | None, available: Iterable[str], *, source: str) -> str:
-    """Find the part of a source that was asked for; by default its training part.
-
-    ``val``, ``valid``, ``validation`` and ``dev`` mean the same.
-
-    Raises
-    ------
-    DatasetError
-        If there is no such part, or none was asked for and it is not clear which to take.
-    """
-    names = list(available)
-    validation = {"val", "valid", "validation", "dev"}
-    if requested is None:
-        if "train" in names:
-            return "train"
-        if len(names) == 1:
-            return names[0]
-        raise DatasetError(
-            f"{source} has several splits and none is called train: {', '.join(names)}. "
-            "Name one with split=... (--split)."
-        )
-    for name in names:
-        if name == requested or (name in validation and requested in validation):
-            return name
-    raise DatasetError(
-        f"Split {requested!r} does not exist in {source}, which has "
-        f"{', '.join(names) or 'no splits'}. {'Choose one of them' if names else 'Leave it out'}."
-    )
-
-
-def map_blocks(
+def _map_blocks(
     function: Callable[[npt.NDArray[np.int64]], _T], indices: npt.NDArray[np.int64]
 ) -> list[_T]:
     """Apply a function to blocks of indices on a few threads; results in order.
 
-    Blocks, because one task per sample costs more than hashing a small one.
+    Blocks, because one call per sample costs more than hashing a small one.
     """
     blocks = np.split(indices, np.arange(64, len(indices), 64))
     with ThreadPoolExecutor(max_workers=8) as pool:

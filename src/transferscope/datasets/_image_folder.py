@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from transferscope.datasets._dataset import Dataset, Request, choose_split, make_dataset
+from transferscope.datasets._dataset import Dataset, make_dataset
+from transferscope.datasets._request import Request, choose_split
 from transferscope.datasets._samples import ImageFiles
 from transferscope.errors import DatasetError
 
@@ -28,17 +29,13 @@ def read_image_folder(folder: Path, request: Request) -> Dataset:
     """
     inside = _sub_folders(folder)
     named_as_splits = [entry for entry in inside if entry.name in _SPLIT_FOLDERS]
-    # a class may be called "train" (vehicles): a split is told from it by having sub-folders
+    # a class may be called "train" (vehicles): a split differs from it by having sub-folders
     splits = {entry.name: entry for entry in named_as_splits if _sub_folders(entry)}
-    chosen = "all"
-    if splits or request.split is not None:
-        chosen = choose_split(request.split, splits, source=str(folder))
-        classes = _sub_folders(splits[chosen])
-    else:
-        classes = inside
+    chosen = choose_split(request.split, splits, source=str(folder))
+    classes = _sub_folders(splits[chosen]) if splits else inside
     if not classes or (named_as_splits == inside and not splits):
         raise DatasetError(
-            f"An image folder needs one sub-folder per class; {_describe(folder, inside)}. "
+            f"{folder} must have one sub-folder per class; it {_describe(folder, inside)}. "
             "Sort the images into folders, or list them with their labels in a .csv; a folder in "
             f"Hugging Face format is opened as hf/{folder}."
         )
@@ -50,8 +47,8 @@ def read_image_folder(folder: Path, request: Request) -> Dataset:
         ids += [class_id] * len(found)
     if not paths:
         raise DatasetError(
-            f"An image folder needs images ({', '.join(IMAGE_EXTENSIONS)}); the {len(classes)} "
-            f"sub-folders of {folder} hold none. Check the path."
+            f"{folder} must hold images ({', '.join(IMAGE_EXTENSIONS)}); its {len(classes)} "
+            "sub-folders hold none. Check the path."
         )
     names = [class_folder.name for class_folder in classes]
     name = folder.resolve().name
@@ -79,6 +76,6 @@ def _images_below(folder: Path) -> list[Path]:
 
 def _describe(folder: Path, inside: list[Path]) -> str:
     if inside:
-        return f"{folder} has {', '.join(entry.name for entry in inside)} with none inside them"
+        return f"has {', '.join(entry.name for entry in inside)} with none inside them"
     images = sum(entry.name.lower().endswith(IMAGE_EXTENSIONS) for entry in folder.iterdir())
-    return f"{folder} holds {images} images side by side" if images else f"{folder} holds neither"
+    return f"holds {images} images and no sub-folders" if images else "holds neither"

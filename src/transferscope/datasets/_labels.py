@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from transferscope.datasets._request import RequestedTask
 from transferscope.errors import DatasetError, first_few
-
-Task = Literal["classification", "regression", "multilabel"]
-#: What a caller may ask for: the tasks, and the two readings of one tag per word.
-RequestedTask = Literal["classification", "regression", "multilabel", "tags", "entities"]
+from transferscope.numerics.arrays import NumpyArray
+from transferscope.numerics.targets import TaskType
 
 
 def encode_labels(
-    values: Any, *, task: RequestedTask | None, class_names: Sequence[str] | None, where: str
-) -> tuple[Task, npt.NDArray[Any], tuple[str, ...]]:
+    values: object, *, task: RequestedTask | None, class_names: Sequence[str] | None, where: str
+) -> tuple[TaskType, NumpyArray, tuple[str, ...]]:
     """Recognise the task and turn labels into numbers.
 
     Parameters
@@ -47,44 +46,27 @@ def encode_labels(
             f'task="{task}" is for samples that are lists of words, with one tag for each word; '
             f"{where} are not tags. Give the columns of words and tags, or leave out the task."
         )
-    if task not in (None, "classification", "regression", "multilabel"):
+    if task is not None and task not in get_args(TaskType):
         raise DatasetError(
-            f'task must be "classification", "regression" or "multilabel", got {task!r}. '
+            f'task must be "classification", "regression" or "multilabel"; got {task!r}. '
             "Leave it out to have it recognised from the labels."
         )
     array = _without_gaps(values, where)
-    numeric = array.dtype.kind in "biuf"
-    if task is None:
-        task = _recognise_task(array, where)
+    meaning = _recognise_task(array, where) if task is None else cast("TaskType", task)
     names = tuple(class_names or ())
-    if task == "multilabel":
-        if not (numeric and array.ndim == 2 and np.isin(array, (0, 1)).all()):
-            raise DatasetError(
-                f"Multi-label targets must be an (n, n_classes) array of 0 and 1; {where} have "
-                f"dtype {array.dtype} and shape {array.shape}. Give one 0/1 column per class."
-            )
-        names = names or tuple(map(str, range(array.shape[1])))
-        if len(names) != array.shape[1]:
-            raise DatasetError(
-                f"Multi-label targets need one column per class name: {where} have "
-                f"{array.shape[1]} columns and {len(names)} names. Make them agree."
-            )
-        labels: npt.NDArray[Any] = array.astype(np.float64)
-    elif task == "regression":
-        if not numeric or array.ndim not in (1, 2):
-            raise DatasetError(
-                f"Regression targets must be numbers of shape (n,) or (n, k); {where} have dtype "
-                f"{array.dtype} and shape {array.shape}. Convert them, or leave out the task."
-            )
-        names, labels = (), array.astype(np.float64)
+    labels: NumpyArray
+    if meaning == "multilabel":
+        labels, names = _zero_one_columns(array, names, where)
+    elif meaning == "regression":
+        labels, names = _quantities(array, where), ()
     else:
-        names, labels = _class_ids(array, names, where)
+        labels, names = _class_ids(array, names, where)
     labels.setflags(write=False)
-    return task, labels, names
+    return meaning, labels, names
 
 
 def check_classes(
-    labels: npt.NDArray[Any], class_names: Sequence[str], *, what: str, hint: str = ""
+    labels: NumpyArray, class_names: Sequence[str], *, what: str, hint: str = ""
 ) -> None:
     """Refuse class ids that no score can be computed from.
 
@@ -95,26 +77,26 @@ def check_classes(
     """
     if len(class_names) < 2:
         raise DatasetError(
-            f"A data set needs at least two classes; {what} has {len(class_names)}: "
+            f"{what} must have at least two classes; it has {len(class_names)}: "
             f"{', '.join(class_names)}. Add samples of other classes."
         )
     counts = np.bincount(labels, minlength=len(class_names))
     short = [f"{name!r} has {n}" for name, n in zip(class_names, counts, strict=True) if n < 2]
     if short:
         raise DatasetError(
-            f"Every class needs at least two samples; in {what} {first_few(short)}.{hint} "
+            f"{what} must have at least two samples of every class; {first_few(short)}.{hint} "
             "Add samples or remove the class, or give "
             'task="regression" if the labels are quantities.'
         )
 
 
-def _without_gaps(values: Any, where: str) -> npt.NDArray[Any]:
+def _without_gaps(values: object, where: str) -> NumpyArray:
     """Make an array, and refuse missing labels (None, NaN, infinity)."""
     try:
         array = np.asarray(values)
     except ValueError as error:
         raise DatasetError(
-            f"Labels must have the same shape for every sample; {where} do not ({error}). "
+            f"{where} must have the same shape for every sample and do not ({error}). "
             "For several classes per sample give an (n, n_classes) array of 0 and 1."
         ) from error
     if array.dtype.kind == "f":
@@ -127,36 +109,63 @@ def _without_gaps(values: Any, where: str) -> npt.NDArray[Any]:
     if missing.any():
         rows = np.flatnonzero(missing.reshape(len(array), -1).any(axis=1))
         raise DatasetError(
-            f"Every sample needs a label; of {where} {len(rows)} are missing or not finite, the "
+            f"{where} must be complete and finite; {len(rows)} are missing or not finite, the "
             f"first at row {rows[0]}. Fill them in or remove those rows."
         )
     return array.astype(str) if array.dtype.kind == "O" else array
 
 
-def _recognise_task(array: npt.NDArray[Any], where: str) -> Task:
+def _recognise_task(array: NumpyArray, where: str) -> TaskType:
     if array.ndim == 1:
         whole = array.dtype.kind != "f" or bool((array == np.rint(array)).all())
         return "classification" if whole else "regression"
     if array.ndim == 2 and array.dtype.kind == "f" and not np.isin(array, (0, 1)).all():
         return "regression"
     raise DatasetError(
-        f"Labels need one value per sample unless the task is named; {where} have shape "
+        f"{where} must be one value per sample unless the task is named; they have shape "
         f'{array.shape}. Give task="multilabel" for 0/1 columns or task="regression".'
     )
 
 
+def _zero_one_columns(
+    array: NumpyArray, names: tuple[str, ...], where: str
+) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+    numeric = array.dtype.kind in "biuf"
+    if not (numeric and array.ndim == 2 and np.isin(array, (0, 1)).all()):
+        raise DatasetError(
+            f"{where} must be an (n, n_classes) array of 0 and 1 for a multi-label task; they have "
+            f"dtype {array.dtype} and shape {array.shape}. Give one 0/1 column per class."
+        )
+    names = names or tuple(map(str, range(array.shape[1])))
+    if len(names) != array.shape[1]:
+        raise DatasetError(
+            f"{where} must have one column per class name; they have {array.shape[1]} columns and "
+            f"{len(names)} names. Make them agree."
+        )
+    return array.astype(np.float64), names
+
+
+def _quantities(array: NumpyArray, where: str) -> npt.NDArray[np.float64]:
+    if array.dtype.kind not in "biuf" or array.ndim not in (1, 2):
+        raise DatasetError(
+            f"{where} must be numbers of shape (n,) or (n, k) for a regression; they have dtype "
+            f"{array.dtype} and shape {array.shape}. Convert them, or leave out the task."
+        )
+    return array.astype(np.float64)
+
+
 def _class_ids(
-    array: npt.NDArray[Any], names: tuple[str, ...], where: str
-) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    array: NumpyArray, names: tuple[str, ...], where: str
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     if array.ndim != 1:
         raise DatasetError(
-            f"Class labels must have shape (n,); {where} have shape {array.shape}. "
+            f"{where} must have shape (n,) for a classification; they have shape {array.shape}. "
             'Give class ids, or task="multilabel" for 0/1 columns.'
         )
     if array.dtype.kind == "f":
         if (array != np.rint(array)).any():
             raise DatasetError(
-                f"Class labels must be whole numbers or strings; {where} hold "
+                f"{where} must be whole numbers or strings for a classification; they hold "
                 f'{array[array != np.rint(array)][0]}. Give task="regression" for quantities.'
             )
         array = array.astype(np.int64)
@@ -165,10 +174,10 @@ def _class_ids(
         outside = (array < 0) | (array >= len(names))
         if outside.any():
             raise DatasetError(
-                f"Class ids must lie in 0..{len(names) - 1}, one per class name; {where} hold "
+                f"{where} must be ids in 0..{len(names) - 1}, one per class name; they hold "
                 f"{array[outside][0]} at row {np.flatnonzero(outside)[0]}. Correct them; a test "
                 "split whose labels are withheld (-1) cannot be used."
             )
-        return names, array.copy()
+        return array.copy(), names
     distinct, ids = np.unique(array, return_inverse=True)
-    return tuple(map(str, distinct)), ids.astype(np.int64)
+    return ids.astype(np.int64), tuple(map(str, distinct))

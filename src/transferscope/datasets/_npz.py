@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from transferscope.datasets._dataset import Dataset, Request, choose_split, make_dataset
+from transferscope.datasets._dataset import Dataset, make_dataset
+from transferscope.datasets._request import Request, choose_split
 from transferscope.datasets._samples import EncodedImages, Samples, image_rows
 from transferscope.errors import DatasetError
+from transferscope.numerics.arrays import NumpyArray
 
 
 def read_npz(path: Path, request: Request) -> Dataset:
@@ -37,20 +39,18 @@ def read_npz(path: Path, request: Request) -> Dataset:
             keys = list(archive)
             splits = [key[: -len("labels")].rstrip("_") for key in keys if key.endswith("labels")]
             if not splits or splits == [""]:
-                chosen, prefix = "all", ""
-                if request.split is not None:
-                    choose_split(request.split, [], source=str(path))
+                chosen, prefix = choose_split(request.split, (), source=str(path)), ""
             else:
                 chosen = choose_split(request.split, filter(None, splits), source=str(path))
                 prefix = f"{chosen}_"
-            samples = _samples(archive, keys, prefix, path)
+            samples = _samples(archive, prefix, path)
             labels = archive[f"{prefix}labels"]
             names = archive["class_names"] if "class_names" in keys else None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(
-            f"An .npz file must be a NumPy archive without Python objects; {path} is not "
+            f"{path} must be a NumPy archive without Python objects and is not "
             f"({type(error).__name__}: {error}). Write it with numpy.savez."
         ) from error
     class_names = None if names is None else [str(name) for name in names]
@@ -59,21 +59,22 @@ def read_npz(path: Path, request: Request) -> Dataset:
     )
 
 
-def _samples(archive: Any, keys: list[str], prefix: str, path: Path) -> Samples:
+def _samples(archive: Mapping[str, NumpyArray], prefix: str, path: Path) -> Samples:
+    keys = list(archive)
     if f"{prefix}labels" in keys and f"{prefix}images" in keys:
         return image_rows(archive[f"{prefix}images"], f"{prefix}images of {path}")
     if f"{prefix}labels" in keys and {f"{prefix}jpeg", f"{prefix}offsets"} <= set(keys):
         stream, offsets = archive[f"{prefix}jpeg"], archive[f"{prefix}offsets"]
         if stream.dtype != np.uint8 or (np.diff(offsets) < 0).any() or offsets[-1] > len(stream):
             raise DatasetError(
-                f"{prefix}jpeg must be uint8 and {prefix}offsets rise within its length; in {path} "
-                "they do not. Write the file anew."
+                f"{prefix}jpeg in {path} must be uint8 and {prefix}offsets rise within its length; "
+                "they do not. Write the file again."
             )
         return EncodedImages(stream, offsets, str(path))
     hint = "Rename them"
     if "features" in keys:
-        hint = "Features that are already extracted are scored with `transferscope score`"
+        hint = "Pass features that are already extracted to `score`"
     raise DatasetError(
-        f"An .npz data set needs the arrays images and labels, or train_images and train_labels "
-        f"(or train_jpeg, train_offsets, train_labels); {path} holds {', '.join(keys)}. {hint}."
+        f"{path} must hold the arrays images and labels, or train_images and train_labels "
+        f"(or train_jpeg, train_offsets, train_labels); it holds {', '.join(keys)}. {hint}."
     )

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from transferscope.datasets._dataset import Dataset, Request, choose_split, make_dataset
-from transferscope.datasets._hugging_face import from_hugging_face, load_hugging_face, read_parquet
+from transferscope.datasets._dataset import Dataset, make_dataset
+from transferscope.datasets._hugging_face import from_hugging_face, load_hugging_face
 from transferscope.datasets._image_folder import read_image_folder
-from transferscope.datasets._labels import RequestedTask, Task, check_classes
+from transferscope.datasets._labels import check_classes
 from transferscope.datasets._npz import read_npz
 from transferscope.datasets._objects import from_arrays, from_pairs
-from transferscope.datasets._samples import Rows
+from transferscope.datasets._parquet import read_parquet
+from transferscope.datasets._request import Request, RequestedTask, choose_split
+from transferscope.datasets._samples import Items, Rows
 from transferscope.datasets._tables import read_csv, read_json
 from transferscope.errors import DatasetError
 
 
 def open_dataset(
-    source: Any,
+    source: object,
     *,
     split: str | None = None,
     label_column: str | None = None,
@@ -55,8 +56,12 @@ def open_dataset(
         By default recognised from the labels; multi-label arrays of 0 and 1 must be named. With
         one tag per word every word is a sample: ``"tags"`` takes the tags as they are,
         ``"entities"`` drops the prefixes of BIO and its like.
-    max_samples, per_class, seed
-        Draw a part, as `Dataset.subsample` does.
+    max_samples : int or None
+        Draw at most this many samples, as `Dataset.subsample` does.
+    per_class : int or None
+        Draw at most this many samples of each class.
+    seed : int
+        Of the drawing.
     skip_unreadable : bool
         Leave out images that cannot be decoded and list them in `Dataset.skipped`, instead of
         failing when one is met. It decodes every selected image one more time.
@@ -82,6 +87,7 @@ def open_dataset(
     """
     request = Request(split, label_column, input_column, task, skip_unreadable)
     dataset = _read(source, request)
+    dataset.require_labels()
     _refuse_bad_classes(dataset)
     dataset = dataset.subsample(max_samples, per_class, seed)
     if skip_unreadable and dataset.modality == "image":
@@ -91,38 +97,48 @@ def open_dataset(
 
 
 def open_reference(
-    source: Any, *, label_column: str | None = None, input_column: str | None = None
+    source: object, *, label_column: str | None = None, input_column: str | None = None
 ) -> Dataset:
-    """Open what encoders are compared with beside a data set: a reference task, or a bare corpus.
+    """Open what encoders are compared with in addition to a data set: a task, or a mere corpus.
 
     Parameters
     ----------
     source : str, Path or object
-        As `open_dataset` takes it. A table or Hugging Face data set needs no labels; where there
-        are none, the numbers of its rows stand for them, at which nothing looks.
+        As `open_dataset` takes it. A table, a Hugging Face data set or ``(samples, None)`` needs
+        no labels.
     label_column, input_column : str or None
-        Names of columns, taken where the reference has such; else they are recognised.
+        Names of columns, such as those of the data set. They apply where the reference has such
+        columns; otherwise its columns are recognised.
 
     Returns
     -------
     Dataset
+        Where there are no labels, its `labels` and `task` are None.
 
     Raises
     ------
     DatasetError
-        As `open_dataset` says.
+        As `open_dataset` raises it, except that labels may be missing altogether.
+    MissingExtraError
+        If reading it needs a library that is not installed.
+
+    Examples
+    --------
+    >>> from transferscope.datasets import open_reference
+    >>> corpus = open_reference((["one text", "another text"], None))
+    >>> len(corpus), corpus.labels
+    (2, None)
     """
     dataset = _read(source, Request(None, label_column, input_column, reference=True))
     _refuse_bad_classes(dataset)
     return dataset
 
 
-def _read(source: Any, request: Request) -> Dataset:
+def _read(source: object, request: Request) -> Dataset:
     if isinstance(source, Dataset):
-        _refuse_columns(source.name, request)
-        _refuse_task(source.name, request, source.task)
-        if request.split is not None:
-            choose_split(request.split, [source.split], source=source.name)
+        request.refuse_columns(source.name)
+        request.refuse_other_task(source.name, source.task)
+        choose_split(request.split, [source.split], source=source.name)
         return source
     if isinstance(source, str) and source.startswith("hf/"):
         return load_hugging_face(source.removeprefix("hf/"), request)
@@ -139,31 +155,27 @@ def _read(source: Any, request: Request) -> Dataset:
         | library.IterableDatasetDict,
     ):
         return from_hugging_face(source, request)
-    _refuse_columns(f"the {type(source).__name__} handed in", request)
+    request.refuse_columns(f"the {type(source).__name__} that was passed")
     if isinstance(source, tuple) and len(source) == 2:
         return from_arrays(*source, request)
-    if (
-        hasattr(source, "__len__")
-        and hasattr(source, "__getitem__")
-        and not isinstance(source, dict)
-    ):
+    if isinstance(source, Items) and not isinstance(source, dict):
         return from_pairs(source, request)
     raise DatasetError(
-        "A data set is a path, hf/<id>, sklearn/digits, (samples, labels), or an object with a "
-        f"length and items (sample, label); got a {type(source).__name__}. Hand in one of these."
+        "source must be a path, hf/<id>, sklearn/digits, (samples, labels), or an object with a "
+        f"length and items (sample, label); got a {type(source).__name__}. Pass one of these."
     )
 
 
 def _read_path(path: Path, request: Request) -> Dataset:
     suffix = path.suffix.lower()
     if path.is_dir():
-        _refuse_columns(str(path), request)
-        _refuse_task(str(path), request, "classification")
+        request.refuse_columns(str(path))
+        request.refuse_other_task(str(path), "classification")
         return read_image_folder(path, request)
     if not path.exists():
         raise DatasetError(
-            f"The data set's path must exist; there is no {path}. Check the spelling; data sets of "
-            "the Hugging Face hub are written hf/<id>."
+            f"source must be a path that exists; there is no {path}. Check the spelling, or write "
+            "hf/<id> for a data set of the Hugging Face hub."
         )
     if suffix == ".csv":
         return read_csv(path, request)
@@ -172,23 +184,22 @@ def _read_path(path: Path, request: Request) -> Dataset:
     if suffix == ".parquet":
         return read_parquet(path, request)
     if suffix == ".npz":
-        _refuse_columns(str(path), request)
+        request.refuse_columns(str(path))
         return read_npz(path, request)
     raise DatasetError(
-        f"A data set file must be .npz, .csv, .json, .jsonl or .parquet; {path} is not. "
+        f"{path} must be a .npz, .csv, .json, .jsonl or .parquet file, or a folder. "
         "Convert it, or give the folder that holds the images."
     )
 
 
 def _sklearn_digits(source: str, request: Request) -> Dataset:
-    _refuse_columns(source, request)
-    _refuse_task(source, request, "classification")
+    request.refuse_columns(source)
+    request.refuse_other_task(source, "classification")
     if source != "sklearn/digits":
         raise DatasetError(
-            f"Of scikit-learn's data sets there is sklearn/digits, not {source}. Use that."
+            f"source must be sklearn/digits for a data set of scikit-learn, not {source}. Use that."
         )
-    if request.split is not None:
-        choose_split(request.split, [], source=source)
+    choose_split(request.split, (), source=source)
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -199,27 +210,11 @@ def _sklearn_digits(source: str, request: Request) -> Dataset:
 
 def _refuse_bad_classes(dataset: Dataset) -> None:
     what = dataset.name if dataset.split == "all" else f"{dataset.name} ({dataset.split})"
-    if dataset.task == "classification":
+    if dataset.labels is not None and dataset.task == "classification":
         lost = len(dataset.skipped)
         hint = f" {lost} unreadable samples were left out." if lost else ""
         check_classes(dataset.labels, dataset.class_names, what=what, hint=hint)
     elif len(dataset) < 2:
         raise DatasetError(
-            f"A data set needs at least two samples; {what} has {len(dataset)}. Add some."
-        )
-
-
-def _refuse_columns(what: str, request: Request) -> None:
-    request = request.of_columns(())
-    if request.label_column is not None or request.input_column is not None:
-        raise DatasetError(
-            "Columns can be chosen of tables and Hugging Face data sets only; "
-            f"{what} has none. Leave out label_column and input_column."
-        )
-
-
-def _refuse_task(what: str, request: Request, task: Task) -> None:
-    if request.task not in (None, task):
-        raise DatasetError(
-            f"The task of {what} is {task}; got task={request.task!r}. Leave it out."
+            f"{what} must have at least two samples; it has {len(dataset)}. Add some."
         )

@@ -1,40 +1,50 @@
-"""Where samples lie and how one of them is decoded; every kind is safe to read from many threads.
-
-Images become 8-bit RGB as the pipelines do in which encoders are pre-trained and fine-tuned
-(torchvision, timm), because features should come from the pixels that fine-tuning will see:
-
-- the EXIF orientation is **not** applied;
-- transparency is dropped, not blended with a background;
-- palette, greyscale, black-and-white and CMYK images are converted; of an animation the first
-  frame counts;
-- 16-bit greyscale is scaled to 8 bits, where those pipelines clip nearly all of it to white;
-- floating-point pixels have no agreed white point and are refused.
-"""
+"""Where samples lie and how one of them is read; every kind is safe to read from many threads."""
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import (
+    TYPE_CHECKING,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeGuard,
+    runtime_checkable,
+)
 
 import numpy as np
 import numpy.typing as npt
 
-from transferscope.errors import DatasetError, require
+from transferscope.datasets._images import channels_last, decode, from_pixels, to_rgb, unreadable
+from transferscope.errors import DatasetError
+from transferscope.numerics.arrays import NumpyArray
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Modality = Literal["image", "text", "array"]
-Sample = Any  # a PIL image, a text, a pair, a Word or a NumPy array, by the modality
+Text: TypeAlias = "str | tuple[str, str] | Word"
+#: What a data set returns for an index, by its modality.
+Sample: TypeAlias = "Image.Image | Text | NumpyArray"
 
-# A stranger's `__getitem__` may seek in a shared file, so one thread at a time; a module-level
-# lock, because a data set must stay picklable
-_ONE_AT_A_TIME = threading.RLock()  # a stranger may wrap one of ours
+# The `__getitem__` of a user's object may seek in a shared file, so one thread at a time; a
+# module-level lock, because a data set must stay picklable; reentrant, because the object may wrap
+# a data set of ours.
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@runtime_checkable
+class Items(Protocol):
+    """An object with a length and items, such as a list or a torch data set."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> object: ...
 
 
 class Samples(Protocol):
@@ -48,7 +58,7 @@ class Samples(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
-    def content(self, index: int) -> bytes | npt.NDArray[Any]:
+    def content(self, index: int) -> bytes | NumpyArray:
         """Bytes of one sample as stored, not decoded: what a fingerprint is made of."""
 
     def where(self, index: int) -> str:
@@ -104,18 +114,18 @@ class EncodedImages:
 class Rows:
     """One array, a sample per row: pixels (n, height, width[, channels]) or vectors (n, d)."""
 
-    array: npt.NDArray[Any]
+    array: NumpyArray
     name: str
     modality: Modality
 
     def __len__(self) -> int:
         return len(self.array)
 
-    def __getitem__(self, index: int) -> Image.Image | npt.NDArray[Any]:
+    def __getitem__(self, index: int) -> Image.Image | NumpyArray:
         row = self.array[index]
         return from_pixels(row) if self.modality == "image" else row
 
-    def content(self, index: int) -> npt.NDArray[Any]:
+    def content(self, index: int) -> NumpyArray:
         return np.ascontiguousarray(self.array[index])
 
     def where(self, index: int) -> str:
@@ -144,10 +154,10 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class ForeignSamples:
-    """Samples that somebody else's Python object hands out, bare or as the first of a pair."""
+class ObjectSamples:
+    """Samples that a user's Python object returns, alone or as the first of a pair."""
 
-    items: Any
+    items: Items
     paired: bool
     name: str
     modality: Modality
@@ -157,27 +167,35 @@ class ForeignSamples:
 
     def __getitem__(self, index: int) -> Sample:
         with _ONE_AT_A_TIME:
-            item = self.items[index][0] if self.paired else self.items[index]
+            item = self.items[index]
+            if self.paired and isinstance(item, tuple | list):
+                item = item[0]
             modality, sample = as_sample(item, where=self.where(index))
         if modality != self.modality:
             raise DatasetError(
-                f"All samples must be of one kind, but {self.where(index)} is {modality} and the "
-                f"first sample is {self.modality}. Keep one kind of sample."
+                f"{self.where(index)} is {modality}, but the first sample is {self.modality}, and "
+                "all must be of one kind. Keep one kind of sample."
             )
         return sample
 
-    def content(self, index: int) -> bytes | npt.NDArray[Any]:
+    def content(self, index: int) -> bytes | NumpyArray:
         sample = self[index]
-        if self.modality == "text":
-            return text_bytes(sample)
-        return np.asarray(sample)
+        return text_bytes(sample) if isinstance(sample, str | tuple) else np.asarray(sample)
 
     def where(self, index: int) -> str:
         return f"sample {index} of {self.name}"
 
 
 class Word(NamedTuple):
-    """One word of a sentence: the sample of a task that gives every word a tag."""
+    """One word of a sentence: the sample of a task that gives every word a tag.
+
+    Parameters
+    ----------
+    words : tuple of str
+        All words of the sentence.
+    position : int
+        Which of them it is, from 0.
+    """
 
     words: tuple[str, ...]
     position: int
@@ -185,7 +203,7 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class Words:
-    """All words of sentences, one after the other; each is a sample that knows its sentence."""
+    """All words of sentences, one after the other; each is a sample with its sentence."""
 
     sentences: Sequence[tuple[str, ...]]
     name: str
@@ -204,24 +222,25 @@ class Words:
         return Word(self.sentences[sentence], index - int(self.starts[sentence]))
 
     def content(self, index: int) -> bytes:
-        word = self[index]
-        # 254 and 255 begin no character of UTF-8
-        return b"\xfe".join([b"%d" % word.position, *map(text_bytes, word.words)])
+        return text_bytes(self[index])
 
     def where(self, index: int) -> str:
         sentence = int(np.searchsorted(self.starts, index, side="right")) - 1
         return f"word {index - int(self.starts[sentence])} of sentence {sentence} of {self.name}"
 
 
-def text_bytes(text: str | tuple[str, str]) -> bytes:
-    """Bytes of a text or of a pair, no two of them the same."""
+def text_bytes(text: Text) -> bytes:
+    """Bytes of a text, a pair or a word of a sentence, no two of them the same."""
+    # 254 and 255 begin no character of UTF-8
+    if isinstance(text, Word):
+        return b"\xfe".join([b"%d" % text.position, *map(text_bytes, text.words)])
     if isinstance(text, tuple):
         return b"\xff" + b"\xff".join(map(text_bytes, text))
     # a lone surrogate in the text must not stop the hash
     return text.encode("utf-8", "surrogatepass")
 
 
-def as_sample(item: Any, *, where: str) -> tuple[Modality, Sample]:
+def as_sample(item: object, *, where: str) -> tuple[Modality, Sample]:
     """Recognise one sample by what it is.
 
     Parameters
@@ -244,8 +263,8 @@ def as_sample(item: Any, *, where: str) -> tuple[Modality, Sample]:
     if isinstance(item, str):
         return "text", item
     if is_pair(item):
-        return "text", tuple(item)
-    if hasattr(item, "convert") and hasattr(item, "mode"):
+        return "text", item
+    if is_image(item):
         return "image", to_rgb(item, where=where)
     array = channels_last(np.asarray(item))
     channels = array.shape[2] if array.ndim == 3 else 1
@@ -254,74 +273,23 @@ def as_sample(item: Any, *, where: str) -> tuple[Modality, Sample]:
     if array.dtype.kind in "fiu" and array.ndim == 1:
         return "array", array
     raise DatasetError(
-        "A sample must be an image (PIL, or uint8 pixels), a text, or a vector of numbers; "
-        f"{where} is a {type(item).__name__} of dtype {array.dtype} and shape {array.shape}. "
-        "For images, remove the transform that normalises them: encoders bring their own."
+        f"{where} must be an image (PIL, or uint8 pixels), a text, or a vector of numbers; it is a "
+        f"{type(item).__name__} of dtype {array.dtype} and shape {array.shape}. "
+        "For images, remove the transform that normalises them: encoders have their own."
     )
 
 
-def is_pair(item: Any) -> bool:
+def is_image(item: object) -> TypeGuard[Image.Image]:
+    """Whether it is a PIL image, by what it offers, so that PIL need not be imported."""
+    return hasattr(item, "convert") and hasattr(item, "mode")
+
+
+def is_pair(item: object) -> TypeGuard[tuple[str, str]]:
     """Whether it is a tuple of two texts."""
     return isinstance(item, tuple) and len(item) == 2 and all(isinstance(t, str) for t in item)
 
 
-def decode(data: bytes, *, where: str) -> Image.Image:
-    """Decode an image file's bytes to 8-bit RGB, or say which image is unreadable.
-
-    Raises
-    ------
-    DatasetError
-        If the bytes are no image, a damaged one, or one without an agreed range of pixel values.
-    """
-    pil_image = require("PIL.Image", extra="vision", purpose="read images")
-    try:
-        with pil_image.open(io.BytesIO(data)) as image:
-            return to_rgb(image, where=where)
-    except (DatasetError, MemoryError):
-        raise
-    except Exception as error:
-        # PIL's plugins raise OSError, SyntaxError, ValueError, struct.error, ... on damaged files
-        raise unreadable(where, error) from error
-
-
-def to_rgb(image: Image.Image, *, where: str) -> Image.Image:
-    """Convert an image of any mode to 8-bit RGB by the rules at the top of this file.
-
-    Raises
-    ------
-    DatasetError
-        If the mode has no agreed range of pixel values.
-    """
-    if image.mode == "F":
-        raise DatasetError(
-            f"Pixels must be integers, because floating-point ones have no agreed white point: "
-            f"{where} has mode F. Convert it to 8 or 16 bits."
-        )
-    if image.mode.startswith("I"):  # "I;16", and "I" as older versions of Pillow read 16-bit PNG
-        pixels = np.asarray(image).astype(np.int64)
-        if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
-            raise DatasetError(
-                f"Integer pixels must lie in 0..65535: {where} has {pixels.min()}..{pixels.max()}. "
-                "Convert it to 8 or 16 bits."
-            )
-        return from_pixels(((pixels + 128) // 257).astype(np.uint8))
-    if "transparency" in image.info:
-        # the same colours as straight to RGB, but without PIL's warning about palettes
-        image = image.convert("RGBA")
-    # convert() of an RGB image is a copy, which also detaches it from its file
-    return image.convert("RGB")
-
-
-def from_pixels(pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    """Make an RGB image of pixels (height, width[, 1, 3 or 4])."""
-    pil_image = require("PIL.Image", extra="vision", purpose="handle images")
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    image: Image.Image = pil_image.fromarray(np.ascontiguousarray(pixels))
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def image_rows(images: npt.NDArray[Any], name: str) -> Rows:
+def image_rows(images: NumpyArray, name: str) -> Rows:
     """Check an array of images and take its rows as samples.
 
     Raises
@@ -332,21 +300,7 @@ def image_rows(images: npt.NDArray[Any], name: str) -> Rows:
     channels = images.shape[3] if images.ndim == 4 else 1
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or channels not in (1, 3, 4):
         raise DatasetError(
-            f"Images must be uint8 of shape (n, height, width) or (n, height, width, 3); {name} is "
+            f"{name} must be uint8 of shape (n, height, width) or (n, height, width, 3); it is "
             f"{images.dtype} of shape {images.shape}. Convert it; encoders normalise by themselves."
         )
     return Rows(images, name, "image")
-
-
-def channels_last(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """View (..., channels, height, width) as (..., height, width, channels) if it is laid so."""
-    looks_first = array.ndim >= 3 and array.shape[-3] in (1, 3) and array.shape[-1] not in (1, 3, 4)
-    return np.moveaxis(array, -3, -1) if looks_first else array
-
-
-def unreadable(where: str, error: BaseException) -> DatasetError:
-    """Word the error for an image that cannot be read."""
-    return DatasetError(
-        f"Every image must be readable: {where} is not ({type(error).__name__}: {error}). Repair "
-        "or remove it, or leave such images out with skip_unreadable=True (--skip-unreadable)."
-    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
-from transferscope.datasets._dataset import Dataset, Request, make_dataset
+from transferscope.datasets._cells import pieces
+from transferscope.datasets._dataset import Dataset, make_dataset
+from transferscope.datasets._request import Request
 from transferscope.datasets._samples import Words
 from transferscope.errors import DatasetError
 
@@ -17,27 +18,19 @@ from transferscope.errors import DatasetError
 _PREFIX = re.compile(r"^[BIOLUSE]-(?=.)")
 
 
-def are_tags(texts: Sequence[Any], labels: Sequence[Any]) -> bool:
-    """Whether there is a tag for every word: as many pieces in each label as in its text."""
+def wants_tags(request: Request, texts: Iterable[object], labels: Iterable[object]) -> bool:
+    """Whether every word has a tag: because it was asked for, or because there are as many."""
+    if request.task is not None:
+        return request.task in ("tags", "entities")
     both = zip(texts, labels, strict=True)
     counts = [(len(pieces(text)), len(pieces(label))) for text, label in both]
     return all(n == m for n, m in counts) and any(n > 1 for n, _ in counts)
 
 
-def pieces(cell: Any) -> list[str]:
-    """Words or tags of a cell: a list, or a text with spaces between them."""
-    return cell.split() if isinstance(cell, str) else [str(piece) for piece in listed(cell)]
-
-
-def listed(cell: Any) -> list[Any]:
-    """The items of a list-like cell; nothing for anything else."""
-    return list(cell) if isinstance(cell, list | tuple | np.ndarray) else []
-
-
 def make_tagged(
     name: str,
-    texts: Sequence[Any],
-    labels: Sequence[Any],
+    texts: Iterable[object],
+    labels: Iterable[object],
     request: Request,
     *,
     split: str = "all",
@@ -48,10 +41,10 @@ def make_tagged(
     Parameters
     ----------
     name : str
-    texts, labels : sequences of equal length
+    texts, labels : iterables of equal length
         Words and tags of each sentence: lists, or texts with spaces between.
     request : Request
-        With ``task="entities"`` the prefix that says where an entity begins (``B-``, ``I-``, ...)
+        With ``task="entities"`` the prefix that marks where an entity begins (``B-``, ``I-``, ...)
         is dropped, and the classes are the types of entities.
     split : str
     rows : array of int or None
@@ -67,8 +60,8 @@ def make_tagged(
     for number, (sentence, its_tags) in enumerate(zip(sentences, tags, strict=True)):
         if len(sentence) != len(its_tags):
             raise DatasetError(
-                f"Every word needs one tag; sentence {number} of {name} has {len(sentence)} words "
-                f"and {len(its_tags)} tags. Make the numbers agree."
+                f"sentence {number} of {name} has {len(sentence)} words and {len(its_tags)} tags, "
+                "and every word needs one tag. Make the numbers agree."
             )
     flat = [tag for its_tags in tags for tag in its_tags]
     if request.task == "entities":

@@ -182,7 +182,7 @@ class StoreSink:
         kept = self.entry.load()
         if "truncated" in kept:
             self.truncated = _lost(kept["truncated"])
-        more: dict[str, Any] = {_target_name(self.dataset): self.dataset.labels, **reference}
+        more: dict[str, Any] = {_target_name(self.dataset): _labels(self.dataset), **reference}
         return Embedding(kept["features"], source_logits=kept.get("logits"), seed=seed, **more)
 
     @property
@@ -207,11 +207,11 @@ class StreamSink:
         classes = None
         if self._name == "labels":
             # numbered without gaps, as Embedding numbers them
-            classes = np.unique(dataset.labels, return_inverse=True)[1]
+            classes = np.unique(_labels(dataset), return_inverse=True)[1]
             self._moments, self._targets = ClassMoments(), classes
         else:
             self._moments = TargetMoments()
-            self._targets = dataset.labels.reshape(len(dataset), -1)
+            self._targets = _labels(dataset).reshape(len(dataset), -1)
         self._rows = stratified_rows(classes, len(dataset), INFLUENCE_SAMPLES, seed)
         if classes is not None:
             # a class too rare for a share of the sample is in it all the same: the sample's
@@ -271,6 +271,11 @@ class StreamSink:
 def _lost(truncated: Array) -> tuple[int, int]:
     """How many samples lost tokens, and the most that one lost."""
     return int((truncated > 0).sum()), int(truncated.max())
+
+
+def _labels(dataset: Dataset) -> npt.NDArray[Any]:
+    """Labels; for a reference without any, row numbers stand in until sinks can do without."""
+    return np.arange(len(dataset), dtype=float) if dataset.labels is None else dataset.labels
 
 
 def _target_name(dataset: Dataset) -> str:

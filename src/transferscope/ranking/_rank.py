@@ -307,7 +307,7 @@ def _ranked(
     about = DatasetSummary(
         name=data.name,
         split=data.split,
-        task=data.task,
+        task=data.require_labels()[0],
         n_samples=len(data),
         n_classes=data.n_classes,
         n_skipped=len(data.skipped),

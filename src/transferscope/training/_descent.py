@@ -92,13 +92,13 @@ class Objective:
     """What is minimised and what is measured, by the task of the data set."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.task = dataset.task
+        self.task, labels = dataset.require_labels()
         self.measure = {
             "classification": "accuracy",
             "regression": "r2",
             "multilabel": "mean_average_precision",
         }[self.task]
-        targets = dataset.labels.reshape(len(dataset), -1)
+        targets = labels.reshape(len(dataset), -1)
         self.n_outputs = dataset.n_classes if self.task == "classification" else targets.shape[1]
         if self.task == "regression":
             self.mean = torch.from_numpy(targets.mean(axis=0)).float()
@@ -106,7 +106,7 @@ class Objective:
 
     def targets(self, dataset: Dataset) -> Tensor:
         """Labels as the loss wants them."""
-        labels = torch.from_numpy(dataset.labels.copy())
+        labels = torch.from_numpy(dataset.require_labels()[1].copy())
         if self.task == "classification":
             return labels
         labels = labels.float().reshape(len(dataset), -1)

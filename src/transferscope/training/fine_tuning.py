@@ -394,7 +394,8 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datase
         If nothing is left for the second part.
     """
     n = len(dataset)
-    classes = dataset.labels if dataset.task == "classification" else np.zeros(n, dtype=np.int64)
+    task, labels = dataset.require_labels()
+    classes = labels if task == "classification" else np.zeros(n, dtype=np.int64)
     order = np.random.default_rng([seed, 1]).permutation(n)
     out: list[npt.NDArray[np.int64]] = []
     for c in np.unique(classes):

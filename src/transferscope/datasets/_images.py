@@ -1,0 +1,96 @@
+"""Decoding images to 8-bit RGB.
+
+Images become what the pipelines make of them in which encoders are pre-trained and fine-tuned
+(torchvision, timm), because features should come from the pixels that fine-tuning will see:
+
+- the EXIF orientation is **not** applied;
+- transparency is dropped, not blended with a background;
+- palette, greyscale, black-and-white and CMYK images are converted; of an animation the first
+  frame counts;
+- 16-bit greyscale is scaled to 8 bits, where those pipelines clip nearly all of it to white;
+- floating-point pixels have no agreed white point and are refused.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from transferscope.errors import DatasetError, require
+from transferscope.numerics.arrays import NumpyArray
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def decode(data: bytes, *, where: str) -> Image.Image:
+    """Decode an image file's bytes to 8-bit RGB, or name the image that is unreadable.
+
+    Raises
+    ------
+    DatasetError
+        If the bytes are no image, a damaged one, or one without an agreed range of pixel values.
+    """
+    pil_image = require("PIL.Image", extra="vision", purpose="read images")
+    try:
+        with pil_image.open(io.BytesIO(data)) as image:
+            return to_rgb(image, where=where)
+    except (DatasetError, MemoryError):
+        raise
+    except Exception as error:
+        # damaged files make PIL's plugins raise OSError, SyntaxError, ValueError, struct.error, ...
+        raise unreadable(where, error) from error
+
+
+def to_rgb(image: Image.Image, *, where: str) -> Image.Image:
+    """Convert an image of any mode to 8-bit RGB by the rules at the top of this file.
+
+    Raises
+    ------
+    DatasetError
+        If the mode has no agreed range of pixel values.
+    """
+    if image.mode == "F":
+        raise DatasetError(
+            f"pixels of {where} must be integers, because floating-point ones have no agreed white "
+            "point; it has mode F. Convert it to 8 or 16 bits."
+        )
+    if image.mode.startswith("I"):  # "I;16", and "I" as older versions of Pillow read 16-bit PNG
+        pixels = np.asarray(image).astype(np.int64)
+        if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
+            raise DatasetError(
+                f"pixels of {where} must lie in 0..65535; they lie in "
+                f"{pixels.min()}..{pixels.max()}. Convert it to 8 or 16 bits."
+            )
+        return from_pixels(((pixels + 128) // 257).astype(np.uint8))
+    if "transparency" in image.info:
+        # the same colours as straight to RGB, but without PIL's warning about palettes
+        image = image.convert("RGBA")
+    # convert() of an RGB image is a copy, which also detaches it from its file
+    return image.convert("RGB")
+
+
+def from_pixels(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    """Make an RGB image of pixels (height, width[, 1, 3 or 4])."""
+    pil_image = require("PIL.Image", extra="vision", purpose="handle images")
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    image: Image.Image = pil_image.fromarray(np.ascontiguousarray(pixels))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def channels_last(array: NumpyArray) -> NumpyArray:
+    """View (..., channels, height, width), where it is such, as (..., height, width, channels)."""
+    looks_first = array.ndim >= 3 and array.shape[-3] in (1, 3) and array.shape[-1] not in (1, 3, 4)
+    return np.moveaxis(array, -3, -1) if looks_first else array
+
+
+def unreadable(where: str, error: BaseException) -> DatasetError:
+    """The error for an image that cannot be read."""
+    return DatasetError(
+        f"{where} is not readable as an image ({type(error).__name__}: {error}). Repair or remove "
+        "it, or leave such images out with skip_unreadable=True."
+    )
