@@ -187,10 +187,10 @@ def test_extract_writes_files_that_score_reads(run, tmp_path):
 
 
 def test_ped_draws_and_says_how_classes_move(run, feature_file, tmp_path):
-    done = run("ped", feature_file, "--plot", "ped.png", check=0)
+    done = run("trace-ped", feature_file, "--plot", "ped.png", check=0)
     assert "3 classes; potential energy per step:" in done.stdout
     assert (tmp_path / "ped.png").stat().st_size > 5_000
-    record = json.loads(run("ped", feature_file, "--format", "json", check=0).stdout)
+    record = json.loads(run("trace-ped", feature_file, "--format", "json", check=0).stdout)
     assert len(record["before"]) == 3
 
 
