@@ -374,6 +374,94 @@ def test_progress_only_grows(vectors):
     assert list(done) == sorted(set(done))
 
 
+def test_each_encoder_is_loaded_once_for_several_data_sets(vectors, tmp_path, monkeypatch):
+    loaded: list[str] = []
+
+    def load(spec: Any, **options: Any) -> Any:
+        loaded.append(spec)
+        return encoder_of(Counting(len(spec)), spec)
+
+    monkeypatch.setattr(_pass, "load_encoder", load)
+    other = regression()
+    for store in (None, FeatureStore(tmp_path)):
+        loaded.clear()
+        names = ["one", "three"]
+        rows = list(
+            extract_together([vectors, other], names, store=store, device="cpu", batch_size=12)
+        )
+        assert loaded == names
+        for name, row in zip(names, rows, strict=True):
+            assert [item.identifier for item in row] == [name, name]
+            for item, data in zip(row, (vectors, other), strict=True):
+                (alone,) = run(data, name, store)
+                np.testing.assert_array_equal(item.features, alone.features)
+                assert item.dataset is data
+
+
+def test_the_same_data_set_twice_is_read_as_two(vectors):
+    ((one, two),) = extract_together(
+        [vectors, vectors], encoder_of(Counting(), "mine"), store=None, device="cpu", batch_size=12
+    )
+    np.testing.assert_array_equal(one.features, two.features)
+    assert (one.embedding().n_samples, two.embedding().n_samples) == (N, N)
+
+
+def test_an_encoder_may_fail_on_one_of_two_data_sets(vectors, pictures):
+    ((good, bad),) = extract_together(
+        [open_dataset(pictures), vectors],
+        "mini/resnet-random",
+        store=None,
+        device="cpu",
+        batch_size=12,
+    )
+    assert good.error is None
+    assert good.features.shape == (40, good.feature_dim)
+    assert "takes images" in bad.error
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_arrays_of_an_item_are_those_of_the_data_set(vectors, tmp_path, store):
+    for data in (vectors, without_a_class(), regression()):
+        (item,) = run(
+            data, encoder_of(Counting(), "mine"), FeatureStore(tmp_path) if store else None
+        )
+        assert item.layers == ("pooled",)
+        assert item.features.shape == (len(data), 5)
+        np.testing.assert_array_equal(item.labels, data.labels)
+        assert item.logits is None
+        item.release()
+        with pytest.raises(FeatureError, match="released"):
+            _ = item.features
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_features_come_without_labels_where_the_data_set_has_none(vectors, tmp_path, store):
+    whole = run(vectors, encoder_of(Counting(), "mine"))[0]
+    object.__setattr__(vectors, "labels", None)
+    object.__setattr__(vectors, "task", None)
+    if store:
+        vectors.__dict__["fingerprint"] = "of a corpus"
+    (item,) = run(
+        vectors, encoder_of(Counting(), "mine"), FeatureStore(tmp_path) if store else None
+    )
+    np.testing.assert_array_equal(item.features, whole.features)
+    assert item.labels is None
+    other = run(regression(), encoder_of(Counting(), "mine"))[0]
+    embedding = other.embedding(reference=item)
+    np.testing.assert_array_equal(embedding.reference_features, whole.features)
+    assert embedding.reference_labels is None
+
+
+def test_cache_is_the_users_cache_folder_and_a_path_is_a_folder(vectors, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))
+    encoder = encoder_of(Counting(), "mine")
+    list(extract(vectors, encoder, device="cpu", batch_size=12))
+    assert len(FeatureStore(tmp_path / "users" / "transferscope").entries()) == 1
+    list(extract(vectors, encoder, store=tmp_path / "mine", device="cpu", batch_size=12))
+    list(extract(vectors, encoder, store=None, device="cpu", batch_size=12))
+    assert {path.name for path in tmp_path.iterdir()} == {"users", "mine"}
+
+
 # --- failures stay where they happen ------------------------------------------------------------
 
 

@@ -393,6 +393,23 @@ def test_digits_prefer_an_encoder_of_digits(tmp_path):
     assert all(0 <= done <= total for _, done, total in calls)
 
 
+def test_a_reference_costs_no_second_loading(data, monkeypatch):
+    from transferscope.extraction import _pass
+
+    loaded: list[str] = []
+
+    def load(spec: Any, **options: Any) -> Any:
+        loaded.append(spec)
+        return planted(spec, 0.5)
+
+    monkeypatch.setattr(_pass, "load_encoder", load)
+    names = ["mini/one", "mini/other"]
+    ranking = rank(data, names, "logme+ped,frechet,otce", reference=data)
+    require_sound(ranking, 2)
+    assert loaded == names
+    assert set(ranking.best.scores) == {"logme+ped", "frechet", "otce"}
+
+
 def test_interrupted_and_repeated_it_continues(data, tmp_path, monkeypatch):
     from transferscope.extraction import _batches
 
