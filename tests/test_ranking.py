@@ -216,7 +216,7 @@ def test_failed_encoders_stand_last_with_their_reasons(data, tmp_path, kept):
     assert "takes images" in errors["mini/resnet-random"]
 
 
-def test_when_nothing_can_be_ranked_the_reasons_are_calls(data):
+def test_when_nothing_can_be_ranked_the_reasons_are_given(data):
     encoders = [from_module(constant, Vectors(), identifier="constant"), "mini/resnet-random"]
     ranking = rank(data, encoders)
     require_sound(ranking, 2)

@@ -141,9 +141,13 @@ def finetune(
 
     first, _, every = part.partition("/")
     if not (first.isdigit() and every.isdigit()):
-        raise InputError(f"--part is written as 2/4, the second of four; got {part!r}.")
+        raise InputError(
+            f"--part is written as 2/4, the second of four; got {part!r}. Write it so."
+        )
     if every != "1" and out is None:
-        raise InputError("--part needs --out: a folder in which the parts of the sweep meet.")
+        raise InputError(
+            "--part needs --out: a folder that all parts of the sweep share. Name one."
+        )
     rates = _numbers(learning_rates, "--learning-rates")
     decays = _numbers(weight_decays, "--weight-decays")
     train, test = data.open(), data.open_split(test_split)
@@ -226,7 +230,9 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"{option} takes numbers with commas between; got {text!r}.") from error
+        raise InputError(
+            f"{option} takes numbers with commas between; got {text!r}. Write 1e-3,1e-2."
+        ) from error
 
 
 def _folder_name(encoder: str) -> str:

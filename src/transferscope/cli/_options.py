@@ -111,10 +111,17 @@ class DatasetOptions:
 
     def open(self) -> Dataset:
         """The part of the data set that was asked for."""
-        return self.open_other(self.dataset, self.split)
+        return self._open(self.dataset, self.split, sampled=True)
 
     def open_other(self, source: str, split: str | None) -> Dataset:
         """Another data set with the same columns, and a sample drawn in the same way."""
+        return self._open(source, split, sampled=True)
+
+    def open_split(self, split: str | None) -> Dataset | None:
+        """All samples of another part of the data set; None where none is named."""
+        return None if split is None else self._open(self.dataset, split, sampled=False)
+
+    def _open(self, source: str, split: str | None, *, sampled: bool) -> Dataset:
         from transferscope.datasets import open_dataset
 
         return open_dataset(
@@ -123,24 +130,9 @@ class DatasetOptions:
             label_column=self.label_column,
             input_column=self.input_column,
             task=self.task,
-            max_samples=self.max_samples,
-            per_class=self.per_class,
+            max_samples=self.max_samples if sampled else None,
+            per_class=self.per_class if sampled else None,
             seed=self.seed,
-            skip_unreadable=self.skip_unreadable,
-        )
-
-    def open_split(self, split: str | None) -> Dataset | None:
-        """All samples of another part of the data set; None where none is named."""
-        from transferscope.datasets import open_dataset
-
-        if split is None:
-            return None
-        return open_dataset(
-            self.dataset,
-            split=split,
-            label_column=self.label_column,
-            input_column=self.input_column,
-            task=self.task,
             skip_unreadable=self.skip_unreadable,
         )
 

@@ -45,7 +45,8 @@ def check_batch_size(batch_size: int) -> None:
     """Refuse a batch that is empty or longer than a shard."""
     if not 1 <= batch_size <= SHARD_ROWS:
         raise InputError(
-            f"batch_size must be between 1 and {SHARD_ROWS}; got {batch_size}. Choose one between."
+            f"batch_size must be between 1 and {SHARD_ROWS}; got {batch_size}. "
+            "Choose a value in this range."
         )
 
 
@@ -149,5 +150,5 @@ def _attempt(function: Callable[[_Given], Prepared], given: _Given) -> Prepared:
     """What the function gives, or the exception it raises."""
     try:
         return function(given)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  it concerns only encoders with this preprocessing
         return error

@@ -48,10 +48,7 @@ class Extracted:
 
     @property
     def features(self) -> NumpyArray:
-        """Features of the first of `layers`, (n_samples, feature_dim), read when first used.
-
-        Where nothing was stored these are a stratified sample of 5 000 samples at most.
-        """
+        """Features of the first of `layers`, (n, d); of at most 5 000 samples if streamed."""
         return self._first["features"]
 
     @property

@@ -374,8 +374,8 @@ def _mean(features: Sequence[Array], item: Extracted) -> Array:
     widths = sorted({int(one.shape[1]) for one in features})
     if len(widths) > 1:
         raise EncoderError(
-            f"Layers of {item.identifier} have different widths "
-            f"({', '.join(map(str, widths))}): they have no mean. Use all, or the last."
+            f"layers of {item.identifier} have different widths "
+            f"({', '.join(map(str, widths))}), and therefore no mean. Use all, or the last."
         )
     return sum(features[1:], features[0]) / len(features)
 

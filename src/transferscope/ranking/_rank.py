@@ -19,7 +19,7 @@ from transferscope.ranking._order import order_candidates
 from transferscope.results import Ranking
 
 
-def rank(
+def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     dataset: object,
     encoders: Encoders,
     metrics: str | Sequence[str] = DEFAULT_METRICS,
