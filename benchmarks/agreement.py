@@ -250,12 +250,11 @@ def small_samples(folder: Path, accuracy: Truth, metrics: Sequence[str]) -> list
             n = round(share * min(len(whole), 2500))
             for seed in range(DRAWS if share < 1 else 1):
                 ranking = rank(
-                    whole,
+                    whole.subsample(n, seed=seed),
                     encoders_for(name),
                     list(metrics),
-                    max_samples=n,
                     seed=seed,
-                    keep_features=False,
+                    store=None,
                 )
                 scores: dict[str, dict[str, float]] = {}
                 for row in ranking.encoders:

@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import transferscope.extraction._pass as extraction
 from transferscope.datasets import open_dataset
 from transferscope.encoders import expand_encoders, load_encoder
+from transferscope.extraction import _batches
+from transferscope.extraction import extract as extract_features
 from transferscope.storage.feature_store import FeatureStore
 
 IMAGES = Path(__file__).parents[1] / "../shared/data/trees/caltech101_10x30"
@@ -34,14 +35,14 @@ IMAGES = Path(__file__).parents[1] / "../shared/data/trees/caltech101_10x30"
 
 def extract(options: argparse.Namespace, store: Path, announce: bool = False) -> list[npt.NDArray]:
     """Features of every encoder; announces when the work begins."""
-    extraction.SHARD_ROWS = options.shard
+    _batches.SHARD_ROWS = options.shard
     torch.set_num_threads(1)  # sums are taken in another order with more, so bits would differ
     encoders = [load_encoder(name) for name in expand_encoders(options.encoders)]
     dataset = open_dataset(options.images)
     if announce:
         print("begin", flush=True)
     features = []
-    for item in extraction.extract(
+    for item in extract_features(
         dataset, encoders, store=FeatureStore(store), batch_size=options.batch, device="cpu"
     ):
         assert item.error is None, item.error

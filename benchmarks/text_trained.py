@@ -61,7 +61,7 @@ def memory_of_layers(folder: Path) -> None:
     encoder.embed(encoder.preprocessing.collate(["warm up"]))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    ranking = transferscope.rank((texts, labels), encoder, layers="all", keep_features=False)
+    ranking = transferscope.rank((texts, labels), encoder, layers="all", store=None)
     assert ranking.best.error is None, ranking.best.error
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -186,15 +187,15 @@ def test_extract_writes_files_that_score_reads(run, tmp_path):
     assert json.loads(scored.stdout)["skipped"] == {}
 
 
-def test_ped_draws_and_says_how_classes_move(run, feature_file, tmp_path):
-    done = run("ped", feature_file, "--plot", "ped.png", check=0)
+def test_trace_ped_draws_and_shows_how_classes_move(run, feature_file, tmp_path):
+    done = run("trace-ped", feature_file, "--plot", "ped.png", check=0)
     assert "3 classes; potential energy per step:" in done.stdout
     assert (tmp_path / "ped.png").stat().st_size > 5_000
-    record = json.loads(run("ped", feature_file, "--format", "json", check=0).stdout)
+    record = json.loads(run("trace-ped", feature_file, "--format", "json", check=0).stdout)
     assert len(record["before"]) == 3
 
 
-def test_rank_beside_a_reference(run):
+def test_rank_with_a_reference(run):
     done = run("rank", "sklearn/digits", "-e", PAIR, "-m", "logme+ped,frechet,otce,etran",
                "--per-class", 10, "--reference", "sklearn/digits", "--format", "json",
                check=0)  # fmt: skip
@@ -206,6 +207,45 @@ def test_rank_beside_a_reference(run):
     without = run("rank", "sklearn/digits", "-e", PAIR, "-m", "logme,frechet", "--per-class", 10,
                   "--format", "json", check=0)  # fmt: skip
     assert "reference" in json.loads(without.stdout)["encoders"][0]["skipped"]["frechet"]
+
+
+def test_columns_are_named_for_the_data_set_and_its_reference(run, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    lines = ["file,twin,kind,other"]
+    for i in range(12):
+        image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(f"{i}.png")
+        lines.append(f"{i}.png,{i}.png,{'ab'[i % 2]},{'cd'[i // 6]}")
+    Path("t.csv").write_text("\n".join(lines))
+    named = ("--input-column", "file", "--label-column", "kind")
+    arguments = ("rank", "t.csv", "-e", PAIR, "-m", "frechet", "--no-store", "--format", "json")
+    done = run(*arguments, *named, "--reference", "t.csv", check=0)
+    assert json.loads(done.stdout)["dataset"]["n_classes"] == 2
+    assert "column" in run(*arguments, "--reference", "t.csv", check=2).stderr
+
+
+def test_options_of_a_data_set_are_the_same_in_every_command(run):
+    def options(command):
+        text = run(command, "--help", check=0).stdout
+        return set(re.findall(r"--[a-z][a-z-]+", text)), " ".join(
+            re.sub(r"[│╭╰─]", " ", text).split()
+        )
+
+    common = {"--split", "--input-column", "--label-column", "--task", "--max-samples",
+              "--per-class", "--skip-unreadable", "--seed"}  # fmt: skip
+    for command in ("rank", "extract", "probe", "finetune", "pretrain", "task-relatedness",
+                    "dataset-factors"):  # fmt: skip
+        names, text = options(command)
+        assert common <= names, command
+        assert "Use a stratified sample of this many." in text
+
+
+def test_a_result_is_shown_before_a_file_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    done = run("rank", "sklearn/digits", "-e", PAIR, "-m", "logme", "--per-class", 5, "--no-store",
+               "--out", "file/r.json", check=1)  # fmt: skip
+    assert "Fine-tune" in done.stdout
+    assert "cannot be written" in done.stderr
 
 
 def test_lists(run):

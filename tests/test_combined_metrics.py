@@ -149,7 +149,7 @@ def rank(names: dict[str, float], chosen: str, targets: Any = None) -> Ranking:
         (samples.astype(np.float32), labels if targets is None else samples[:, 0])
     )
     encoders = [one(name, noise) for name, noise in names.items()]
-    return transferscope.rank(data, encoders, chosen, keep_features=False, device="cpu")
+    return transferscope.rank(data, encoders, chosen, store=None, device="cpu")
 
 
 THREE = {"bad": 4.0, "best": 0.3, "middle": 1.5}

@@ -202,7 +202,9 @@ FILES = ("--pretrained", "a.safetensors", "--finetuned", "b.safetensors")
 
 
 def test_distance_prints_layers(run, tmp_path):
-    out = run("distance", "--random", "r.safetensors", *FILES, "--spectra", "--plot", "p.png")
+    out = run(
+        "layer-transferability", "--random", "r.safetensors", *FILES, "--spectra", "--plot", "p.png"
+    )
     assert [line[1:9] for line in out.splitlines() if line.startswith("│")] == [
         "layers.0",
         "layers.1",
@@ -211,17 +213,21 @@ def test_distance_prints_layers(run, tmp_path):
     assert "overall (mean without the head): " in out
     assert "effective rank" in out
     assert (tmp_path / "p.png").stat().st_size > 5_000
-    record = json.loads(run("distance", "--random", "r.safetensors", *FILES, "--format", "json"))
+    record = json.loads(
+        run("layer-transferability", "--random", "r.safetensors", *FILES, "--format", "json")
+    )
     assert [layer["name"] for layer in record["layers"]] == ["layers.0", "layers.1", "head"]
     assert record["measure"] == "mean_abs"
-    assert "no random initialisation" in run("distance", *FILES)
+    assert "no random initialisation" in run("layer-transferability", *FILES)
 
 
 def test_distance_refuses(run):
-    assert "cannot be opened" in run("distance", "--random", "x.pth", *FILES, check=2)
+    assert "cannot be opened" in run("layer-transferability", "--random", "x.pth", *FILES, check=2)
     both = ("--random", "r.safetensors", "--arch", "resnet18")
-    assert "--random and --arch" in run("distance", *both, *FILES, check=2)
-    assert "different architectures" in run("distance", "--arch", "resnet18", *FILES, check=2)
+    assert "--random and --arch" in run("layer-transferability", *both, *FILES, check=2)
+    assert "different architectures" in run(
+        "layer-transferability", "--arch", "resnet18", *FILES, check=2
+    )
 
 
 def test_dataset_factors_prints_and_predicts(run, tmp_path):

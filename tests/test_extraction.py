@@ -18,7 +18,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="extraction runs encoders in torch")
 
-import transferscope.extraction._pass as extraction  # noqa: E402
 from transferscope.datasets import Dataset, open_dataset  # noqa: E402
 from transferscope.encoders import (  # noqa: E402
     Embedded,
@@ -34,7 +33,14 @@ from transferscope.errors import (  # noqa: E402
     StoreError,
     UnknownNameError,
 )
-from transferscope.extraction import Extracted, extract  # noqa: E402
+from transferscope.extraction import (  # noqa: E402
+    Extracted,
+    _batches,
+    _pass,
+    _sinks,
+    extract,
+    extract_together,
+)
 from transferscope.metrics import (  # noqa: E402
     METRICS,
     measure_all,
@@ -48,7 +54,7 @@ N = 70
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "SHARD_ROWS", SHARD)
+    monkeypatch.setattr(_batches, "SHARD_ROWS", SHARD)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -178,7 +184,7 @@ def without_a_class() -> Dataset:
 @pytest.mark.parametrize("kept", [5_000, 40])
 @pytest.mark.parametrize("make", [regression, multilabel, without_a_class, None])
 def test_streamed_scores_are_those_of_stored_features(make, kept, vectors, tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "INFLUENCE_SAMPLES", kept)
+    monkeypatch.setattr(_sinks, "INFLUENCE_SAMPLES", kept)
     data = vectors if make is None else make()
     head = np.random.default_rng(4).standard_normal((5, 4)).astype(np.float32)
     encoder = encoder_of(Counting(), "mine", head=lambda pooled: pooled @ head)
@@ -305,13 +311,13 @@ def test_nothing_is_decoded_when_all_is_stored(vectors, tmp_path):
     store = FeatureStore(tmp_path)
     run(vectors, encoder_of(Counting(), "mine"), store)
     data, decoded = counted(vectors)
-    told: list[Any] = []
+    calls: list[Any] = []
     # an encoder of vectors knows its dimension only after a batch, and none is needed here
-    (item,) = run(data, encoder_of(Counting(), "mine"), store, progress=lambda *a: told.append(a))
+    (item,) = run(data, encoder_of(Counting(), "mine"), store, progress=lambda *a: calls.append(a))
     assert not decoded
     assert item.feature_dim == 5
     assert item.samples_per_second > 0
-    assert told == [("loading mine", 0, 0)]
+    assert calls == [("loading mine", 0, 0)]
 
 
 def test_a_damaged_shard_is_computed_again(vectors, tmp_path):
@@ -327,28 +333,28 @@ def test_a_damaged_shard_is_computed_again(vectors, tmp_path):
     np.testing.assert_array_equal(features_of(again), whole)
 
 
-def test_weights_are_let_go_before_more_are_loaded(vectors, tmp_path, monkeypatch):
+def test_weights_are_freed_before_more_are_loaded(vectors, tmp_path, monkeypatch):
     import gc
     import weakref
 
-    monkeypatch.setattr(extraction, "PARAMETERS_AT_ONCE", 20)
-    alive: list[weakref.ref[Any]] = []
+    monkeypatch.setattr(_pass, "PARAMETERS_AT_ONCE", 20)
+    loaded: list[weakref.ref[Any]] = []
     most = 0
 
     def load(spec: Any, **options: Any) -> Any:
         nonlocal most
         gc.collect()
-        most = max(most, sum(reference() is not None for reference in alive))
+        most = max(most, sum(reference() is not None for reference in loaded))
         module = torch.nn.Linear(8, 2, bias=False)
         encoder = from_module(module, Tensors(), identifier=spec)
-        alive.append(weakref.ref(encoder))
+        loaded.append(weakref.ref(encoder))
         return encoder
 
     class Tensors(Vectors):
         def collate(self, prepared: Sequence[Any]) -> Any:
             return torch.from_numpy(np.stack(prepared))
 
-    monkeypatch.setattr(extraction, "load_encoder", load)
+    monkeypatch.setattr(_pass, "load_encoder", load)
     names = ["a", "b", "c", "d", "e"]
     items = run(vectors, names, FeatureStore(tmp_path))
     assert [item.identifier for item in items] == names
@@ -357,15 +363,103 @@ def test_weights_are_let_go_before_more_are_loaded(vectors, tmp_path, monkeypatc
 
 
 def test_progress_only_grows(vectors):
-    told: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     encoders = [encoder_of(Counting(w), f"width {w}") for w in (3, 4)]
-    run(vectors, encoders, batch_size=10, progress=lambda *call: told.append(call))
-    assert told[:2] == [("loading width 3", 0, 0), ("loading width 4", 0, 0)]
-    texts, done, totals = zip(*told[2:], strict=True)
+    run(vectors, encoders, batch_size=10, progress=lambda *call: calls.append(call))
+    assert calls[:2] == [("loading width 3", 0, 0), ("loading width 4", 0, 0)]
+    texts, done, totals = zip(*calls[2:], strict=True)
     assert set(texts) == {"extracting features with 2 encoders"}
     assert set(totals) == {N}
     assert (done[0], done[-1]) == (0, N)
     assert list(done) == sorted(set(done))
+
+
+def test_each_encoder_is_loaded_once_for_several_data_sets(vectors, tmp_path, monkeypatch):
+    loaded: list[str] = []
+
+    def load(spec: Any, **options: Any) -> Any:
+        loaded.append(spec)
+        return encoder_of(Counting(len(spec)), spec)
+
+    monkeypatch.setattr(_pass, "load_encoder", load)
+    other = regression()
+    for store in (None, FeatureStore(tmp_path)):
+        loaded.clear()
+        names = ["one", "three"]
+        rows = list(
+            extract_together([vectors, other], names, store=store, device="cpu", batch_size=12)
+        )
+        assert loaded == names
+        for name, row in zip(names, rows, strict=True):
+            assert [item.identifier for item in row] == [name, name]
+            for item, data in zip(row, (vectors, other), strict=True):
+                (alone,) = run(data, name, store)
+                np.testing.assert_array_equal(item.features, alone.features)
+                assert item.dataset is data
+
+
+def test_the_same_data_set_twice_is_read_as_two(vectors):
+    ((one, two),) = extract_together(
+        [vectors, vectors], encoder_of(Counting(), "mine"), store=None, device="cpu", batch_size=12
+    )
+    np.testing.assert_array_equal(one.features, two.features)
+    assert (one.embedding().n_samples, two.embedding().n_samples) == (N, N)
+
+
+def test_an_encoder_may_fail_on_one_of_two_data_sets(vectors, pictures):
+    ((good, bad),) = extract_together(
+        [open_dataset(pictures), vectors],
+        "mini/resnet-random",
+        store=None,
+        device="cpu",
+        batch_size=12,
+    )
+    assert good.error is None
+    assert good.features.shape == (40, good.feature_dim)
+    assert "takes images" in bad.error
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_arrays_of_an_item_are_those_of_the_data_set(vectors, tmp_path, store):
+    for data in (vectors, without_a_class(), regression()):
+        (item,) = run(
+            data, encoder_of(Counting(), "mine"), FeatureStore(tmp_path) if store else None
+        )
+        assert item.layers == ("pooled",)
+        assert item.features.shape == (len(data), 5)
+        np.testing.assert_array_equal(item.labels, data.labels)
+        assert item.logits is None
+        item.release()
+        with pytest.raises(FeatureError, match="released"):
+            _ = item.features
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_features_come_without_labels_where_the_data_set_has_none(vectors, tmp_path, store):
+    whole = run(vectors, encoder_of(Counting(), "mine"))[0]
+    object.__setattr__(vectors, "labels", None)
+    object.__setattr__(vectors, "task", None)
+    if store:
+        vectors.__dict__["fingerprint"] = "of a corpus"
+    (item,) = run(
+        vectors, encoder_of(Counting(), "mine"), FeatureStore(tmp_path) if store else None
+    )
+    np.testing.assert_array_equal(item.features, whole.features)
+    assert item.labels is None
+    other = run(regression(), encoder_of(Counting(), "mine"))[0]
+    embedding = other.embedding(reference=item)
+    np.testing.assert_array_equal(embedding.reference_features, whole.features)
+    assert embedding.reference_labels is None
+
+
+def test_cache_is_the_users_cache_folder_and_a_path_is_a_folder(vectors, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))
+    encoder = encoder_of(Counting(), "mine")
+    list(extract(vectors, encoder, device="cpu", batch_size=12))
+    assert len(FeatureStore(tmp_path / "users" / "transferscope").entries()) == 1
+    list(extract(vectors, encoder, store=tmp_path / "mine", device="cpu", batch_size=12))
+    list(extract(vectors, encoder, store=None, device="cpu", batch_size=12))
+    assert {path.name for path in tmp_path.iterdir()} == {"users", "mine"}
 
 
 # --- failures stay where they happen ------------------------------------------------------------
@@ -436,7 +530,7 @@ def test_nothing_more_is_decoded_when_all_encoders_have_failed(vectors):
     encoder = encoder_of(Counting(4, raising(0, RuntimeError("broken"))), "broken")
     (item,) = run(data, encoder, batch_size=4)
     assert item.error == "RuntimeError: broken"
-    assert len(decoded) <= 4 * (extraction.BATCHES_AHEAD + 2)
+    assert len(decoded) <= 4 * (_batches.BATCHES_AHEAD + 2)
 
 
 def test_what_a_failing_encoder_finished_is_kept(vectors, tmp_path):
@@ -507,17 +601,17 @@ def test_ctrl_c_leaves_no_thread_and_the_next_run_continues(vectors, tmp_path):
 CHILD = """
 import sys, time, torch
 torch.set_num_threads(1)
-import transferscope.extraction._pass as extraction
+from transferscope.extraction import _batches, extract
 from transferscope.datasets import open_dataset
 from transferscope.encoders import load_encoder
 from transferscope.storage.feature_store import FeatureStore
 
-extraction.SHARD_ROWS = 8
+_batches.SHARD_ROWS = 8
 folder, store, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
 encoders = [load_encoder("mini/resnet-random"), load_encoder("mini/vit-random")]
 print("ready", flush=True)
 sys.stdin.readline()
-list(extraction.extract(
+list(extract(
     open_dataset(folder), encoders, store=FeatureStore(store), device="cpu", batch_size=4,
     progress=lambda *_: time.sleep(pause),
 ))
@@ -525,7 +619,7 @@ list(extraction.extract(
 
 
 def child(folder: Path, store: Path, pause: float) -> subprocess.Popen[bytes]:
-    source = str(Path(extraction.__file__).parents[1])
+    source = str(Path(_pass.__file__).parents[2])
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(folder), str(store), str(pause)],
         env={**os.environ, "PYTHONPATH": source},
@@ -544,7 +638,7 @@ def here(folder: Path, store: Path) -> list[Any]:
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 def test_killed_at_any_moment_the_next_run_gives_the_same_bits(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "SHARD_ROWS", 8)
+    monkeypatch.setattr(_batches, "SHARD_ROWS", 8)
     undisturbed = here(pictures, tmp_path / "undisturbed")
     moments = random.Random(0)
     stores = [tmp_path / f"killed {i}" for i in range(3)]
@@ -568,7 +662,7 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_bits(pictures, tmp_pat
 
 
 def test_two_runs_at_once_share_a_store(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "SHARD_ROWS", 8)
+    monkeypatch.setattr(_batches, "SHARD_ROWS", 8)
     with child(pictures, tmp_path / "store", 0.0) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -591,11 +685,11 @@ def test_a_rare_class_keeps_its_place_in_a_stream():
     rng = np.random.default_rng(0)
     values = rng.standard_normal((60_000, 4)).astype(np.float32)
     features = values + 2 * np.eye(4, dtype=np.float32)[labels]
-    sink = extraction.StreamSink(open_dataset((features, labels)), seed=0)
+    sink = _sinks.StreamSink(open_dataset((features, labels)), seed=0)
     for shard in sink.missing():
-        rows = extraction._shard_rows(shard, len(labels))
+        rows = _batches.shard_rows(shard, len(labels))
         sink.write(shard, {"features": features[rows.start : rows.stop]}, 0.0)
-    streamed = sink.embedding(0)
+    streamed = sink.embedding(0, {})
     assert streamed.n_classes == 4
     assert 5_000 <= streamed.n_kept <= 5_001
     whole = score(features, labels, metrics="logme,regularized_h_score")

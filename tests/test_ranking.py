@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def data() -> Any:
 
 def rank(dataset: Any, encoders: Any, *args: Any, **options: Any) -> Ranking:
     return transferscope.rank(
-        dataset, encoders, *args, **{"keep_features": False, "device": "cpu", **options}
+        dataset, encoders, *args, **{"store": None, "device": "cpu", **options}
     )
 
 
@@ -115,7 +115,7 @@ def test_the_better_an_encoder_sees_the_classes_the_higher_it_stands(data):
     assert ranking.best.p_best > 0.9
     assert not ranking.encoders[2].tied_with_best
     assert ranking.advice.startswith("Fine-tune best")
-    assert ranking.dataset | {"fingerprint": ""} == {
+    assert asdict(ranking.dataset) | {"fingerprint": ""} == {
         "name": "arrays", "split": "all", "task": "classification", "n_samples": N,
         "n_classes": 3, "n_skipped": 0, "fingerprint": "",
     }  # fmt: skip
@@ -157,8 +157,8 @@ def test_the_same_seed_gives_the_same_ranking(data, tmp_path):
     first = facts(rank(data, encoders, seed=1))
     assert facts(rank(data, encoders, seed=1)) == first
     assert facts(rank(data, encoders, seed=2)) != first
-    stored = facts(rank(data, encoders, seed=1, keep_features=True, store=tmp_path))
-    again = facts(rank(data, encoders, seed=1, keep_features=True, store=tmp_path))
+    stored = facts(rank(data, encoders, seed=1, store=tmp_path))
+    again = facts(rank(data, encoders, seed=1, store=tmp_path))
     assert again == stored
     for one, two in zip(stored, first, strict=True):
         assert one[0] == two[0]
@@ -205,7 +205,7 @@ def test_failed_encoders_stand_last_with_their_reasons(data, tmp_path, kept):
         from_module(raising, Vectors(), identifier="raising"),
         "mini/resnet-random",
     ]
-    ranking = rank(data, encoders, keep_features=kept, store=tmp_path)
+    ranking = rank(data, encoders, store=tmp_path if kept else None)
     require_sound(ranking, 7)
     assert [row.encoder for row in ranking.encoders[:2]] == ["better", "good"]
     errors = {row.encoder: row.error for row in ranking.encoders[2:]}
@@ -216,7 +216,7 @@ def test_failed_encoders_stand_last_with_their_reasons(data, tmp_path, kept):
     assert "takes images" in errors["mini/resnet-random"]
 
 
-def test_when_nothing_can_be_ranked_the_reasons_are_told(data):
+def test_when_nothing_can_be_ranked_the_reasons_are_given(data):
     encoders = [from_module(constant, Vectors(), identifier="constant"), "mini/resnet-random"]
     ranking = rank(data, encoders)
     require_sound(ranking, 2)
@@ -284,7 +284,7 @@ def test_a_metric_without_finite_influences_is_left_out(data, monkeypatch):
         ({"encoders": ""}, InputError),
         ({"batch_size": 0}, InputError),
         ({"dataset": "no/such/folder"}, DatasetError),
-        ({"max_samples": 3}, DatasetError),
+        ({"layers": "first"}, InputError),
     ],
 )
 def test_wrong_usage_raises(data, options, error):
@@ -351,52 +351,69 @@ MINI = ["mini/resnet-cifar10-supervised", "mini/separable-mnist-rotation", "mini
 def test_real_images_are_ranked_with_the_zoo_and_timm(timm_folders, tmp_path, path, options):
     if not (DATA / path).exists():
         pytest.skip(f"the shared data hold no {path}")
+    data = transferscope.open_dataset(str(DATA / path), **options)
     encoders = [*MINI, *timm_folders]
     metrics = ",".join(EVERYTHING)
-    options = {**options, "metrics": metrics, "keep_features": True, "store": tmp_path}
+    options = {"metrics": metrics, "store": tmp_path}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ranking = rank(str(DATA / path), encoders, **options)
+        ranking = rank(data, encoders, **options)
     require_sound(ranking, 6)
     assert {row.encoder for row in ranking.encoders} == set(encoders)
     assert [row.error for row in ranking.encoders] == [None] * 6
     assert {row.input_size for row in ranking.encoders} == {(32, 32), (160, 160)}
     # repeated, everything comes from the store
-    told: list[str] = []
-    again = rank(str(DATA / path), encoders, **options, progress=lambda text, *_: told.append(text))
+    calls: list[str] = []
+    again = rank(data, encoders, **options, progress=lambda text, *_: calls.append(text))
     assert (
         again.to_frame()
         .drop(columns="samples_per_second")
         .equals(ranking.to_frame().drop(columns="samples_per_second"))
     )
-    assert not any(text.startswith("extracting") for text in told)
+    assert not any(text.startswith("extracting") for text in calls)
 
 
 def test_digits_prefer_an_encoder_of_digits(tmp_path):
-    told: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     ranking = rank(
-        "sklearn/digits",
+        transferscope.open_dataset("sklearn/digits", per_class=20),
         "mini/resnet-mnist-supervised,mini/resnet-random",
-        per_class=20,
-        progress=lambda *call: told.append(call),
+        progress=lambda *call: calls.append(call),
     )
     require_sound(ranking, 2)
     assert ranking.best.encoder == "mini/resnet-mnist-supervised"
     assert ranking.best.scores["logme"].low > ranking.encoders[1].scores["logme"].value
-    assert [text for text, _, _ in told if not text.startswith("extracting")] == [
+    assert [text for text, _, _ in calls if not text.startswith("extracting")] == [
         "reading the data set",
         "loading mini/resnet-mnist-supervised",
         "loading mini/resnet-random",
         "scoring mini/resnet-mnist-supervised",
         "scoring mini/resnet-random",
     ]
-    assert all(0 <= done <= total for _, done, total in told)
+    assert all(0 <= done <= total for _, done, total in calls)
+
+
+def test_a_reference_costs_no_second_loading(data, monkeypatch):
+    from transferscope.extraction import _pass
+
+    loaded: list[str] = []
+
+    def load(spec: Any, **options: Any) -> Any:
+        loaded.append(spec)
+        return planted(spec, 0.5)
+
+    monkeypatch.setattr(_pass, "load_encoder", load)
+    names = ["mini/one", "mini/other"]
+    ranking = rank(data, names, "logme+ped,frechet,otce", reference=data)
+    require_sound(ranking, 2)
+    assert loaded == names
+    assert set(ranking.best.scores) == {"logme+ped", "frechet", "otce"}
 
 
 def test_interrupted_and_repeated_it_continues(data, tmp_path, monkeypatch):
-    import transferscope.extraction._pass as extraction
+    from transferscope.extraction import _batches
 
-    monkeypatch.setattr(extraction, "SHARD_ROWS", 16)
+    monkeypatch.setattr(_batches, "SHARD_ROWS", 16)
     rows: list[int] = []
 
     def counting(stop_at: int | None) -> Callable[[Any], Any]:
@@ -411,7 +428,7 @@ def test_interrupted_and_repeated_it_continues(data, tmp_path, monkeypatch):
     def encoder(stop_at: int | None) -> Any:
         return from_module(counting(stop_at), Vectors(), identifier="mine")
 
-    options = {"keep_features": True, "store": tmp_path, "batch_size": 16}
+    options = {"store": tmp_path, "batch_size": 16}
     with pytest.raises(KeyboardInterrupt):
         rank(data, encoder(40), **options)
     assert sum(rows) == 48

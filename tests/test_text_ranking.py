@@ -18,12 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent / "encoders"))
 import text_checkpoints as tiny  # noqa: E402
 
 import transferscope  # noqa: E402
-import transferscope.extraction._pass as extraction  # noqa: E402
 from transferscope import cli  # noqa: E402
-from transferscope.datasets import open_dataset  # noqa: E402
+from transferscope.datasets import open_dataset, open_reference  # noqa: E402
 from transferscope.encoders import load_encoder  # noqa: E402
 from transferscope.errors import DatasetError, InputError  # noqa: E402
-from transferscope.extraction import extract  # noqa: E402
+from transferscope.extraction import _batches, extract  # noqa: E402
 from transferscope.results import Ranking  # noqa: E402
 from transferscope.storage.feature_store import FeatureStore  # noqa: E402
 
@@ -33,11 +32,12 @@ TEXTS = [f"the {a} and the {b}" for a in ANIMALS for b in ANIMALS] + [
     f"pack {a} or {b} " * (1 + i % 2) for a in OTHERS for i, b in enumerate(OTHERS)
 ]
 LABELS = ["animal"] * 25 + ["other"] * 25
+DIGITS = open_dataset("sklearn/digits", per_class=3)
 
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "SHARD_ROWS", 16)
+    monkeypatch.setattr(_batches, "SHARD_ROWS", 16)
 
 
 @pytest.fixture(scope="module")
@@ -102,15 +102,15 @@ def test_every_layer_comes_from_one_pass(
     )
     item = features(data, encoder, store, layers="all")
     assert sum(calls) == len(TEXTS)
-    assert list(item.sinks) == ["layer1", "layer2", "layer3", "pooled"]
-    for layer in item.sinks:
+    assert list(item.layers) == ["layer1", "layer2", "layer3", "pooled"]
+    for layer in item.layers:
         got = item.embedding(layer=layer).features
         np.testing.assert_allclose(got, alone(bert, TEXTS, layer), atol=1e-5)
     # all of it is kept, and layers that are there are not computed again
     calls.clear()
     again = features(data, encoder, store, layers=[2, -1])
     assert calls == []
-    assert list(again.sinks) == ["layer2", "layer3"]
+    assert list(again.layers) == ["layer2", "layer3"]
     features(data, encoder, store, layers="mean")
     assert sum(calls) == len(TEXTS)
 
@@ -126,9 +126,7 @@ def test_the_mean_of_layers_is_their_mean(bert: str) -> None:
 def test_streamed_layers_score_as_stored_ones(bert: str, layers: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"layers": layers, "batch_size": 6, "device": "cpu"}
     kept = transferscope.rank((TEXTS, LABELS), bert, "logme,h_score", store=tmp_path, **options)
-    streamed = transferscope.rank(
-        (TEXTS, LABELS), bert, "logme,h_score", keep_features=False, **options
-    )
+    streamed = transferscope.rank((TEXTS, LABELS), bert, "logme,h_score", store=None, **options)
     for one, two in ((kept.best.scores, streamed.best.scores),):
         assert {n: s.value for n, s in one.items()} == pytest.approx(
             {n: s.value for n, s in two.items()}, rel=1e-5
@@ -144,8 +142,8 @@ def test_truncation_is_reported_now_and_when_read_again(
     texts = ["vow " * (100 if i % 10 == 0 else 3) + "dog" * (i % 2) for i in range(40)]
     for _ in range(2):
         ranking = transferscope.rank(
-            (texts, [i % 2 for i in range(40)]), f"{bert}?max_length=20", "h_score", store=tmp_path,
-            keep_features=keep, device="cpu",
+            (texts, [i % 2 for i in range(40)]), f"{bert}?max_length=20", "h_score",
+            store=tmp_path if keep else None, device="cpu",
         )  # fmt: skip
         (warning,) = ranking.best.warnings
         assert warning.startswith(
@@ -156,9 +154,7 @@ def test_truncation_is_reported_now_and_when_read_again(
 
 
 def test_pictures_and_texts_are_told_apart(bert: str, tmp_path: Path) -> None:
-    ranking = transferscope.rank(
-        "sklearn/digits", f"{bert},mini/resnet-random", "knn", per_class=3, store=tmp_path
-    )
+    ranking = transferscope.rank(DIGITS, f"{bert},mini/resnet-random", "knn", store=tmp_path)
     assert ranking.best.encoder == "mini/resnet-random"
     assert "takes texts, and a sample is a Image" in (ranking.encoders[1].error or "")
 
@@ -239,16 +235,12 @@ def test_an_encoder_without_layers_says_so(tmp_path: Path) -> None:
         transferscope.encoders.ImagePreprocessing((8, 8), 8),
         identifier="flat",
     )
-    ranking = transferscope.rank(
-        "sklearn/digits", flat, "knn", layers="mean", per_class=3, store=tmp_path
-    )
+    ranking = transferscope.rank(DIGITS, flat, "knn", layers="mean", store=tmp_path)
     assert "no numbered layers" in (ranking.best.error or "")
 
 
 def test_layers_of_different_widths_have_no_mean(tmp_path: Path) -> None:
-    ranking = transferscope.rank(
-        "sklearn/digits", "mini/resnet-random", "knn", layers="mean", per_class=3, store=tmp_path
-    )
+    ranking = transferscope.rank(DIGITS, "mini/resnet-random", "knn", layers="mean", store=tmp_path)
     error = ranking.best.error or ""
     assert "different widths" in error or "no numbered layers" in error
 
@@ -266,8 +258,8 @@ def test_ped_takes_its_scale_from_texts_of_reference(
 ) -> None:
     reference_labels = [f"of {i % 3}" for i in range(len(REFERENCE))]
     ranking = transferscope.rank(
-        (TEXTS, LABELS), [bert, gpt2], PED_METRICS, layers=layers, device="cpu", store=tmp_path,
-        reference=(REFERENCE, reference_labels), keep_features=keep,
+        (TEXTS, LABELS), [bert, gpt2], PED_METRICS, layers=layers, device="cpu",
+        reference=(REFERENCE, reference_labels), store=tmp_path if keep else None,
     )  # fmt: skip
     assert {row.error for row in ranking.encoders} == {None}
     for row in ranking.encoders:
@@ -295,7 +287,7 @@ def test_a_corpus_needs_no_labels_to_be_a_reference(
 ) -> None:
     reviews = table(tmp_path / "reviews.csv", body=TEXTS, kind=LABELS, other=TEXTS)
     columns = {"input_column": "body", "label_column": "kind"}
-    options: dict[str, Any] = {"device": "cpu", "store": tmp_path / "store", **columns}
+    options: dict[str, Any] = {"device": "cpu", "store": tmp_path / "store"}
     literal = transferscope.score(
         alone(bert, TEXTS), LABELS, PED_METRICS, reference_features=alone(bert, REFERENCE)
     )
@@ -311,11 +303,14 @@ def test_a_corpus_needs_no_labels_to_be_a_reference(
     corpora.append(library.Dataset.from_dict({"text": REFERENCE}))
     corpora.append(library.Dataset.from_dict({"text": [t.split() for t in REFERENCE]}))
     for corpus in corpora:
-        ranking = transferscope.rank(reviews, bert, PED_METRICS, reference=corpus, **options)
+        ranking = transferscope.rank(
+            open_dataset(reviews, **columns), bert, PED_METRICS,
+            reference=open_reference(corpus, **columns), **options,
+        )  # fmt: skip
         assert {n: s.value for n, s in ranking.best.scores.items()} == pytest.approx(
             {name: literal[name] for name in PED_METRICS.split(",")}, rel=1e-3
         ), corpus
-    arguments = ("rank", reviews, "--text-column", "body", "--label-column", "kind", "-e", bert,
+    arguments = ("rank", reviews, "--input-column", "body", "--label-column", "kind", "-e", bert,
                  "-m", "logme+ped", "--store", tmp_path / "store")  # fmt: skip
     assert call(monkeypatch, *arguments, "--reference", corpora[1]) == 0
     assert "logme+ped" in capsys.readouterr().out
@@ -350,7 +345,7 @@ def test_pairs_go_through_the_tokenizers_own_encoding(bert: str, tmp_path: Path)
         similarity=[i / 7 for i in range(50)],
     )
     ranking = transferscope.rank(
-        path, bert, label_column="similarity", store=tmp_path, device="cpu"
+        open_dataset(path, label_column="similarity"), bert, store=tmp_path, device="cpu"
     )
     assert ranking.dataset.task == "regression"
     assert {"logme", "linear_probe"} <= set(ranking.best.scores)
@@ -378,9 +373,7 @@ def test_several_label_columns_are_a_multi_label_task(bert: str, tmp_path: Path)
     )
     data = open_dataset(path, label_column="fox,dog", input_column="text")
     assert (data.task, data.class_names) == ("multilabel", ("fox", "dog"))
-    ranking = transferscope.rank(
-        path, bert, label_column="fox,dog", input_column="text", store=tmp_path, device="cpu"
-    )
+    ranking = transferscope.rank(data, bert, store=tmp_path, device="cpu")
     assert ranking.best.error is None
     both = open_dataset(path, label_column="fox,length", input_column="text")
     assert (both.task, both.labels.shape) == ("regression", (50, 2))
@@ -512,7 +505,7 @@ def test_the_command_of_the_issue(
     path = table(tmp_path / "reviews.csv", words_=TEXTS, kind=LABELS, more=TEXTS[::-1])
     rank = ("rank", path, "--label-column", "kind", "--encoders", f"{bert},{gpt2}?max_length=8",
             "--store", tmp_path / "store", "--metrics", "logme,knn")  # fmt: skip
-    assert call(monkeypatch, *rank, "--text-column", "words_", "--layers", "all",
+    assert call(monkeypatch, *rank, "--input-column", "words_", "--layers", "all",
                 "--plot", tmp_path / "layers.png") == 0  # fmt: skip
     out = capsys.readouterr().out
     assert "reviews (all): 50 samples, 2 classes" in out
@@ -520,12 +513,12 @@ def test_the_command_of_the_issue(
     assert sum(line.startswith("│layer") for line in out.splitlines()) == 6
     assert "samples have more tokens than it reads" in out
     assert (tmp_path / "layers.png").stat().st_size > 10_000
-    assert call(monkeypatch, *rank, "--text-column", "words_,more", "--layers", "best") == 0
+    assert call(monkeypatch, *rank, "--input-column", "words_,more", "--layers", "best") == 0
     out = capsys.readouterr().out
     assert not any(line.startswith("│layer") for line in out.splitlines())
-    assert call(monkeypatch, *rank, "--text-column", "words_", "--plot", "x.png") == 2
+    assert call(monkeypatch, *rank, "--input-column", "words_", "--plot", "x.png") == 2
     assert "Give --layers all" in capsys.readouterr().err
-    assert call(monkeypatch, *rank, "--text-column", "words_", "--layers", "some") == 2
+    assert call(monkeypatch, *rank, "--input-column", "words_", "--layers", "some") == 2
 
 
 def test_words_on_the_command_line(
@@ -552,7 +545,11 @@ def test_words_on_the_command_line(
 )  # fmt: skip
 def test_real_texts(bert: str, name: str, task: str, n_classes: int, tmp_path: Path) -> None:
     ranking = transferscope.rank(
-        tiny.TEXTS / f"{name}.csv", bert, "logme,knn", max_samples=200, store=tmp_path, device="cpu"
+        open_dataset(tiny.TEXTS / f"{name}.csv", max_samples=200),
+        bert,
+        "logme,knn",
+        store=tmp_path,
+        device="cpu",
     )
     assert (ranking.dataset.task, ranking.dataset.n_classes) == (task, n_classes)
     assert ranking.dataset.n_samples == 200

@@ -18,8 +18,6 @@ from rich.table import Table
 
 import transferscope
 from transferscope.cli import progress_bar, show_ranking
-from transferscope.encoders import expand_encoders
-from transferscope.extraction import extract
 from transferscope.training import probe
 
 
@@ -34,19 +32,19 @@ def main() -> None:
         with progress_bar() as progress:
             ranking = transferscope.rank(digits, "mini/all", store=store, progress=progress)
         show_ranking(ranking, console)
-        embeddings = {
-            item.identifier: item.embedding()
-            for item in extract(digits, expand_encoders("mini/all"), store=store)
+        features = {
+            item.identifier: item.features
+            for item in transferscope.extract(digits, "mini/all", store=store)
         }
 
     console.print("\n[bold]2. The truth: a linear probe trained on each encoder's features[/]")
     truth = {}
     order = np.random.default_rng(0).permutation(len(digits))
     train, test = order[::2], order[1::2]
-    for name, embedding in track(
-        embeddings.items(), "training probes", console=Console(stderr=True), transient=True
+    for name, x in track(
+        features.items(), "training probes", console=Console(stderr=True), transient=True
     ):
-        x, y = embedding.features, digits.labels
+        y = digits.labels
         truth[name] = probe(x[train], y[train], x[test], y[test]).value
     table = Table(header_style="bold", pad_edge=False)
     table.add_column("rank", justify="right")

@@ -6,14 +6,21 @@ Everything here is loaded when first used, so that ``import transferscope`` cost
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transferscope.datasets import Dataset, open_dataset
     from transferscope.embedding import ClassMoments, Embedding
-    from transferscope.encoders import Encoder, list_encoders, load_encoder
+    from transferscope.encoders import (
+        Encoder,
+        ImagePreprocessing,
+        from_module,
+        list_encoders,
+        load_encoder,
+    )
     from transferscope.errors import TransferscopeError, TransferscopeWarning
     from transferscope.evaluation import evaluate
+    from transferscope.extraction import extract
     from transferscope.metrics import list_metrics, score
     from transferscope.parameter_distance import layer_transferability
     from transferscope.ranking import rank
@@ -23,29 +30,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Agreement": "results",
-    "ClassMoments": "embedding",
-    "Dataset": "datasets",
-    "Embedding": "embedding",
-    "Encoder": "encoders",
-    "FeatureStore": "storage.feature_store",
-    "Ranking": "results",
-    "Score": "results",
-    "ScoreTable": "results",
-    "TransferscopeError": "errors",
-    "TransferscopeWarning": "errors",
-    "evaluate": "evaluation",
-    "layer_transferability": "parameter_distance",
-    "list_encoders": "encoders",
-    "list_metrics": "metrics",
-    "load_encoder": "encoders",
-    "open_dataset": "datasets",
-    "rank": "ranking",
-    "score": "metrics",
-    "task_relatedness": "relatedness",
-}
-
 __all__ = [
     "Agreement",
     "ClassMoments",
@@ -53,12 +37,15 @@ __all__ = [
     "Embedding",
     "Encoder",
     "FeatureStore",
+    "ImagePreprocessing",
     "Ranking",
     "Score",
     "ScoreTable",
     "TransferscopeError",
     "TransferscopeWarning",
     "evaluate",
+    "extract",
+    "from_module",
     "layer_transferability",
     "list_encoders",
     "list_metrics",
@@ -69,17 +56,37 @@ __all__ = [
     "task_relatedness",
 ]
 
+_ROOMS = {
+    "datasets": ("Dataset", "open_dataset"),
+    "embedding": ("ClassMoments", "Embedding"),
+    "encoders": (
+        *("Encoder", "ImagePreprocessing"),
+        *("from_module", "list_encoders", "load_encoder"),
+    ),
+    "errors": ("TransferscopeError", "TransferscopeWarning"),
+    "evaluation": ("evaluate",),
+    "extraction": ("extract",),
+    "metrics": ("list_metrics", "score"),
+    "parameter_distance": ("layer_transferability",),
+    "ranking": ("rank",),
+    "relatedness": ("task_relatedness",),
+    "results": ("Agreement", "Ranking", "Score", "ScoreTable"),
+    "storage.feature_store": ("FeatureStore",),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"transferscope.{_HOMES[name]}"), name)
-    try:
-        return importlib.import_module(f"transferscope.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"transferscope.{name}":
-            raise
-    raise AttributeError(f"module 'transferscope' has no attribute {name!r}")
+# type checkers see the imports above, and report a name that does not exist
+if not TYPE_CHECKING:
 
+    def __getattr__(name):
+        if name in _ROOM_OF:
+            return getattr(importlib.import_module(f"transferscope.{_ROOM_OF[name]}"), name)
+        try:
+            return importlib.import_module(f"transferscope.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"transferscope.{name}":
+                raise
+        raise AttributeError(f"module 'transferscope' has no attribute {name!r}")
 
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    def __dir__():
+        return sorted([*globals(), *__all__])

@@ -360,10 +360,12 @@ def test_standard_error_is_of_the_size_of_the_spread():
 
 def test_rank_by_relatedness():
     ranking = rank(
-        "sklearn/digits", "mini/resnet-mnist-supervised,mini/resnet-random",
-        "relatedness,relatedness_unlabelled", reference="sklearn/digits", per_class=20,
-        keep_features=False,
-    )  # fmt: skip
+        open_dataset("sklearn/digits", per_class=20),
+        "mini/resnet-mnist-supervised,mini/resnet-random",
+        "relatedness,relatedness_unlabelled",
+        reference="sklearn/digits",
+        store=None,
+    )
     assert ranking.best.error is None
     assert set(ranking.metrics) == {"relatedness", "relatedness_unlabelled"}
 
@@ -374,8 +376,8 @@ def test_command(tmp_path):
     write_feature_file(tmp_path / "r.safetensors", {"features": z, "labels": y}, {})
     np.savez(tmp_path / "t.npz", features=x[40:], labels=t[40:], test_features=x[:40],
              test_labels=t[:40])  # fmt: skip
-    files = ["relate", "--reference", str(tmp_path / "r.safetensors"), "--target",
-             str(tmp_path / "t.npz")]  # fmt: skip
+    files = ["task-relatedness", str(tmp_path / "t.npz"), "--reference",
+             str(tmp_path / "r.safetensors")]  # fmt: skip
     done = CliRunner().invoke(app, [*files, "--setting", "learned_all", "--format", "json"])
     assert done.exit_code == 0, done.output
     expected = task_relatedness(
@@ -391,12 +393,12 @@ def test_command(tmp_path):
     assert "pseudo label agreement" in shown.output
     assert (tmp_path / "f.png").stat().st_size > 5_000
     np.savez(tmp_path / "bare.npz", features=x)
-    done = CliRunner().invoke(app, ["relate", "--reference", str(tmp_path / "bare.npz"),
-                                    "--target", str(tmp_path / "t.npz")])  # fmt: skip
+    done = CliRunner().invoke(app, ["task-relatedness", str(tmp_path / "t.npz"),
+                                    "--reference", str(tmp_path / "bare.npz")])  # fmt: skip
     assert isinstance(done.exception, InputError)
     assert "holds no labels" in str(done.exception)
-    done = CliRunner().invoke(app, [*files, "--target-split", "test"])
-    assert "feature files have no splits" in str(done.exception)
+    done = CliRunner().invoke(app, [*files, "--split", "test"])
+    assert "feature files have none" in str(done.exception)
 
 
 def test_command_on_two_parts_of_a_data_set(tmp_path):
@@ -410,7 +412,7 @@ def test_command_on_two_parts_of_a_data_set(tmp_path):
              test_labels=labels[36:])  # fmt: skip
     done = CliRunner().invoke(
         app,
-        ["relate", "--reference", str(data), "--target", str(data), "--target-split", "test",
+        ["task-relatedness", str(data), "--split", "test", "--reference", str(data),
          "--encoder", "mini/resnet-random", "--store", str(tmp_path / "s"), "--format", "json"],
     )  # fmt: skip
     assert done.exit_code == 0, done.output

@@ -10,19 +10,18 @@ import logging
 import os
 import sys
 import warnings
-from typing import Any
 
 import typer
 from rich.markup import escape
 
 from transferscope.cli._agreement import benchmarks, evaluate
 from transferscope.cli._cache import cache
-from transferscope.cli._distance import dataset_factors, distance
-from transferscope.cli._features import extract, ped, score
+from transferscope.cli._distance import dataset_factors, layer_transferability
+from transferscope.cli._features import extract, score, trace_ped
 from transferscope.cli._ground_truth import finetune, pretrain, probe
 from transferscope.cli._listings import encoders, metrics
 from transferscope.cli._ranking import rank, show_ranking
-from transferscope.cli._relatedness import relate
+from transferscope.cli._relatedness import task_relatedness
 from transferscope.cli._terminal import progress_bar, stderr, stdout
 from transferscope.errors import StoreError, TransferscopeError
 
@@ -34,9 +33,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 COMMANDS = (
-    *(rank, score, extract, ped),
+    *(rank, score, extract, trace_ped),
     *(evaluate, benchmarks, probe, finetune, pretrain),
-    *(relate, distance, dataset_factors),
+    *(task_relatedness, layer_transferability, dataset_factors),
     *(encoders, metrics),
 )
 for command in COMMANDS:
@@ -46,7 +45,7 @@ app.add_typer(cache, name="cache")
 __all__ = ["app", "main", "progress_bar", "show_ranking", "stderr", "stdout"]
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     stderr.print(f"[yellow]warning[/] {escape(str(message))}", soft_wrap=True)
 
 

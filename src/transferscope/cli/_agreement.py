@@ -1,4 +1,4 @@
-"""`evaluate`, `benchmarks`: do scores tell the truth, and on what truth."""
+"""`evaluate`, `benchmarks`: how well scores agree with fine-tuned accuracy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from transferscope.cli._terminal import PlainFormat, SeedOption, stdout
+from transferscope.cli._options import FormatOption, PlotOption, SeedOption
+from transferscope.cli._terminal import show_notes, stdout, write_figure, write_line
 from transferscope.errors import InputError
 from transferscope.results import Agreement, Estimate
 
 
 def evaluate(
+    *,
     scores: Annotated[
         Path | None,
         typer.Option(help=".csv of dataset, encoder, metric, value; or with a column per metric."),
@@ -30,10 +32,8 @@ def evaluate(
         str | None,
         typer.Option(help="Published accuracies instead; `transferscope benchmarks` lists them."),
     ] = None,
-    format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw weighted tau, metric x data set, to this file.")
-    ] = None,
+    format: FormatOption = "table",
+    plot: PlotOption = None,
     scatter: Annotated[
         Path | None, typer.Option(help="Draw scores against accuracies to this file.")
     ] = None,
@@ -48,32 +48,32 @@ def evaluate(
             "the two (a benchmark alone shows its baselines)."
         )
     values = None if scores is None else evaluation.read_scores(scores)
-    told: dict[str, dict[str, float]] = {}
+    published_tau: dict[str, dict[str, float]] = {}
     if benchmark is not None:
         found = evaluation.evaluate_on(benchmark, values, seed=seed)
-        told = evaluation.get_benchmark(benchmark).weighted_tau()
+        published_tau = evaluation.get_benchmark(benchmark).weighted_tau()
     else:
         assert accuracy is not None
         assert values is not None
         found = evaluation.evaluate(values, evaluation.read_accuracy(accuracy), seed=seed)
+    if format == "json":
+        write_line(found.to_json())
+    else:
+        _show(found, published_tau)
     if plot is not None or scatter is not None:
         from transferscope import plots
 
         if plot is not None:
-            plots.save_figure(plots.plot_agreement(found), plot)
+            write_figure(plots.plot_agreement(found), plot)
         if scatter is not None:
-            plots.save_figure(plots.plot_scores(found), scatter)
-    if format is PlainFormat.json:
-        sys.stdout.write(found.to_json() + "\n")
-    else:
-        _show(found, told)
+            write_figure(plots.plot_scores(found), scatter)
 
 
 #: What the table of averages shows of the measures; JSON has all.
 _SHOWN = ("weighted_tau", "kendall", "spearman", "pearson", "rel@1", "recall@1", "regret@1")
 
 
-def _show(found: Agreement, told: dict[str, dict[str, float]]) -> None:
+def _show(found: Agreement, published_tau: dict[str, dict[str, float]]) -> None:
     averages = Table(header_style="bold", pad_edge=False, title="average over data sets")
     for name in ("metric", *_SHOWN):
         averages.add_column(name, justify="left" if name == "metric" else "right")
@@ -91,12 +91,11 @@ def _show(found: Agreement, told: dict[str, dict[str, float]]) -> None:
     for metric in ordered:
         rows = (found.per_dataset[d].get(metric, {}).get("weighted_tau") for d in found.per_dataset)
         each.add_row(escape(metric), *(_plain(cell) for cell in rows))
-    for metric in dict.fromkeys(m for row in told.values() for m in row):
-        cells = (told.get(d, {}).get(metric) for d in found.per_dataset)
+    for metric in dict.fromkeys(m for row in published_tau.values() for m in row):
+        cells = (published_tau.get(d, {}).get(metric) for d in found.per_dataset)
         each.add_row(f"{metric}, as published", *("" if c is None else f"{c:.3f}" for c in cells))
     stdout.print(each)
-    for warning in found.warnings:
-        stdout.print(f"[yellow]note[/] {escape(warning)}", soft_wrap=True)
+    show_notes(found.warnings)
     for pair in found.comparisons:
         if ordered[0] in (pair.first, pair.second):
             stdout.print(
@@ -107,12 +106,12 @@ def _show(found: Agreement, told: dict[str, dict[str, float]]) -> None:
             )
 
 
-def _plain(measured: Estimate | None) -> str:
-    return "-" if measured is None or measured.value is None else f"{measured.value:.3f}"
+def _plain(estimate: Estimate | None) -> str:
+    return "-" if estimate is None or estimate.value is None else f"{estimate.value:.3f}"
 
 
-def _interval(measured: Estimate) -> str:
-    return f"{_plain(measured)} ({_range(measured.low, measured.high)})"
+def _interval(estimate: Estimate) -> str:
+    return f"{_plain(estimate)} ({_range(estimate.low, estimate.high)})"
 
 
 def _range(low: float | None, high: float | None) -> str:
@@ -120,10 +119,11 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def benchmarks(
+    *,
     name: Annotated[
         str | None, typer.Argument(help="Write this benchmark's accuracies as .csv.")
     ] = None,
-    format: Annotated[PlainFormat, typer.Option(help="How to list.")] = PlainFormat.table,
+    format: FormatOption = "table",
 ) -> None:
     """List published accuracies that scores can be evaluated on, with their sources."""
     from transferscope.evaluation import get_benchmark, list_benchmarks
@@ -134,11 +134,11 @@ def benchmarks(
         for dataset, rows in get_benchmark(name).accuracy().items():
             writer.writerows([dataset, encoder, value] for encoder, value in rows.items())
         return
-    if format is PlainFormat.json:
+    if format == "json":
         from dataclasses import asdict
 
         records = [asdict(get_benchmark(known)) for known in list_benchmarks()]
-        sys.stdout.write(json.dumps(records, indent=2, ensure_ascii=False) + "\n")
+        write_line(json.dumps(records, indent=2, ensure_ascii=False))
         return
     for row in map(get_benchmark, list_benchmarks()):
         stdout.print(f"[bold]{row.name}[/]  {escape(row.summary)}", soft_wrap=True)

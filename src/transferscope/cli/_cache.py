@@ -1,4 +1,4 @@
-"""`cache`: the features that were kept."""
+"""`cache`: the features that are stored."""
 
 from __future__ import annotations
 
@@ -9,24 +9,20 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from transferscope.cli._terminal import (
-    StoreOption,
-    short_bytes,
-    stderr,
-    stdout,
-)
+from transferscope.cli._options import StoreOption
+from transferscope.cli._terminal import short_bytes, stderr, stdout
 
 if TYPE_CHECKING:
     from transferscope.storage.feature_store import FeatureStore
 
-cache = typer.Typer(help="Look after the features that were kept.", no_args_is_help=True)
+cache = typer.Typer(help="List, check and delete stored features.", no_args_is_help=True)
 
 
 @cache.command("list")
 def cache_list(store: StoreOption = None) -> None:
-    """Show what is kept, and how large it is."""
-    kept = _store(store)
-    rows = kept.entries()
+    """Show what is stored, and how large it is."""
+    features = _store(store)
+    rows = features.entries()
     table = Table(header_style="bold", pad_edge=False)
     for name in ("key", "data set", "encoder", "layer", "samples", "complete", "size", "last used"):
         table.add_column(name, no_wrap=name in ("key", "size"), overflow="fold")
@@ -43,7 +39,7 @@ def cache_list(store: StoreOption = None) -> None:
         )
     stdout.print(table)
     stdout.print(
-        f"{len(rows)} entries, {short_bytes(sum(r.n_bytes for r in rows))}, in {kept.root}"
+        f"{len(rows)} entries, {short_bytes(sum(r.n_bytes for r in rows))}, in {features.root}"
     )
 
 
@@ -54,7 +50,7 @@ def cache_clear(
     ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Delete kept features: the entries named, or all."""
+    """Delete stored features: the entries named, or all."""
     freed = _store(store).clear(keys or None)
     stdout.print(f"{short_bytes(freed)} freed")
 
@@ -62,12 +58,12 @@ def cache_clear(
 @cache.command("verify")
 def cache_verify(store: StoreOption = None) -> None:
     """Read everything and check it against its checksums; exit status 1 if something is damaged."""
-    kept = _store(store)
+    features = _store(store)
     with stderr.status("reading every file"):
-        damages = kept.verify()
+        damages = features.verify()
     for damage in damages:
         stdout.print(f"[red]damaged[/] {escape(str(damage.file))}: {damage.reason}", soft_wrap=True)
-    stdout.print(f"{len(kept.entries())} entries read, {len(damages)} damaged files")
+    stdout.print(f"{len(features.entries())} entries read, {len(damages)} damaged files")
     if damages:
         stdout.print("They are computed again when they are next needed.")
         raise typer.Exit(1)

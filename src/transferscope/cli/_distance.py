@@ -1,79 +1,40 @@
-"""`distance`, `dataset-factors`: what fine-tuning did to weights, and what goes with it."""
+"""`layer-transferability`, `dataset-factors`: what fine-tuning did to weights, and why."""
 
 from __future__ import annotations
 
-import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from transferscope.cli._options import (
+    DatasetOptions,
+    EncoderOption,
+    ExtractionOptions,
+    FormatOption,
+    PlotOption,
+    ReferenceOption,
+    with_option_records,
+)
 from transferscope.cli._terminal import (
-    BatchOption,
-    DatasetArgument,
-    DeviceOption,
-    LabelOption,
-    MaxOption,
-    PerClassOption,
-    PlainFormat,
-    SeedOption,
-    SkipOption,
-    SplitOption,
-    StoreOption,
-    progress_bar,
     short_count,
+    show_notes,
     stderr,
     stdout,
+    write_figure,
+    write_line,
 )
 from transferscope.errors import InputError, first_few
 from transferscope.results import DatasetFactors, LayerDistances, TransferabilityForecast
 
 if TYPE_CHECKING:
-    from transferscope.extraction import Extracted
+    import pandas as pd
 
 
-class MeasureName(StrEnum):
-    """Distances between weights."""
-
-    mean_abs = "mean_abs"
-    l2 = "l2"
-    relative_l2 = "relative_l2"
-    cosine = "cosine"
-
-
-class GroupName(StrEnum):
-    """Rows of the table."""
-
-    block = "block"
-    parameter = "parameter"
-
-
-class ParametersName(StrEnum):
-    """Which parameters count."""
-
-    weights = "weights"
-    all = "all"
-    with_statistics = "with_statistics"
-
-
-class GapName(StrEnum):
-    """Distances between sets of features."""
-
-    frechet = "frechet"
-    means = "means"
-
-
-class VarianceName(StrEnum):
-    """Scales of the variance within classes."""
-
-    relative = "relative"
-    absolute = "absolute"
-
-
-def distance(
+def layer_transferability(
+    *,
     pretrained: Annotated[
         str,
         typer.Option(
@@ -103,49 +64,51 @@ def distance(
         int, typer.Option(min=0, help="Draws of --arch; 0 for the closed-form expectation.")
     ] = 3,
     measure: Annotated[
-        MeasureName, typer.Option(help="Distance between weights.")
-    ] = MeasureName.mean_abs,
-    group: Annotated[GroupName, typer.Option(help="Rows.")] = GroupName.block,
+        Literal["mean_abs", "l2", "relative_l2", "cosine"],
+        typer.Option(help="Distance between weights."),
+    ] = "mean_abs",
+    group: Annotated[
+        Literal["block", "parameter"], typer.Option(help="Rows of the table.")
+    ] = "block",
     parameters: Annotated[
-        ParametersName,
+        Literal["weights", "all", "with_statistics"],
         typer.Option(help="What counts: weights of convolutions and linear layers, or more."),
-    ] = ParametersName.weights,
+    ] = "weights",
     spectra: Annotated[
         bool, typer.Option("--spectra", help="Spectral norm and effective rank, too (slow).")
     ] = False,
     head: Annotated[str | None, typer.Option(help="Module that is the head.")] = None,
-    format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw it to this .png, .pdf or .svg file.")
-    ] = None,
+    format: FormatOption = "table",
+    plot: PlotOption = None,
 ) -> None:
-    """Say layer by layer how far pre-training carried the weights to where fine-tuning ended."""
-    from transferscope.parameter_distance import architecture, layer_transferability
+    """Show, layer by layer, how much closer pre-training brought the weights to the fine-tuned."""
+    from transferscope.parameter_distance import architecture
+    from transferscope.parameter_distance import layer_transferability as measure_layers
 
     if random is not None and arch is not None:
-        raise InputError("--random and --arch both say where the initialisation comes from: one.")
+        raise InputError(
+            "--random and --arch both name the initialisation; got both. Leave one of them out."
+        )
     with stderr.status("comparing the checkpoints"):
-        found = layer_transferability(
+        found = measure_layers(
             architecture(arch) if arch is not None else random,
             pretrained,
             finetuned,
-            measure=measure.value,
-            group=group.value,
-            parameters=parameters.value,
+            measure=measure,
+            group=group,
+            parameters=parameters,
             seeds=seeds,
             spectra=spectra,
             head=head,
         )
+    if format == "json":
+        write_line(found.to_json())
+    else:
+        _show_layers(found, spectra=spectra)
     if plot is not None:
-        from transferscope.plots import plot_layer_distances, save_figure
+        from transferscope.plots import plot_layer_distances
 
-        save_figure(plot_layer_distances({Path(finetuned).name: found}), plot)
-    if format is PlainFormat.json:
-        sys.stdout.write(found.to_json() + "\n")
-        return
-    _show_layers(found, spectra=spectra)
-    if plot is not None:
-        stdout.print(f"drawn to {escape(str(plot))}", soft_wrap=True)
+        write_figure(plot_layer_distances({Path(finetuned).name: found}), plot)
 
 
 def _number(value: float | None) -> str:
@@ -188,27 +151,24 @@ def _show_layers(found: LayerDistances, *, spectra: bool) -> None:
         f"freeze: drift below {100 * found.freeze_threshold:g} % of the norm; reset: T at most 1",
         soft_wrap=True,
     )
-    for note in found.notes:
-        stdout.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
-    for kind, names in found.unmatched.items():
-        if names:
-            shown = f"{kind.replace('_', ' ')} ({len(names)}): {escape(first_few(names))}"
-            stdout.print(f"[yellow]note[/] {shown}", soft_wrap=True)
+    show_notes(found.notes)
+    show_notes(
+        f"{kind.replace('_', ' ')} ({len(names)}): {first_few(names)}"
+        for kind, names in found.unmatched.items()
+        if names
+    )
 
 
+@with_option_records
 def dataset_factors(
-    dataset: DatasetArgument,
-    encoder: Annotated[
-        str, typer.Option("--encoder", "-e", help="One encoder, as for rank.", show_default=False)
-    ],
-    reference: Annotated[
-        str | None,
-        typer.Option(help="Data set like the encoder's pre-training, for the domain gap."),
-    ] = None,
-    gap: Annotated[GapName, typer.Option(help="Domain gap.")] = GapName.frechet,
+    *,
+    encoder: EncoderOption,
+    reference: ReferenceOption = None,
+    gap: Annotated[Literal["frechet", "means"], typer.Option(help="Domain gap.")] = "frechet",
     variance: Annotated[
-        VarianceName, typer.Option(help="Share of the total variance, or squared units.")
-    ] = VarianceName.relative,
+        Literal["relative", "absolute"],
+        typer.Option(help="Share of the total variance, or squared units."),
+    ] = "relative",
     records: Annotated[
         Path | None,
         typer.Option(
@@ -216,75 +176,48 @@ def dataset_factors(
             "n_samples and transferability, measured the same way."
         ),
     ] = None,
-    format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
-    store: StoreOption = None,
-    split: SplitOption = None,
-    label_column: LabelOption = None,
-    max_samples: MaxOption = None,
-    per_class: PerClassOption = None,
-    skip_unreadable: SkipOption = False,
-    batch_size: BatchOption = 64,
-    device: DeviceOption = None,
-    seed: SeedOption = 0,
+    format: FormatOption = "table",
+    data: DatasetOptions,
+    extraction: ExtractionOptions,
 ) -> None:
     """Measure what of a data set goes with transferability: domain gap, variance, size."""
-    from transferscope.datasets import open_dataset
-    from transferscope.extraction import extract
     from transferscope.parameter_distance import dataset_factors as factors_of
     from transferscope.parameter_distance import predict_transferability
-    from transferscope.storage.feature_store import FeatureStore
 
-    sampling: dict[str, Any] = {"max_samples": max_samples, "per_class": per_class, "seed": seed}
-    data = open_dataset(
-        dataset,
-        split=split,
-        label_column=label_column,
-        skip_unreadable=skip_unreadable,
-        **sampling,
-    )
-    if data.task != "classification":
-        raise InputError(f"{dataset} has no classes, so no variance within them.")
-    sets = [data] if reference is None else [data, open_dataset(reference, seed=seed)]
-    found: list[Extracted] = []
-    with progress_bar() as progress:
-        for one in sets:
-            run = extract(
-                one,
-                [encoder],
-                store=FeatureStore(store),
-                batch_size=batch_size,
-                device=device,
-                seed=seed,
-                progress=progress,
-            )
-            found += list(run)
-    features = [item.embedding(seed).features for item in found]
+    dataset, known = data.open(), data.open_reference(reference)
+    if dataset.task != "classification":
+        raise InputError(
+            f"{data.dataset} has no classes, so no variance within them. "
+            "Choose a data set with classes."
+        )
+    datasets = [dataset] if known is None else [dataset, known]
+    found = extraction.extract_one(datasets, encoder, data.seed)
     factors = factors_of(
-        features[0],
-        data.labels,
-        reference_features=features[1] if reference is not None else None,
-        gap=gap.value,
-        variance=variance.value,
+        found[0].features,
+        dataset.require_labels()[1],
+        reference_features=found[1].features if known is not None else None,
+        gap=gap,
+        variance=variance,
     )
     forecast = None
     if records is not None:
         forecast = predict_transferability(factors, _records(records))
-    if format is PlainFormat.json:
+    if format == "json":
         text = factors.to_json()
         if forecast is not None:
             text = f'{{"factors": {text}, "forecast": {forecast.to_json()}}}'
-        sys.stdout.write(text + "\n")
+        write_line(text)
         return
     _show_factors(factors, forecast)
 
 
-def _records(path: Path) -> Any:
+def _records(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
         return pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as .csv ({error}).") from error
+        raise InputError(f"{path} cannot be read as .csv ({error}). Check the file.") from error
 
 
 def _show_factors(factors: DatasetFactors, forecast: TransferabilityForecast | None) -> None:
@@ -313,5 +246,4 @@ def _show_factors(factors: DatasetFactors, forecast: TransferabilityForecast | N
         stdout.print(table)
         stdout.print(escape(forecast.remark), soft_wrap=True)
         warnings += forecast.warnings
-    for warning in warnings:
-        stdout.print(f"[yellow]note[/] {escape(warning)}", soft_wrap=True)
+    show_notes(warnings)

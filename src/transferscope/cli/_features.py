@@ -1,8 +1,8 @@
-"""`score`, `extract`, `ped`: features at hand, or to be put at hand."""
+"""`score`, `extract`, `trace-ped`: features in files."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Annotated
 
@@ -10,44 +10,46 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from transferscope.cli._terminal import (
-    BatchOption,
-    DatasetArgument,
-    DeviceOption,
+from transferscope.cli._options import (
+    DatasetOptions,
     EncodersOption,
-    LabelOption,
-    MaxOption,
+    ExtractionOptions,
+    FormatOption,
     MetricsOption,
-    PerClassOption,
-    PlainFormat,
+    PlotOption,
     SeedOption,
-    SkipOption,
-    SplitOption,
-    StoreOption,
-    TaskOption,
-    TextOption,
-    progress_bar,
+    with_option_records,
+)
+from transferscope.cli._terminal import (
+    show_failures,
+    show_notes,
     stderr,
     stdout,
+    write_figure,
+    write_line,
 )
+from transferscope.errors import InputError
 from transferscope.results import ScoreTable
-from transferscope.storage.file_names import clean_file_name
+from transferscope.storage import clean_file_name
+
+FeatureFileArgument = Annotated[
+    Path,
+    typer.Argument(
+        help=".npz or .safetensors with features, labels (or targets), and optionally "
+        "source_probabilities, source_logits, reference_features, reference_labels.",
+        show_default=False,
+    ),
+]
 
 
 def score(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help=".npz or .safetensors with features, labels (or targets), and optionally "
-            "source_probabilities, source_logits, reference_features, reference_labels.",
-            show_default=False,
-        ),
-    ],
+    *,
+    file: FeatureFileArgument,
     metrics: MetricsOption = None,
-    format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
+    format: FormatOption = "table",
     seed: SeedOption = 0,
 ) -> None:
-    """Score features that are at hand."""
+    """Score features that are in a file."""
     from transferscope.metrics import DEFAULT_METRICS
     from transferscope.metrics import score as score_features
     from transferscope.storage.feature_files import read_feature_file
@@ -56,8 +58,8 @@ def score(
         table = score_features(
             **read_feature_file(file), metrics=metrics or DEFAULT_METRICS, seed=seed
         )
-    if format is PlainFormat.json:
-        sys.stdout.write(table.to_json() + "\n")
+    if format == "json":
+        write_line(table.to_json())
     else:
         _show_scores(table)
     if not table.scores:
@@ -80,79 +82,45 @@ def _show_scores(table: ScoreTable) -> None:
     stdout.print(shown)
 
 
+@with_option_records
 def extract(
-    dataset: DatasetArgument,
+    *,
     encoders: EncodersOption,
     out: Annotated[Path, typer.Option(help="Folder for the feature files.", show_default=False)],
-    store: StoreOption = None,
-    split: SplitOption = None,
-    label_column: LabelOption = None,
-    text_column: TextOption = None,
-    task: TaskOption = None,
-    max_samples: MaxOption = None,
-    per_class: PerClassOption = None,
-    skip_unreadable: SkipOption = False,
-    batch_size: BatchOption = 64,
-    device: DeviceOption = None,
-    seed: SeedOption = 0,
+    data: DatasetOptions,
+    extraction: ExtractionOptions,
 ) -> None:
     """Write each encoder's features to a file that `score` reads."""
-    from transferscope.datasets import open_dataset
-    from transferscope.encoders import expand_encoders
-    from transferscope.extraction import extract as extract_features
     from transferscope.storage.feature_files import write_feature_file
-    from transferscope.storage.feature_store import FeatureStore
 
-    data = open_dataset(
-        dataset,
-        split=split,
-        label_column=label_column,
-        input_column=text_column,
-        task=task and task.value,  # type: ignore[arg-type]  # Task names them all
-        max_samples=max_samples,
-        per_class=per_class,
-        seed=seed,
-        skip_unreadable=skip_unreadable,
-    )
+    dataset = data.open()
     written: dict[Path, str] = {}
-    noted: dict[str, tuple[str, ...]] = {}
     failed: dict[str, str] = {}
-    with progress_bar() as progress:
-        for item in extract_features(
-            data,
-            expand_encoders(encoders),
-            store=FeatureStore(store),
-            batch_size=batch_size,
-            device=device,
-            seed=seed,
-            progress=progress,
-        ):
-            if item.error is not None:
-                failed[item.identifier] = item.error
-                continue
-            embedding = item.embedding(seed)
-            kept = {"features": embedding.features}
-            key = "labels" if data.task == "classification" else "targets"
-            kept[key] = data.labels
-            if "source_logits" in embedding.inputs and embedding.source.logits is not None:
-                kept["source_logits"] = embedding.source.logits
-            path = _free_name(out, item.identifier, written)
-            about = {"encoder": item.identifier, "dataset": data.name, "split": data.split}
-            write_feature_file(path, kept, about)
-            written[path] = item.identifier
-            noted[item.identifier] = item.warnings
-    for path, identifier in written.items():
-        stdout.print(f"{escape(identifier)}: {escape(str(path))}", soft_wrap=True)
-    for identifier, notes in noted.items():
-        for note in notes:
-            stderr.print(f"[yellow]note[/] {escape(identifier)}: {escape(note)}", soft_wrap=True)
-    for identifier, error in failed.items():
-        stderr.print(f"[red]failed[/] {escape(identifier)}: {escape(error)}", soft_wrap=True)
+    for (item,) in extraction.extract([dataset], encoders, data.seed):
+        if item.error is not None:
+            failed[item.identifier] = item.error
+            continue
+        found = {"features": item.features}
+        if item.labels is not None:
+            found["labels" if dataset.task == "classification" else "targets"] = item.labels
+        if item.logits is not None:
+            found["source_logits"] = item.logits
+        path = _free_name(out, item.identifier, written)
+        facts = {"encoder": item.identifier, "dataset": dataset.name, "split": dataset.split}
+        write_feature_file(path, found, facts)
+        written[path] = item.identifier
+        stdout.print(f"{escape(item.identifier)}: {escape(str(path))}", soft_wrap=True)
+        for note in item.warnings:
+            stderr.print(
+                f"[yellow]note[/] {escape(item.identifier)}: {escape(note)}", soft_wrap=True
+            )
+        item.release()
+    show_failures(failed)
     if not written:
         raise typer.Exit(1)
 
 
-def _free_name(folder: Path, identifier: str, taken: dict[Path, str]) -> Path:
+def _free_name(folder: Path, identifier: str, taken: Container[Path]) -> Path:
     """A file name for an encoder: its identifier without what file systems dislike."""
     stem = clean_file_name(identifier)
     path, number = folder / f"{stem}.safetensors", 2
@@ -161,40 +129,29 @@ def _free_name(folder: Path, identifier: str, taken: dict[Path, str]) -> Path:
     return path
 
 
-def ped(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help=".npz or .safetensors with features, labels and perhaps reference_features.",
-            show_default=False,
-        ),
-    ],
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw it to this .png, .pdf or .svg file.")
-    ] = None,
-    format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
+def trace_ped(
+    *, file: FeatureFileArgument, plot: PlotOption = None, format: FormatOption = "table"
 ) -> None:
     """Show how potential-energy decline (PED) moves the classes."""
-    from transferscope.metrics import trace_ped
+    from transferscope.metrics import trace_ped as trace
     from transferscope.storage.feature_files import read_feature_file
 
     arrays = read_feature_file(file)
-    trace = trace_ped(
+    if "labels" not in arrays:
+        raise InputError(f"{file} must hold labels; it has {', '.join(arrays)}. Add them.")
+    found = trace(
         arrays["features"],
         arrays["labels"],
         reference_features=arrays.get("reference_features"),
     )
+    if format == "json":
+        write_line(found.to_json())
+    else:
+        steps = ", ".join(f"{energy:.4g}" for energy in found.energies)
+        stdout.print(f"{len(found.class_names)} classes; potential energy per step: {steps}")
+        stdout.print(f"displacement of the features (Frobenius norm): {found.displacement:.6g}")
+        show_notes(found.warnings)
     if plot is not None:
-        from transferscope.plots import plot_ped, save_figure
+        from transferscope.plots import plot_ped
 
-        save_figure(plot_ped(trace), plot)
-    if format is PlainFormat.json:
-        sys.stdout.write(trace.to_json() + "\n")
-        return
-    steps = ", ".join(f"{energy:.4g}" for energy in trace.energies)
-    stdout.print(f"{len(trace.class_names)} classes; potential energy per step: {steps}")
-    stdout.print(f"displacement of the features (Frobenius norm): {trace.displacement:.6g}")
-    for warning in trace.warnings:
-        stdout.print(f"[yellow]note[/] {escape(warning)}", soft_wrap=True)
-    if plot is not None:
-        stdout.print(f"drawn to {escape(str(plot))}", soft_wrap=True)
+        write_figure(plot_ped(found), plot)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -11,26 +10,23 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from transferscope.cli._terminal import (
-    PlainFormat,
-    short_count,
-    stderr,
-    stdout,
-)
+from transferscope.cli._options import FormatOption
+from transferscope.cli._terminal import short_count, stderr, stdout, write_line
 
 
 def encoders(
+    *,
     pattern: Annotated[
         str | None, typer.Argument(help="Part of a name, or a pattern such as timm/*dinov2*.")
     ] = None,
-    format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
+    format: FormatOption = "table",
 ) -> None:
     """List encoders that can be asked for by name."""
     from transferscope.encoders import list_encoders
 
     rows = list_encoders(pattern)
-    if format is PlainFormat.json:
-        sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    if format == "json":
+        write_line(json.dumps([asdict(row) for row in rows], indent=2))
         return
     table = Table(header_style="bold", pad_edge=False)
     table.add_column("encoder", no_wrap=True)
@@ -49,14 +45,12 @@ def encoders(
         raise typer.Exit(1)
 
 
-def metrics(
-    format: Annotated[PlainFormat, typer.Option(help="What to write.")] = PlainFormat.table,
-) -> None:
+def metrics(*, format: FormatOption = "table") -> None:
     """List the metrics."""
     from transferscope.metrics import METRICS
 
     rows = list(METRICS.values())
-    if format is PlainFormat.json:
+    if format == "json":
         records = [
             {
                 "name": m.name,
@@ -68,18 +62,13 @@ def metrics(
             }
             for m in rows
         ]
-        sys.stdout.write(json.dumps(records, indent=2, ensure_ascii=False) + "\n")
+        write_line(json.dumps(records, indent=2, ensure_ascii=False))
         return
     table = Table(header_style="bold", pad_edge=False)
-    for name in ("metric", "what it is", "range", "scores", "needs besides"):
+    for name in ("metric", "what it is", "range", "scores", "also needs"):
         table.add_column(name, no_wrap=name == "metric", overflow="fold")
     for m in rows:
         scores = "classes, numbers" if "regression" in m.tasks else "classes"
-        table.add_row(
-            m.name,
-            f"{m.about.summary} ({m.about.publication})",
-            m.about.range,
-            scores,
-            ", ".join(m.needs),
-        )
+        what = f"{m.about.summary} ({m.about.publication})"
+        table.add_row(m.name, what, m.about.range, scores, ", ".join(m.needs))
     stdout.print(table)

@@ -3,92 +3,66 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections import defaultdict
-from enum import StrEnum
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from transferscope.cli._terminal import (
-    BatchOption,
-    DatasetArgument,
-    DeviceOption,
+from transferscope.cli._options import (
+    DatasetOptions,
     EncodersOption,
-    LabelOption,
-    MaxOption,
+    ExtractionOptions,
     MetricsOption,
-    PerClassOption,
-    SeedOption,
-    SkipOption,
-    SplitOption,
-    StoreOption,
-    TaskOption,
-    TextOption,
+    PlotOption,
+    ReferenceOption,
+    with_option_records,
+)
+from transferscope.cli._terminal import (
     progress_bar,
     short_count,
     stdout,
+    write_figure,
+    write_line,
     write_text,
 )
 from transferscope.errors import InputError
-from transferscope.results import Ranking, format_score, score_digits
+from transferscope.results import EncoderResult, Ranking, format_score, score_digits
 
+RankFormat: TypeAlias = Literal["table", "json", "csv", "markdown"]
 
-class RankFormat(StrEnum):
-    """How `rank` shows its result."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-    markdown = "markdown"
-
-
-_SUFFIXES = {
-    ".json": RankFormat.json,
-    ".csv": RankFormat.csv,
-    ".md": RankFormat.markdown,
-    ".txt": RankFormat.table,
+_SUFFIXES: dict[str, RankFormat] = {
+    ".json": "json",
+    ".csv": "csv",
+    ".md": "markdown",
+    ".txt": "table",
 }
 
 
+@with_option_records
 def rank(
-    dataset: DatasetArgument,
+    *,
     encoders: EncodersOption,
     metrics: MetricsOption = None,
     format: Annotated[
         RankFormat | None,
-        typer.Option(help="What to write.  [default: table, or by the ending of --out]"),
+        typer.Option(help="Form of the output.  [default: table, or by the ending of --out]"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write to this file too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file, too.")] = None,
     layers: Annotated[
         str, typer.Option(help="last, mean, best, all, or numbers from 1 with commas between.")
     ] = "last",
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="Draw the scores of each layer to this .png, .pdf or .svg file."),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(help="Data set or corpus like the pre-training task, for +ped, frechet, ..."),
-    ] = None,
-    store: StoreOption = None,
+    plot: PlotOption = None,
+    reference: ReferenceOption = None,
     no_store: Annotated[
-        bool, typer.Option("--no-store", help="Stream: keep no features, for very large data.")
+        bool, typer.Option("--no-store", help="Store no features, for very large data.")
     ] = False,
-    split: SplitOption = None,
-    label_column: LabelOption = None,
-    text_column: TextOption = None,
-    task: TaskOption = None,
-    max_samples: MaxOption = None,
-    per_class: PerClassOption = None,
-    skip_unreadable: SkipOption = False,
-    batch_size: BatchOption = 64,
-    device: DeviceOption = None,
-    seed: SeedOption = 0,
+    data: DatasetOptions,
+    extraction: ExtractionOptions,
 ) -> None:
     """Rank encoders for a data set: which one to fine-tune, and how sure that is."""
     from transferscope.metrics import DEFAULT_METRICS
@@ -101,52 +75,43 @@ def rank(
         )
     with progress_bar() as progress:
         ranking = rank_encoders(
-            dataset,
+            data.open(),
             encoders,
             metrics or DEFAULT_METRICS,
             layers=layers,
-            reference=reference,
-            store=store,
-            keep_features=not no_store,
-            split=split,
-            label_column=label_column,
-            input_column=text_column,
-            task=task and task.value,  # type: ignore[arg-type]  # Task names them all
-            max_samples=max_samples,
-            per_class=per_class,
-            skip_unreadable=skip_unreadable,
-            batch_size=batch_size,
-            device=device,
-            seed=seed,
+            reference=data.open_reference(reference),
+            store=None if no_store else extraction.store or "cache",
+            batch_size=extraction.batch_size,
+            device=extraction.device,
+            seed=data.seed,
             progress=progress,
         )
-    if out is not None:
-        written = format or _SUFFIXES.get(out.suffix, RankFormat.table)
-        write_text(out, _ranking_text(ranking, written))
-    if plot is not None and any(row.layers for row in ranking.encoders):
-        from transferscope.plots import plot_layers, save_figure
-
-        save_figure(plot_layers(ranking), plot)
-    if format in (None, RankFormat.table):
+    if format in (None, "table"):
         show_ranking(ranking, stdout)
         if layers != "best":
             show_layers(ranking, stdout)
     elif out is None:
-        sys.stdout.write(_ranking_text(ranking, format).rstrip("\n") + "\n")
-    if ranking.best.error is not None:
+        write_line(_ranking_text(ranking, format))
+    if out is not None:
+        write_text(out, _ranking_text(ranking, format or _SUFFIXES.get(out.suffix, "table")))
+    if plot is not None and any(row.layers for row in ranking.encoders):
+        from transferscope.plots import plot_layers
+
+        write_figure(plot_layers(ranking), plot)
+    if all(row.error is not None for row in ranking.encoders):
         raise typer.Exit(1)
 
 
 def _ranking_text(ranking: Ranking, format: RankFormat) -> str:
-    if format is RankFormat.json:
+    if format == "json":
         return ranking.to_json()
-    if format is RankFormat.csv:
+    if format == "csv":
         return ranking.to_csv()
-    if format is RankFormat.markdown:
+    if format == "markdown":
         return ranking.to_markdown()
-    paper = io.StringIO()
-    show_ranking(ranking, Console(file=paper, width=200, highlight=False, color_system=None))
-    return paper.getvalue()
+    page = io.StringIO()
+    show_ranking(ranking, Console(file=page, width=200, highlight=False, color_system=None))
+    return page.getvalue()
 
 
 def show_ranking(ranking: Ranking, console: Console) -> None:
@@ -161,22 +126,13 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
     ranked = [row for row in ranking.encoders if row.error is None]
     if ranked:
         console.print(f"ranked by {ranking.ranked_by}; ± is a 95 % interval", soft_wrap=True)
-        layouts = (_ranking_table(ranking, *layout) for layout in _LAYOUTS)
-        endless = console.options.update(width=1000)
+        layouts = (_ranking_table(ranking, **layout) for layout in _LAYOUTS)
+        unbounded = console.options.update(width=1000)
         fitting = (
-            t for t in layouts if console.measure(t, options=endless).maximum <= console.width
+            t for t in layouts if console.measure(t, options=unbounded).maximum <= console.width
         )
-        console.print(next(fitting, None) or _ranking_table(ranking, *_LAYOUTS[-1]))
-    notes = defaultdict(list)
-    for row in ranked:
-        for warning in row.warnings:
-            notes[warning].append(row.encoder)
-        for metric, score in row.scores.items():
-            for warning in score.warnings:
-                notes[f"{metric}: {warning}"].append(row.encoder)
-        for metric, reason in row.skipped.items():
-            notes[f"no {metric}: {reason}"].append(row.encoder)
-    for note, names in notes.items():
+        console.print(next(fitting, None) or _ranking_table(ranking, **_LAYOUTS[-1]))
+    for note, names in _notes(ranked).items():
         who = "all encoders" if len(names) == len(ranked) else ", ".join(names)
         console.print(f"[yellow]note[/] {escape(note)} [dim]({escape(who)})[/]", soft_wrap=True)
     for row in ranking.encoders:
@@ -185,6 +141,20 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
                 f"[red]failed[/] {escape(row.encoder)}: {escape(row.error)}", soft_wrap=True
             )
     console.print(f"[bold]{escape(ranking.advice)}[/]", soft_wrap=True)
+
+
+def _notes(rows: Iterable[EncoderResult]) -> dict[str, list[str]]:
+    """What the scores must be read with, and the encoders that each note is about."""
+    notes = defaultdict(list)
+    for row in rows:
+        for warning in row.warnings:
+            notes[warning].append(row.encoder)
+        for metric, score in row.scores.items():
+            for warning in score.warnings:
+                notes[f"{metric}: {warning}"].append(row.encoder)
+        for metric, reason in row.skipped.items():
+            notes[f"no {metric}: {reason}"].append(row.encoder)
+    return notes
 
 
 def show_layers(ranking: Ranking, console: Console) -> None:
@@ -206,10 +176,14 @@ def show_layers(ranking: Ranking, console: Console) -> None:
 
 
 #: With intervals and facts, without intervals, without both: the first that fits is shown.
-_LAYOUTS = ((True, True), (False, True), (False, False))
+_LAYOUTS = (
+    {"with_intervals": True, "with_facts": True},
+    {"with_intervals": False, "with_facts": True},
+    {"with_intervals": False, "with_facts": False},
+)
 
 
-def _ranking_table(ranking: Ranking, with_intervals: bool, with_facts: bool) -> Table:
+def _ranking_table(ranking: Ranking, *, with_intervals: bool, with_facts: bool) -> Table:
     metrics = ranking.metrics
     digits = {m: score_digits(r.scores.get(m) for r in ranking.encoders) for m in metrics}
     table = Table(header_style="bold", pad_edge=False)

@@ -214,7 +214,9 @@ def _unknown(spec: str) -> UnknownNameError:
     )
 
 
-def expand_encoders(specs: str | Encoder | Sequence[str | Encoder]) -> list[str | Encoder]:
+def expand_encoders(
+    specs: str | Encoder | nn.Module | Sequence[str | Encoder | nn.Module],
+) -> list[str | Encoder | nn.Module]:
     """Turn what a user wrote into a list of single encoders, in order and without repetitions.
 
     Parameters

@@ -1,12 +1,21 @@
 """One pass over a data set for many encoders."""
 
+from transferscope.extraction._extracted import Extracted
+from transferscope.extraction._layers import Layers
 from transferscope.extraction._pass import (
-    Extracted,
-    Layers,
+    Encoders,
     ProgressCallback,
-    chosen_layers,
     extract,
-    numbered_layers,
+    extract_together,
 )
+from transferscope.extraction._sinks import Store
 
-__all__ = ["Extracted", "Layers", "ProgressCallback", "chosen_layers", "extract", "numbered_layers"]
+__all__ = [
+    "Encoders",
+    "Extracted",
+    "Layers",
+    "ProgressCallback",
+    "Store",
+    "extract",
+    "extract_together",
+]

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy.stats
 
-Array = npt.NDArray[Any]
+from transferscope.numerics.arrays import NumpyArray
 
 #: Number of resampled data sets.
 REPLICATES = 2_000
@@ -24,7 +22,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Resampled:
-    """What resampling says of k encoders.
+    """What resampling gives for k encoders.
 
     Attributes
     ----------
@@ -39,16 +37,16 @@ class Resampled:
         Whether it is ahead of the first in more than 5 % of the replicates (even ones count half).
     """
 
-    low: dict[str, Array]
-    high: dict[str, Array]
-    mean_rank: Array
-    p_best: Array
-    tied: Array
+    low: dict[str, NumpyArray]
+    high: dict[str, NumpyArray]
+    mean_rank: NumpyArray
+    p_best: NumpyArray
+    tied: NumpyArray
 
 
 def resample(
-    values: Mapping[str, Array],
-    influences: Mapping[str, Array],
+    values: Mapping[str, NumpyArray],
+    influences: Mapping[str, NumpyArray],
     n_samples: int,
     ranked_by: Sequence[str],
     seed: int,
@@ -102,6 +100,6 @@ def resample(
     )
 
 
-def consensus(scores: Sequence[Array]) -> Array:
+def consensus(scores: Sequence[NumpyArray]) -> NumpyArray:
     """Mean over metrics of the rank along the last axis, 1 = highest score, ties share theirs."""
     return np.asarray(np.mean([scipy.stats.rankdata(-s, axis=-1) for s in scores], axis=0))

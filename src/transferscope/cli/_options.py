@@ -1,0 +1,246 @@
+"""The options that several commands have, each written once.
+
+A command takes options that belong together as one record, such as `DatasetOptions`;
+`with_option_records` shows Typer the record's fields as options of the command.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, get_type_hints
+
+import typer
+
+from transferscope.cli._terminal import progress_bar
+from transferscope.errors import EncoderError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transferscope.datasets import Dataset
+    from transferscope.extraction import Extracted
+
+EncodersOption = Annotated[
+    str,
+    typer.Option(
+        "--encoders",
+        "-e",
+        help="Names with commas between: mini/all, timm/NAME, torchvision/NAME, hf/ID or folder, "
+        "checkpoint:FILE?arch=NAME; or a list: text-base, text-large, vision-base, vision-large, "
+        "vision-ssl.",
+        show_default=False,
+    ),
+]
+_ENCODER = typer.Option(
+    "--encoder", "-e", help="One encoder, named as in `rank`.", show_default=False
+)
+EncoderOption = Annotated[str, _ENCODER]
+OptionalEncoderOption = Annotated[str | None, _ENCODER]
+MetricsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        "-m",
+        help="Names with commas between, each perhaps with +ped; all; all+ped.",
+        show_default=False,
+    ),
+]
+Format: TypeAlias = Literal["table", "json"]
+FormatOption = Annotated[Format, typer.Option("--format", help="Form of the output.")]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option("--plot", help="Draw the result to this .png, .pdf or .svg file."),
+]
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reference", help="Data set (or corpus) like what the encoder was pre-trained on."
+    ),
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="Folder for features.  [default: the user's cache folder]"),
+]
+BatchOption = Annotated[int, typer.Option(min=1, max=512, help="Samples per batch.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """Which data set a command reads, and which part of it."""
+
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="Image folder, .npz, .csv, .json, .parquet, hf/ID or sklearn/digits.",
+            show_default=False,
+        ),
+    ]
+    split: Annotated[
+        str | None, typer.Option(help="Part of the data set, such as test.", show_default=False)
+    ] = None
+    input_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column that holds the texts (or image paths); two, with a comma, are pairs."
+        ),
+    ] = None
+    label_column: Annotated[
+        str | None,
+        typer.Option(help="Column that holds the labels; several, with commas, are targets."),
+    ] = None
+    task: Annotated[
+        Literal["classification", "regression", "multilabel", "tags", "entities"] | None,
+        typer.Option(help="What the labels mean.  [default: recognised from the labels]"),
+    ] = None
+    max_samples: Annotated[
+        int | None, typer.Option(min=1, help="Use a stratified sample of this many.")
+    ] = None
+    per_class: Annotated[
+        int | None, typer.Option(min=2, help="Use at most this many samples of each class.")
+    ] = None
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
+    ] = False
+    seed: SeedOption = 0
+
+    def open(self) -> Dataset:
+        """The part of the data set that was asked for."""
+        return self._open(self.dataset, self.split, sampled=True)
+
+    def open_other(self, source: str, split: str | None) -> Dataset:
+        """Another data set with the same columns, and a sample drawn in the same way."""
+        return self._open(source, split, sampled=True)
+
+    def open_split(self, split: str | None) -> Dataset | None:
+        """All samples of another part of the data set; None where none is named."""
+        return None if split is None else self._open(self.dataset, split, sampled=False)
+
+    def _open(self, source: str, split: str | None, *, sampled: bool) -> Dataset:
+        from transferscope.datasets import open_dataset
+
+        return open_dataset(
+            source,
+            split=split,
+            label_column=self.label_column,
+            input_column=self.input_column,
+            task=self.task,
+            max_samples=self.max_samples if sampled else None,
+            per_class=self.per_class if sampled else None,
+            seed=self.seed,
+            skip_unreadable=self.skip_unreadable,
+        )
+
+    def open_reference(self, source: str | None) -> Dataset | None:
+        """The reference, with the columns of the data set where it has such; None without."""
+        from transferscope.datasets import open_reference
+
+        if source is None:
+            return None
+        return open_reference(
+            source, label_column=self.label_column, input_column=self.input_column
+        )
+
+
+@dataclass(frozen=True)
+class ExtractionOptions:
+    """How features are computed, and where they are kept."""
+
+    store: StoreOption = None
+    batch_size: BatchOption = 64
+    device: DeviceOption = None
+
+    def extract(
+        self, datasets: Sequence[Dataset], encoders: str, seed: int
+    ) -> list[tuple[Extracted, ...]]:
+        """Features of each data set, per encoder, with a progress bar."""
+        from transferscope.extraction import extract_together
+
+        with progress_bar() as progress:
+            return list(
+                extract_together(
+                    datasets,
+                    encoders,
+                    store=self.store or "cache",
+                    batch_size=self.batch_size,
+                    device=self.device,
+                    seed=seed,
+                    progress=progress,
+                )
+            )
+
+    def extract_one(
+        self, datasets: Sequence[Dataset], encoder: str, seed: int
+    ) -> tuple[Extracted, ...]:
+        """Features of each data set under one encoder.
+
+        Raises
+        ------
+        InputError
+            If the name stands for several encoders.
+        EncoderError
+            If it fails on one of the data sets.
+        """
+        from transferscope.encoders import expand_encoders
+
+        names = expand_encoders(encoder)
+        if len(names) != 1:
+            raise InputError(
+                f"--encoder takes one encoder; {encoder!r} stands for {len(names)}. Name one."
+            )
+        (items,) = self.extract(datasets, encoder, seed)
+        for item in items:
+            if item.error is not None:
+                raise EncoderError(f"{item.identifier} failed on {item.dataset.name}: {item.error}")
+        return items
+
+
+def with_option_records(command: Callable[..., None]) -> Callable[..., None]:
+    """Let Typer see the fields of a command's records as its own options.
+
+    Parameters
+    ----------
+    command : callable
+        With keyword-only parameters; those annotated with a dataclass are records.
+
+    Returns
+    -------
+    callable
+        Takes every field by its name, builds the records, and calls the command.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    records = {
+        name: hints[name]
+        for name in inspect.signature(command).parameters
+        if is_dataclass(hints[name])
+    }
+    options: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name not in records:
+            options.append(parameter.replace(annotation=hints[name]))
+            continue
+        field_hints = get_type_hints(records[name], include_extras=True)
+        for one in fields(records[name]):
+            options.append(
+                inspect.Parameter(
+                    one.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=inspect.Parameter.empty if one.default is MISSING else one.default,
+                    annotation=field_hints[one.name],
+                )
+            )
+
+    def call(**given: object) -> None:
+        for name, record in records.items():
+            given[name] = record(**{one.name: given.pop(one.name) for one in fields(record)})
+        command(**given)
+
+    functools.update_wrapper(call, command, assigned=("__module__", "__name__", "__doc__"))
+    vars(call)["__signature__"] = inspect.Signature(options)
+    call.__annotations__ = {option.name: option.annotation for option in options}
+    return call

@@ -1,0 +1,282 @@
+"""Where the features of one layer of an encoder go: into the feature store, or into moments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, TypedDict
+
+import numpy as np
+
+from transferscope.datasets import Dataset
+from transferscope.embedding import INFLUENCE_SAMPLES, ClassMoments, Embedding, TargetMoments
+from transferscope.encoders import Encoder
+from transferscope.extraction import _batches
+from transferscope.extraction._batches import n_shards, shard_rows
+from transferscope.numerics import arrays
+from transferscope.numerics.arrays import NumpyArray
+from transferscope.numerics.sampling import stratified_rows
+from transferscope.storage.feature_store import FeatureStore, StoreEntry
+
+#: Where features are kept: ``"cache"`` is the user's cache folder, anything else a folder or a
+#: store; None: nothing is stored.
+Store: TypeAlias = str | os.PathLike[str] | FeatureStore | None
+
+
+def open_store(store: Store) -> FeatureStore | None:
+    """The feature store that a caller named.
+
+    Parameters
+    ----------
+    store : "cache", path, FeatureStore or None
+        ``"cache"`` is the user's cache folder; None: nothing is stored.
+
+    Returns
+    -------
+    FeatureStore or None
+    """
+    if store is None or isinstance(store, FeatureStore):
+        return store
+    return FeatureStore(None if store == "cache" else store)
+
+
+class Targets(TypedDict, total=False):
+    """The labels of a data set under the name that `Embedding` has for them; empty without."""
+
+    labels: NumpyArray
+    targets: NumpyArray
+
+
+def _targets(task: str | None, labels: NumpyArray | None) -> Targets:
+    if labels is None:
+        return {}
+    return {"labels": labels} if task == "classification" else {"targets": labels}
+
+
+class ReferenceTask(TypedDict, total=False):
+    """What `Embedding` takes of a reference task."""
+
+    reference_features: NumpyArray
+    reference_labels: NumpyArray | None
+
+
+class LayerArrays(TypedDict, total=False):
+    """Arrays of one layer, a row per sample; what an encoder does not give is absent."""
+
+    features: NumpyArray
+    logits: NumpyArray
+    #: tokens that were cut off
+    truncated: NumpyArray
+
+
+class Sink(Protocol):
+    """Where the features of one layer go, shard by shard."""
+
+    def missing(self) -> list[int]:
+        """Shards that are still to be computed."""
+
+    def write(self, shard: int, outputs: Mapping[str, NumpyArray], seconds: float) -> None:
+        """Take the features (and logits) of a shard."""
+
+    def read(self) -> tuple[LayerArrays, NumpyArray | None]:
+        """What was kept, and the labels of these samples."""
+
+    def embedding(self, seed: int, reference: ReferenceTask) -> Embedding:
+        """What was taken, as an embedding, with a reference task."""
+
+    @property
+    def feature_dim(self) -> int:
+        """Dimension of the features."""
+
+    @property
+    def seconds(self) -> float:
+        """Computing time, in seconds."""
+
+    @property
+    def truncated(self) -> tuple[int, int] | None:
+        """How many samples lost tokens and at most how many; None where nothing can be cut off."""
+
+
+class StoreSink:
+    """Keeps all samples in the feature store."""
+
+    def __init__(
+        self, dataset: Dataset, encoder: Encoder, layer: str, device: str, store: FeatureStore
+    ) -> None:
+        # in bfloat16 on a GPU features come out rounded: not the same features as on the CPU
+        kind = device.partition(":")[0]
+        self.entry: StoreEntry = store.entry(
+            dataset=dataset.fingerprint,
+            encoder=encoder.fingerprint + ("" if kind == "cpu" else f"-{kind}"),
+            layer=layer,
+            n_samples=len(dataset),
+            shard_size=_batches.SHARD_ROWS,
+            about={"dataset": dataset.name, "encoder": encoder.identifier},
+        )
+        self.truncated: tuple[int, int] | None = None
+        self._dataset = dataset
+
+    def missing(self) -> list[int]:
+        """Shards that are absent or damaged."""
+        return self.entry.missing()
+
+    def write(self, shard: int, outputs: Mapping[str, NumpyArray], seconds: float) -> None:
+        """Write a shard to the store."""
+        self.entry.write(shard, outputs, seconds)
+
+    def read(self) -> tuple[LayerArrays, NumpyArray | None]:
+        """All samples, read from the store."""
+        kept = _layer_arrays(self.entry.load())
+        if "truncated" in kept:
+            self.truncated = _count_truncated(kept["truncated"])
+        return kept, self._dataset.labels
+
+    def embedding(self, seed: int, reference: ReferenceTask) -> Embedding:
+        """All samples, read from the store."""
+        kept, labels = self.read()
+        return Embedding(
+            kept["features"],
+            source_logits=kept.get("logits"),
+            seed=seed,
+            **_targets(self._dataset.task, labels),
+            **reference,
+        )
+
+    @property
+    def feature_dim(self) -> int:
+        """Columns of the first shard."""
+        return int(self.entry.read(0)["features"].shape[1])
+
+    @property
+    def seconds(self) -> float:
+        """Computing time, in seconds, of whichever run."""
+        return self.entry.seconds
+
+
+@dataclass
+class _SourceCounts:
+    """What `leep` and `nce` need of the encoder's own head, summed over all samples.
+
+    Attributes
+    ----------
+    joint : (C, n_source_classes) float64
+        Sum of the source probabilities per class.
+    counts : (C, n_source_classes) float64
+        How often each class met each most probable source class.
+    """
+
+    joint: NumpyArray
+    counts: NumpyArray
+
+    @classmethod
+    def of(cls, logits: NumpyArray, labels: NumpyArray, n_classes: int) -> _SourceCounts:
+        theta = arrays.softmax(arrays.as_float64(logits))
+        n_source = theta.shape[1]
+        pairs = labels * n_source + theta.argmax(axis=1)
+        counts = np.bincount(pairs, minlength=n_classes * n_source).reshape(n_classes, n_source)
+        return cls(arrays.class_sums(theta, labels, n_classes), counts.astype(np.float64))
+
+    def add(self, other: _SourceCounts) -> None:
+        self.joint += other.joint
+        self.counts += other.counts
+
+
+class StreamSink:
+    """Keeps moments of all samples and the features of a stratified few, in memory."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.seconds, self.feature_dim = 0.0, 0
+        self.truncated: tuple[int, int] | None = None
+        self._n_samples = len(dataset)
+        self._labels: NumpyArray | None = dataset.labels
+        self._targets = _targets(dataset.task, dataset.labels)
+        self._moments: ClassMoments | TargetMoments | None = None
+        self._source: _SourceCounts | None = None
+        self._kept: dict[str, list[NumpyArray]] = {}
+        classes = None
+        if "labels" in self._targets:
+            # numbered without gaps, as Embedding numbers them
+            classes = np.unique(self._targets["labels"], return_inverse=True)[1]
+            self._targets = {"labels": classes}
+            self._moments = ClassMoments()
+        elif "targets" in self._targets:
+            self._targets = {"targets": self._targets["targets"].reshape(len(dataset), -1)}
+            self._moments = TargetMoments()
+        self._rows = stratified_rows(classes, len(dataset), INFLUENCE_SAMPLES, seed)
+        if classes is not None:
+            # a class too rare for a share of the sample is in it all the same: the sample's
+            # classes are those of the moments
+            first = np.unique(classes, return_index=True)[1]
+            rare = np.bincount(classes[self._rows], minlength=len(first)) == 0
+            self._rows = np.union1d(self._rows, first[rare])
+
+    def missing(self) -> list[int]:
+        """All shards: nothing was kept by earlier runs."""
+        return list(range(n_shards(self._n_samples)))
+
+    def write(self, shard: int, outputs: Mapping[str, NumpyArray], seconds: float) -> None:
+        """Add a shard to the moments and keep its share of the sample."""
+        rows = shard_rows(shard, self._n_samples)
+        taken = slice(rows.start, rows.stop)
+        if isinstance(self._moments, ClassMoments):
+            labels = self._targets["labels"][taken]
+            self._moments.update(outputs["features"], labels)
+            if "logits" in outputs:
+                self._count(outputs["logits"], labels)
+        elif self._moments is not None:
+            self._moments.update(outputs["features"], self._targets["targets"][taken])
+        if "truncated" in outputs:
+            before, now = self.truncated or (0, 0), _count_truncated(outputs["truncated"])
+            self.truncated = (before[0] + now[0], max(before[1], now[1]))
+        first, last = np.searchsorted(self._rows, (rows.start, rows.stop))
+        inside = self._rows[first:last] - rows.start
+        for name, values in outputs.items():
+            self._kept.setdefault(name, []).append(values[inside])
+        self.feature_dim = int(outputs["features"].shape[1])
+        self.seconds += seconds
+
+    def _count(self, logits: NumpyArray, labels: NumpyArray) -> None:
+        more = _SourceCounts.of(logits, labels, int(self._targets["labels"].max()) + 1)
+        if self._source is None:
+            self._source = more
+        else:
+            self._source.add(more)
+
+    def read(self) -> tuple[LayerArrays, NumpyArray | None]:
+        """The stratified few."""
+        kept = {name: np.concatenate(parts) for name, parts in self._kept.items()}
+        return _layer_arrays(kept), None if self._labels is None else self._labels[self._rows]
+
+    def embedding(self, seed: int, reference: ReferenceTask) -> Embedding:
+        """Moments of all samples, features of the few."""
+        kept, _ = self.read()
+        targets: Targets = {}
+        if "labels" in self._targets:
+            targets = {"labels": self._targets["labels"][self._rows]}
+        elif "targets" in self._targets:
+            targets = {"targets": self._targets["targets"][self._rows]}
+        return Embedding(
+            kept["features"],
+            source_logits=kept.get("logits"),
+            moments=self._moments,
+            source_joint=None if self._source is None else self._source.joint,
+            source_counts=None if self._source is None else self._source.counts,
+            seed=seed,
+            **targets,
+            **reference,
+        )
+
+
+def _layer_arrays(kept: Mapping[str, NumpyArray]) -> LayerArrays:
+    found: LayerArrays = {"features": kept["features"]}
+    if "logits" in kept:
+        found["logits"] = kept["logits"]
+    if "truncated" in kept:
+        found["truncated"] = kept["truncated"]
+    return found
+
+
+def _count_truncated(truncated: NumpyArray) -> tuple[int, int]:
+    """How many samples lost tokens, and the most that one lost."""
+    return int((truncated > 0).sum()), int(truncated.max())

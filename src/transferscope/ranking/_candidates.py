@@ -1,0 +1,152 @@
+"""The candidates of a ranking: what each metric measures of each encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.stats import rankdata
+
+from transferscope.encoders import POOLED
+from transferscope.errors import FeatureError
+from transferscope.extraction import Extracted
+from transferscope.metrics import EncoderScores, Metric, MetricPlan, measure_all
+from transferscope.numerics import arrays
+from transferscope.numerics.arrays import NumpyArray
+from transferscope.results import EncoderResult, Score
+
+
+@dataclass
+class Candidate:
+    """One encoder before it has a place in the ranking.
+
+    Attributes
+    ----------
+    result : EncoderResult
+        Its scores, without rank and intervals; or why there are none.
+    influences : dict of str to (m,) array
+        Influence of each sample on each score.
+    """
+
+    result: EncoderResult
+    influences: dict[str, NumpyArray] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it cannot be ranked."""
+        return self.result.error is not None
+
+
+def measure_candidate(
+    item: Extracted, reference: Extracted | None, metrics: Sequence[Metric], seed: int
+) -> Candidate:
+    """Score one encoder, by its best layer where there are several.
+
+    Parameters
+    ----------
+    item : Extracted
+    reference : Extracted or None
+        The same encoder's features of the reference.
+    metrics : sequence of Metric
+        Without those that compare encoders.
+    seed : int
+
+    Returns
+    -------
+    Candidate
+        What goes wrong becomes its error.
+    """
+    facts = EncoderResult(
+        encoder=item.identifier,
+        n_parameters=item.n_parameters,
+        feature_dim=item.feature_dim,
+        input_size=item.input_size,
+        samples_per_second=item.samples_per_second,
+        error=item.error,
+    )
+    if item.error is not None:
+        return Candidate(facts)
+    by_layer = {
+        layer: _measure_layer(facts, item, layer, reference, metrics, seed) for layer in item.layers
+    }
+    scores = {layer: one.result.scores for layer, one in by_layer.items() if not one.failed}
+    if not scores:
+        return next(iter(by_layer.values()))
+    best = _best_layer(scores)
+    chosen = by_layer[best]
+    failures = tuple(
+        f"no scores of {layer}: {one.result.error}" for layer, one in by_layer.items() if one.failed
+    )
+    chosen.result = replace(
+        chosen.result,
+        layer=None if list(by_layer) == [POOLED] else best,
+        layers=scores if len(by_layer) > 1 else {},
+        warnings=item.warnings + failures,
+    )
+    return chosen
+
+
+def _measure_layer(
+    facts: EncoderResult,
+    item: Extracted,
+    layer: str,
+    reference: Extracted | None,
+    metrics: Sequence[Metric],
+    seed: int,
+) -> Candidate:
+    scores: dict[str, Score] = {}
+    influences: dict[str, NumpyArray] = {}
+    try:
+        embedding = item.embedding(seed, reference, layer)
+        facts = replace(facts, feature_dim=embedding.n_features)
+        measured, skipped = measure_all(embedding, metrics)
+        for name, (measurement, seconds) in measured.items():
+            influence = arrays.to_numpy(measurement.influence())
+            if np.isfinite(influence).all():
+                scores[name] = Score(measurement.value, measurement.warnings, seconds)
+                influences[name] = influence
+            else:
+                skipped[name] = "its uncertainty came out as NaN or infinity"
+    except (FeatureError, MemoryError, np.linalg.LinAlgError) as error:
+        return Candidate(replace(facts, error=str(error) or "not enough memory to score it"))
+    reason = None if scores else "; ".join(f"{name}: {why}" for name, why in skipped.items())
+    return Candidate(replace(facts, scores=scores, skipped=skipped, error=reason), influences)
+
+
+def _best_layer(scores: Mapping[str, Mapping[str, Score]]) -> str:
+    """The layer of the best mean rank over the metrics that all have; of equals the deepest."""
+    common = set.intersection(*(set(those) for those in scores.values()))
+    if not common:
+        return list(scores)[-1]
+    table = np.array([[scores[layer][name].value for name in sorted(common)] for layer in scores])
+    mean_rank = rankdata(-table, axis=0).mean(axis=1)
+    deepest = int(np.flatnonzero(mean_rank == mean_rank.min())[-1])
+    return list(scores)[deepest]
+
+
+def combine_scores(candidates: Sequence[Candidate], plan: MetricPlan) -> None:
+    """Add the metrics that compare encoders, and remove parts that were not asked for.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+        Those that did not fail; changed in place.
+    plan : MetricPlan
+    """
+    scored = [
+        EncoderScores(dict(c.result.scores), c.influences, dict(c.result.skipped))
+        for c in candidates
+    ]
+    plan.combine(scored)
+    names = [metric.name for metric in plan.asked]
+    for candidate, one in zip(candidates, scored, strict=True):
+        candidate.result = replace(
+            candidate.result,
+            scores=one.scores,
+            skipped=one.skipped,
+            layers={
+                layer: {name: those[name] for name in names if name in those}
+                for layer, those in candidate.result.layers.items()
+            },
+        )
