@@ -169,7 +169,7 @@ def finetune(
                     augment=augment,
                     patience=patience or None,
                     max_gradient_norm=max_gradient_norm,
-                    out=None if out is None else out / _folder_name(encoder),
+                    out=None if out is None else out / clean_file_name(encoder),
                     part=(int(first), int(every)),
                     device=device,
                     seed=data.seed,
@@ -233,10 +233,6 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
         raise InputError(
             f"{option} takes numbers with commas between; got {text!r}. Write 1e-3,1e-2."
         ) from error
-
-
-def _folder_name(encoder: str) -> str:
-    return clean_file_name(encoder)
 
 
 def _show(
