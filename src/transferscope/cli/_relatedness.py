@@ -53,9 +53,6 @@ def relate(
     match: Annotated[
         str, typer.Option(help="How classes are matched: transport, name or random.")
     ] = "transport",
-    method: Annotated[
-        str, typer.Option(help="blocks, or adam: the authors' stochastic procedure.")
-    ] = "blocks",
     tau: Annotated[
         float | None,
         typer.Option(
@@ -92,19 +89,18 @@ def relate(
         raise InputError(f"{reference} holds no labels; a reference task has them.")
     with stderr.status("relating the tasks"):
         result = task_relatedness(
-            known["features"],
-            known["labels"],
             wanted["features"],
             wanted.get("labels"),
-            setting,  # type: ignore[arg-type]  # checked there
+            reference_features=known["features"],
+            reference_labels=known["labels"],
+            setting=setting,  # type: ignore[arg-type]  # checked there
             unlabelled=unlabelled,
             reference_test_features=known.get("test_features"),
             reference_test_labels=known.get("test_labels"),
-            target_test_features=wanted.get("test_features"),
-            target_test_labels=wanted.get("test_labels"),
+            test_features=wanted.get("test_features"),
+            test_labels=wanted.get("test_labels"),
             tau=tau,
             match=match,  # type: ignore[arg-type]
-            method=method,  # type: ignore[arg-type]
             seed=seed,
         )
     if plot is not None:
@@ -115,7 +111,7 @@ def relate(
         sys.stdout.write(result.to_json() + "\n")
         return
     shown = Table(header_style="bold", pad_edge=False)
-    shown.add_column(f"{result.setting}, {result.method}", no_wrap=True)
+    shown.add_column(result.setting, no_wrap=True)
     shown.add_column("value", justify="right", no_wrap=True)
     for name, value in result.to_frame()["value"].dropna().items():
         shown.add_row(str(name).replace("_", " "), f"{value:.4g}")

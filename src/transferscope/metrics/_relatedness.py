@@ -1,4 +1,4 @@
-"""Task-relatedness as a score: minus the bound on the loss of a head carried over from a reference
+"""Task-relatedness as a score: minus the bound on the loss of a head taken over from a reference
 task.
 
 Mehra, Zhang & Hamm, "Understanding the Transferability of Representations via Task-Relatedness",
@@ -8,14 +8,13 @@ NeurIPS 2024.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._metric import Measurement
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 from transferscope.numerics.sampling import stratified_rows
 from transferscope.relatedness import task_relatedness
 
@@ -24,7 +23,11 @@ LIMIT = 5_000
 
 
 def relatedness(
-    features: Any, labels: Any, reference_features: Any, reference_labels: Any
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    reference_features: ArrayLike,
+    reference_labels: ArrayLike,
 ) -> float:
     """Minus the bound on the loss of a head on the target, by its relatedness to a reference task.
 
@@ -63,8 +66,8 @@ def relatedness(
     >>> labels = np.arange(200) % 2
     >>> reference = 4 * np.eye(2)[labels] + rng.standard_normal((200, 2))
     >>> near, far = reference[::-1], rng.standard_normal((200, 2))
-    >>> relatedness(near, labels[::-1], reference, labels) > relatedness(
-    ...     far, labels, reference, labels)
+    >>> known = {"reference_features": reference, "reference_labels": labels}
+    >>> relatedness(near, labels[::-1], **known) > relatedness(far, labels, **known)
     True
 
     References
@@ -80,8 +83,10 @@ def relatedness(
     return measure_relatedness(embedding).value
 
 
-def relatedness_unlabelled(features: Any, reference_features: Any, reference_labels: Any) -> float:
-    """`relatedness` without looking at labels: pseudo-labels of the carried head replace them.
+def relatedness_unlabelled(
+    features: ArrayLike, *, reference_features: ArrayLike, reference_labels: ArrayLike
+) -> float:
+    """`relatedness` without looking at labels: pseudo-labels of the transformed head replace them.
 
     Parameters
     ----------
@@ -115,8 +120,8 @@ def relatedness_unlabelled(features: Any, reference_features: Any, reference_lab
     >>> labels = np.arange(200) % 2
     >>> reference = 4 * np.eye(2)[labels] + rng.standard_normal((200, 2))
     >>> near, far = reference[::-1], rng.standard_normal((200, 2))
-    >>> relatedness_unlabelled(near, reference, labels) > relatedness_unlabelled(
-    ...     far, reference, labels)
+    >>> known = {"reference_features": reference, "reference_labels": labels}
+    >>> relatedness_unlabelled(near, **known) > relatedness_unlabelled(far, **known)
     True
 
     References
@@ -125,7 +130,7 @@ def relatedness_unlabelled(features: Any, reference_features: Any, reference_lab
     """
     embedding = Embedding(
         features,
-        targets=np.arange(len(features)),
+        targets=np.arange(len(arrays.as_array(features))),  # no labels: Embedding wants targets yet
         reference_features=reference_features,
         reference_labels=reference_labels,
     )
@@ -142,7 +147,7 @@ def measure_relatedness_unlabelled(embedding: Embedding) -> Measurement:
     return _measure(embedding, None)
 
 
-def _measure(embedding: Embedding, labels: np.ndarray[Any, Any] | None) -> Measurement:
+def _measure(embedding: Embedding, labels: NumpyArray | None) -> Measurement:
     embedding.total  # noqa: B018  refuses features that say nothing
     reference, reference_labels = (
         embedding.reference_features,
@@ -152,10 +157,10 @@ def _measure(embedding: Embedding, labels: np.ndarray[Any, Any] | None) -> Measu
     columns = stratified_rows(reference_labels, len(reference_labels), LIMIT, embedding.seed)
     xp = arrays.namespace(reference)
     related = task_relatedness(
-        xp.take(reference, arrays.from_numpy(columns, reference), axis=0),
-        reference_labels[columns],
         embedding.take(arrays.from_numpy(rows, reference)),
         None if labels is None else labels[rows],
+        reference_features=xp.take(reference, arrays.from_numpy(columns, reference), axis=0),
+        reference_labels=reference_labels[columns],
         measure_target=False,
         seed=embedding.seed,
     )

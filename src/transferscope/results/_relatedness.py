@@ -19,7 +19,7 @@ class Relatedness:
 
     Attributes
     ----------
-    setting, method : str
+    setting : str
     bound : float
         ``reference_loss + label_mismatch + distribution_mismatch``; never below
         ``transformed_loss``.
@@ -69,7 +69,6 @@ class Relatedness:
     """
 
     setting: str
-    method: str
     bound: float
     reference_loss: float
     label_mismatch: float
@@ -106,7 +105,6 @@ class Relatedness:
         loss, accuracy = self.target_loss, self.target_accuracy
         record = {
             "setting": self.setting,
-            "method": self.method,
             "bound": self.bound,
             "reference_loss": self.reference_loss,
             "label_mismatch": self.label_mismatch,

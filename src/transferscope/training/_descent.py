@@ -29,7 +29,7 @@ from transferscope.datasets import Dataset
 from transferscope.encoders import Preprocessing, TrainableEncoder
 from transferscope.errors import EncoderError, InputError, StoreError
 
-TrainableParts = Literal["full", "last-block", "head"]
+FineTuningMode = Literal["full", "last-block", "head"]
 Augmentation = Literal["none", "shift", "flip"]
 
 #: Bytes of prepared samples that are kept in memory; those beyond are decoded in every epoch.
@@ -42,7 +42,7 @@ HEAD = "target_head."
 
 
 @dataclass(frozen=True)
-class Plan:
+class Hyperparameters:
     """What decides how a run ends."""
 
     learning_rate: float
@@ -50,7 +50,7 @@ class Plan:
     seed: int
     epochs: int
     batch_size: int
-    mode: TrainableParts
+    mode: FineTuningMode
     augment: Augmentation
     patience: int | None
     max_gradient_norm: float | None
@@ -148,7 +148,7 @@ class Objective:
 
 @dataclass
 class Run:
-    """One plan carried out; `train` gives what it came to.
+    """One run with given hyper-parameters; `train` returns its result.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ class Run:
     encoder: TrainableEncoder
     objective: Objective
     parts: dict[str, Data]
-    plan: Plan
+    hyperparameters: Hyperparameters
     folder: Path
     about: str
     progress: Callable[[str, int, int], None] | None = None
@@ -171,7 +171,7 @@ class Run:
     def train(self) -> dict[str, Any]:
         """Run the epochs that are missing, then measure the best one on the test part."""
         finished = self.folder / "run.json"
-        identity = {"about": self.about, "plan": asdict(self.plan)}
+        identity = {"about": self.about, "plan": asdict(self.hyperparameters)}
         if finished.exists():
             record: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
             self._same(record["identity"], identity)
@@ -180,7 +180,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
-                f"{self.folder} cannot be made ({error}); choose another --out."
+                f"{self.folder} cannot be made ({error}); choose another out."
             ) from error
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode") as self._pool:
             result = self._train(identity)
@@ -193,15 +193,15 @@ class Run:
         if json.loads(json.dumps(found)) != json.loads(json.dumps(identity)):
             raise InputError(
                 f"this folder holds another run ({found}) than the one asked for ({identity}). "
-                "Choose another --out, or delete the folder."
+                "Choose another out, or delete the folder."
             )
 
     def _train(self, identity: dict[str, Any]) -> dict[str, Any]:
-        plan, module = self.plan, self.encoder.module
+        hyper, module = self.hyperparameters, self.encoder.module
         width = self.encoder.feature_dim
         device = next(module.parameters()).device
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(plan.seed)
+            torch.manual_seed(hyper.seed)
             self._head = nn.Linear(width, self.objective.n_outputs)
         nn.init.zeros_(self._head.bias)
         self._head.to(device)
@@ -210,21 +210,21 @@ class Run:
         tensors = [*trained.values(), *self._head.parameters()]
         names = [*trained, *(HEAD + name for name, _ in self._head.named_parameters())]
         optimiser = torch.optim.AdamW(
-            tensors, lr=plan.learning_rate, betas=(0.9, 0.999), weight_decay=plan.weight_decay
+            tensors, lr=hyper.learning_rate, betas=(0.9, 0.999), weight_decay=hyper.weight_decay
         )
         targets = {
             name: self.objective.targets(p.dataset).to(device) for name, p in self.parts.items()
         }
         n = len(self.parts["train"].dataset)
-        per_epoch = math.ceil(n / plan.batch_size)
-        total = per_epoch * plan.epochs
+        per_epoch = math.ceil(n / hyper.batch_size)
+        total = per_epoch * hyper.epochs
         history: list[dict[str, float]] = self._resume(identity, names, tensors, optimiser)
-        for epoch in range(len(history), plan.epochs):
+        for epoch in range(len(history), hyper.epochs):
             if self._out_of_patience(history):
                 break
             start = time.perf_counter()
             if self.progress is not None:
-                self.progress(f"{self.encoder.identifier}, {plan.name}", epoch, plan.epochs)
+                self.progress(f"{self.encoder.identifier}, {hyper.name}", epoch, hyper.epochs)
             loss = self._epoch(epoch, per_epoch, total, optimiser, tensors, targets["train"])
             outputs, norms = self._outputs("validation", targets["validation"])
             value = self.objective.value(outputs, targets["validation"].cpu())
@@ -242,7 +242,7 @@ class Run:
                     "seconds": time.perf_counter() - start,
                 }
             )
-            if max(history, key=merit) is history[-1]:
+            if max(history, key=validation_order) is history[-1]:
                 save_tensors(self.folder / "best.safetensors", self._weights())
             self._save_last(identity, names, tensors, optimiser, history)
             self._log(history)
@@ -253,7 +253,7 @@ class Run:
     def _result(
         self, history: list[dict[str, float]], targets: dict[str, Tensor]
     ) -> dict[str, Any]:
-        best = max(history, key=merit)
+        best = max(history, key=validation_order)
         diverged = not math.isfinite(best["validation"])
         result: dict[str, Any] = {
             "epoch": best["epoch"],
@@ -275,7 +275,7 @@ class Run:
 
     def _choose_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters that the mode trains, by name; sets gradients on them and on no others."""
-        module, mode = self.encoder.module, self.plan.mode
+        module, mode = self.encoder.module, self.hyperparameters.mode
         module.requires_grad_(False)
         module.eval()
         self._training: list[nn.Module] = []
@@ -317,8 +317,8 @@ class Run:
         tensors: list[nn.Parameter],
         targets: Tensor,
     ) -> float:
-        plan, data = self.plan, self.parts["train"]
-        rng = np.random.default_rng([plan.seed, epoch])
+        hyper, data = self.hyperparameters, self.parts["train"]
+        rng = np.random.default_rng([hyper.seed, epoch])
         order = rng.permutation(len(targets))
         for part in self._training:
             part.training = True
@@ -326,12 +326,12 @@ class Run:
         with torch.random.fork_rng(devices=_cuda_devices(targets)):
             torch.manual_seed(int(rng.integers(2**62)))
             for step, rows in enumerate(np.array_split(order, per_epoch)):
-                rate = plan.learning_rate * _schedule((epoch * per_epoch + step) / total)
+                rate = hyper.learning_rate * _schedule((epoch * per_epoch + step) / total)
                 for group in optimiser.param_groups:
                     group["lr"] = rate
                 batch = data.batch(rows.tolist(), self._pool)
-                if plan.augment != "none":
-                    batch = augmented(batch, plan.augment == "flip", rng)
+                if hyper.augment != "none":
+                    batch = augmented(batch, hyper.augment == "flip", rng)
                 given = targets[torch.from_numpy(rows).to(targets.device)]
                 outputs = self._head(self._features(batch))
                 loss = self.objective.loss(outputs, given)
@@ -346,13 +346,13 @@ class Run:
 
     @torch.no_grad()
     def _bound_head(self) -> None:
-        """Scale the head so that no sample's loss has a longer gradient than the plan allows.
+        """Scale the head so that no sample's loss has a longer gradient than `max_gradient_norm`.
 
         The gradient of a cross-entropy is a mean of differences between the weights of two
         classes, so it is never longer than the longest of these; that of k binary ones is no
         longer than the spectral norm of the weights over sqrt(k).
         """
-        limit, weight = self.plan.max_gradient_norm, self._head.weight
+        limit, weight = self.hyperparameters.max_gradient_norm, self._head.weight
         if limit is None:
             return
         if self.objective.task == "classification":
@@ -362,7 +362,7 @@ class Run:
         weight.mul_((limit / longest).clamp(max=1.0))
 
     def _features(self, batch: Any) -> Tensor:
-        if self.plan.mode == "head":
+        if self.hyperparameters.mode == "head":
             with torch.no_grad():
                 return self.encoder.forward(batch)
         return self.encoder.forward(batch)
@@ -370,7 +370,7 @@ class Run:
     def _outputs(self, part: str, targets: Tensor) -> tuple[Tensor, float]:
         """Outputs of the head for all samples of a part, and the largest gradient norm."""
         data, outputs, largest = self.parts[part], [], 0.0
-        size = 2 * self.plan.batch_size
+        size = 2 * self.hyperparameters.batch_size
         with torch.no_grad():
             for at in range(0, len(targets), size):
                 rows = range(at, min(at + size, len(targets)))
@@ -381,10 +381,10 @@ class Run:
         return torch.cat(outputs), largest
 
     def _out_of_patience(self, history: list[dict[str, float]]) -> bool:
-        if self.plan.patience is None or not history:
+        if self.hyperparameters.patience is None or not history:
             return False
-        best = max(range(len(history)), key=lambda i: merit(history[i]))
-        return len(history) - 1 - best >= self.plan.patience
+        best = max(range(len(history)), key=lambda i: validation_order(history[i]))
+        return len(history) - 1 - best >= self.hyperparameters.patience
 
     # -- what is kept ---------------------------------------------------------------------------
 
@@ -461,7 +461,7 @@ class Run:
         _write_text(self.folder / "log.csv", "\n".join(lines) + "\n")
 
 
-def merit(row: Mapping[str, float]) -> tuple[float, float]:
+def validation_order(row: Mapping[str, float]) -> tuple[float, float]:
     """What epochs and runs are compared by: the measure, then the loss, both on validation."""
     return row["validation"], -row["validation_loss"]
 
@@ -480,7 +480,7 @@ def save_tensors(
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise StoreError(f"{path} cannot be written ({error}); choose another --out.") from error
+        raise StoreError(f"{path} cannot be written ({error}); choose another out.") from error
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -489,7 +489,7 @@ def _write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error}); choose another --out.") from error
+        raise StoreError(f"{path} cannot be written ({error}); choose another out.") from error
 
 
 def _schedule(progress: float) -> float:

@@ -162,7 +162,7 @@ def finetune(
                 f"every run of {trained.identifier} on {train.name} diverged (learning rates "
                 f"{list(learning_rates)}). Give smaller ones."
             )
-        best = max(finished, key=_merit)
+        best = max(finished, key=_validation_order)
         chosen = [best]
         if part == (1, 1):
             chosen += [
@@ -285,20 +285,20 @@ class _Sweep:
 
     def run(self, learning_rate: float, weight_decay: float, seed: int) -> TrainingRun:
         """Carry out one run, or read what came of it."""
-        from transferscope.training._descent import Plan, Run
+        from transferscope.training._descent import Hyperparameters, Run
 
-        plan = Plan(learning_rate, weight_decay, seed, **self.settings)
+        chosen = Hyperparameters(learning_rate, weight_decay, seed, **self.settings)
         self.encoder.module.load_state_dict(self.initial)
         run = Run(
             self.encoder,
             self.objective,
             self.data,
-            plan,
-            self.folder / plan.name,
+            chosen,
+            self.folder / chosen.name,
             self.about,
             self.progress,
         )
-        return TrainingRun(learning_rate, weight_decay, seed, folder=plan.name, **run.train())
+        return TrainingRun(learning_rate, weight_decay, seed, folder=chosen.name, **run.train())
 
 
 def _trainable(spec: str | Encoder | nn.Module, device: str | None) -> TrainableEncoder:
@@ -314,7 +314,7 @@ def _trainable(spec: str | Encoder | nn.Module, device: str | None) -> Trainable
     return encoder  # type: ignore[return-value]
 
 
-def _merit(run: TrainingRun) -> tuple[float, float]:
+def _validation_order(run: TrainingRun) -> tuple[float, float]:
     assert run.validation is not None
     assert run.validation_loss is not None
     return run.validation, -run.validation_loss
@@ -370,7 +370,7 @@ def refuse_other_classes(train: Dataset, test: Dataset) -> None:
         raise InputError(
             f"train and test must have the same classes; {train.name} ({train.split}) has "
             f"{train.n_classes}, {test.name} ({test.split}) has {test.n_classes}, or their names "
-            "differ. Give parts with the same classes, or leave --test-split out."
+            "differ. Give parts with the same classes, or leave test out."
         )
 
 
