@@ -14,6 +14,7 @@ from transferscope.metrics._metric import Measurement
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 from transferscope.numerics.minimise import minimise
+from transferscope.numerics.sampling import by_class
 from transferscope.numerics.softmax_regression import log_probabilities, penalised_loss
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -130,12 +131,10 @@ def _split(
     m = labels.size
     shuffled = by_distance[np.random.default_rng(seed).permutation(m)]
     test, validation = np.zeros(m, dtype=bool), np.zeros(m, dtype=bool)
-    for c in np.unique(labels):
-        members = shuffled[labels[shuffled] == c]
-        n_test = max(round(TEST * members.size), 1) if members.size > 1 else 0
-        n_validation = round(VALIDATION * members.size)
-        test[members[:n_test]] = True
-        validation[members[n_test : n_test + n_validation]] = True
+    rows, place, size = by_class(labels, shuffled)
+    n_test = np.where(size > 1, np.maximum(np.rint(TEST * size), 1), 0)
+    test[rows[place < n_test]] = True
+    validation[rows[(place >= n_test) & (place < n_test + np.rint(VALIDATION * size))]] = True
     return ~(test | validation), validation, test
 
 

@@ -11,6 +11,7 @@ import scipy.optimize
 from transferscope.errors import FeatureError, InputError, first_few
 from transferscope.numerics import arrays, checks
 from transferscope.numerics.arrays import Array
+from transferscope.numerics.sampling import by_class
 from transferscope.relatedness._head import Numbers, beside
 from transferscope.relatedness._transform import Side, class_means
 from transferscope.relatedness._transport import Ids
@@ -144,12 +145,8 @@ def _rows(matrix: Array, rows: Ids) -> Array:
 
 def _divided(rows: Ids, ids: Ids, share: float, rng: np.random.Generator) -> tuple[Ids, Ids]:
     """Rows in two parts, the second with about `share` of each class and at least one of it."""
-    shuffled = rng.permutation(rows)
-    order = shuffled[np.argsort(ids[shuffled], kind="stable")]
-    counts = np.bincount(ids[order])
-    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    second = np.maximum(1, np.rint(share * counts)).astype(np.int64)
-    out = place < np.repeat(second, counts)
+    order, place, size = by_class(ids, rng.permutation(rows))
+    out = place < np.maximum(1, np.rint(share * size))
     return np.sort(order[~out]), np.sort(order[out])
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from transferscope.datasets import Dataset
 from transferscope.encoders import (
@@ -22,6 +21,7 @@ from transferscope.encoders import (
     refuse_other_modality,
 )
 from transferscope.errors import EncoderError, InputError, require
+from transferscope.numerics.sampling import by_class
 from transferscope.results import FineTuningResult, TrainingRun
 
 if TYPE_CHECKING:
@@ -396,12 +396,9 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datase
     n = len(dataset)
     classes = dataset.labels if dataset.task == "classification" else np.zeros(n, dtype=np.int64)
     order = np.random.default_rng([seed, 1]).permutation(n)
-    out: list[npt.NDArray[np.int64]] = []
-    for c in np.unique(classes):
-        members = order[classes[order] == c]
-        out.append(members[: min(round(share * members.size), members.size - 1)])
+    rows, place, size = by_class(classes, order)
     chosen = np.zeros(n, dtype=bool)
-    chosen[np.concatenate(out)] = True
+    chosen[rows[place < np.minimum(np.rint(share * size), size - 1)]] = True
     if not chosen.any():
         raise InputError(
             f"{dataset.name} has {n} samples in {dataset.n_classes} classes: too few to hold some "
