@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,22 +18,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
-from transferscope.datasets import Dataset
-from transferscope.encoders import Preprocessing, TrainableEncoder
+from transferscope.encoders import TrainableEncoder
 from transferscope.errors import EncoderError, InputError, StoreError
+from transferscope.training._data import Data, augmented
+from transferscope.training._objective import Objective
+from transferscope.training._saving import save_tensors, write_text
 
 FineTuningMode = Literal["full", "last-block", "head"]
 Augmentation = Literal["none", "shift", "flip"]
 
-#: Bytes of prepared samples that are kept in memory; those beyond are decoded in every epoch.
-KEPT_BYTES = 2 * 2**30
 #: Share of all steps over which the learning rate rises, before it falls along a cosine.
 WARM_UP = 0.1
 #: Gradients longer than this are shortened to it.
@@ -59,91 +56,6 @@ class Hyperparameters:
     def name(self) -> str:
         """Name of its folder."""
         return f"lr{self.learning_rate:g}-wd{self.weight_decay:g}-seed{self.seed}"
-
-
-@dataclass
-class Data:
-    """A data set as one encoder wants it: prepared once, and kept while memory allows."""
-
-    dataset: Dataset
-    preprocessing: Preprocessing
-
-    def __post_init__(self) -> None:
-        self._kept: dict[int, Any] = {}
-        self._room = KEPT_BYTES
-
-    def batch(self, rows: Sequence[int], pool: ThreadPoolExecutor) -> Any:
-        """Collated samples of these rows."""
-        absent = [row for row in rows if row not in self._kept]
-        fresh = dict(zip(absent, pool.map(self._prepare, absent), strict=True))
-        for row, sample in fresh.items():
-            size = getattr(sample, "nbytes", None) or 4096
-            if self._room >= size:
-                self._room -= size
-                # a copy: the prepared image may be a view of a larger one
-                self._kept[row] = sample.copy() if isinstance(sample, np.ndarray) else sample
-        return self.preprocessing.collate([fresh.get(r, self._kept.get(r)) for r in rows])
-
-    def _prepare(self, row: int) -> Any:
-        return self.preprocessing.prepare(self.dataset[row])
-
-
-class Objective:
-    """What is minimised and what is measured, by the task of the data set."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.task = dataset.task
-        self.measure = {
-            "classification": "accuracy",
-            "regression": "r2",
-            "multilabel": "mean_average_precision",
-        }[self.task]
-        targets = dataset.labels.reshape(len(dataset), -1)
-        self.n_outputs = dataset.n_classes if self.task == "classification" else targets.shape[1]
-        if self.task == "regression":
-            self.mean = torch.from_numpy(targets.mean(axis=0)).float()
-            self.spread = torch.from_numpy(np.maximum(targets.std(axis=0), 1e-12)).float()
-
-    def targets(self, dataset: Dataset) -> Tensor:
-        """Labels as the loss wants them."""
-        labels = torch.from_numpy(dataset.labels.copy())
-        if self.task == "classification":
-            return labels
-        labels = labels.float().reshape(len(dataset), -1)
-        return (labels - self.mean) / self.spread if self.task == "regression" else labels
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean over the batch."""
-        if self.task == "classification":
-            return functional.cross_entropy(outputs, targets)
-        if self.task == "regression":
-            return functional.mse_loss(outputs, targets)
-        return functional.binary_cross_entropy_with_logits(outputs, targets)
-
-    def gradient_norms(self, outputs: Tensor, targets: Tensor, head: nn.Linear) -> Tensor:
-        """Length of each sample's gradient of the loss in its features, in closed form."""
-        if self.task == "classification":
-            error = outputs.softmax(dim=1) - functional.one_hot(targets, outputs.shape[1])
-        elif self.task == "regression":
-            error = 2 * (outputs - targets) / outputs.shape[1]
-        else:
-            error = (outputs.sigmoid() - targets) / outputs.shape[1]
-        norms: Tensor = (error @ head.weight).norm(dim=1)
-        return norms
-
-    def value(self, outputs: Tensor, targets: Tensor) -> float:
-        """Accuracy, R² (mean over outputs) or mean average precision; higher is better."""
-        if self.task == "classification":
-            return float((outputs.argmax(dim=1) == targets).double().mean())
-        if self.task == "regression":
-            residual = (outputs - targets).double().square().sum(dim=0)
-            total = (targets - targets.mean(dim=0)).double().square().sum(dim=0)
-            return float((1 - residual / total.clamp_min(1e-12)).mean())
-        from sklearn.metrics import average_precision_score
-
-        occurring = (targets.sum(dim=0) > 0).numpy()
-        truth, scores = targets.numpy()[:, occurring], outputs.numpy()[:, occurring]
-        return float(average_precision_score(truth, scores, average="macro"))
 
 
 @dataclass
@@ -184,7 +96,7 @@ class Run:
             ) from error
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode") as self._pool:
             result = self._train(identity)
-        _write_text(finished, json.dumps({"identity": identity, "result": result}, indent=2))
+        write_text(finished, json.dumps({"identity": identity, "result": result}, indent=2))
         (self.folder / "last.safetensors").unlink(missing_ok=True)
         return result
 
@@ -458,38 +370,12 @@ class Run:
     def _log(self, history: list[dict[str, float]]) -> None:
         lines = [",".join(history[0])]
         lines += [",".join(f"{value:.6g}" for value in row.values()) for row in history]
-        _write_text(self.folder / "log.csv", "\n".join(lines) + "\n")
+        write_text(self.folder / "log.csv", "\n".join(lines) + "\n")
 
 
 def validation_order(row: Mapping[str, float]) -> tuple[float, float]:
     """What epochs and runs are compared by: the measure, then the loss, both on validation."""
     return row["validation"], -row["validation_loss"]
-
-
-def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None
-) -> None:
-    """Write tensors of any device to a safetensors file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.tmp")
-    # clones: tied weights share memory, which safetensors refuses
-    copies = {name: value.cpu().clone().contiguous() for name, value in tensors.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(copies, partial, metadata=about)
-        partial.chmod(0o644)  # safetensors writes files that only their owner may read
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise StoreError(f"{path} cannot be written ({error}); choose another out.") from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error}); choose another out.") from error
 
 
 def _schedule(progress: float) -> float:
@@ -501,28 +387,6 @@ def _schedule(progress: float) -> float:
 
 def _cuda_devices(tensor: Tensor) -> list[torch.device]:
     return [tensor.device] if tensor.device.type == "cuda" else []
-
-
-def augmented(
-    images: npt.NDArray[np.uint8], mirror: bool, rng: np.random.Generator
-) -> npt.NDArray[np.uint8]:
-    """Shift each image by up to an eighth of its side, edges reflected; mirror every second one."""
-    if not (isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype == np.uint8):
-        raise InputError("only images can be augmented; use augment='none'.")
-    n, height, width, _ = images.shape
-    reach = max(1, min(height, width) // 8)
-    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
-    tops, lefts = rng.integers(0, 2 * reach + 1, size=(2, n))
-    shifted = np.stack(
-        [
-            image[top : top + height, left : left + width]
-            for image, top, left in zip(padded, tops, lefts, strict=True)
-        ]
-    )
-    if mirror:
-        turned = rng.random(n) < 0.5
-        shifted[turned] = shifted[turned, :, ::-1]
-    return shifted
 
 
 @contextmanager

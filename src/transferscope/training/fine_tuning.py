@@ -234,7 +234,7 @@ progress
         As `finetune` does.
     """
     require("torch", extra="vision", purpose="pre-train")
-    from transferscope.training._descent import save_tensors
+    from transferscope.training._saving import save_tensors
 
     folder = Path(out)
     loaded = _trainable(encoder, device)
@@ -274,7 +274,8 @@ class _Sweep:
         initial: dict[str, Any],
         progress: ProgressCallback | None,
     ) -> None:
-        from transferscope.training._descent import Data, Objective
+        from transferscope.training._data import Data
+        from transferscope.training._objective import Objective
 
         self.encoder, self.settings, self.folder = encoder, settings, folder
         self.initial, self.progress = initial, progress
