@@ -18,8 +18,8 @@ import time
 import numpy as np
 import ot  # noqa: F401  loaded beforehand: its import takes seconds
 
+from relatedness_adam import learn_by_adam
 from transferscope.relatedness import _bound, task_relatedness
-from transferscope.relatedness._adam import learn_by_adam
 from transferscope.relatedness._head import train_head
 from transferscope.relatedness._sides import match_classes, prepare
 from transferscope.relatedness._transform import label_map, learn_transform
@@ -64,8 +64,8 @@ def side_by_side(seeds, iterations):
         mix = np.eye(d) + 0.3 * rng.standard_normal((d, d)) / np.sqrt(d)
         z, y = task(2 * seed + 10, 6000, d, 10)
         x, t = task(2 * seed + 11, 5000, d, 10, mix)
-        reference = prepare(z, y, None, None, "reference", None, seed, [])
-        target = prepare(x, t, None, None, "target", z, seed + 1, [])
+        reference = prepare(z, y, None, None, "reference_", None, seed, [])
+        target = prepare(x, t, None, None, "", z, seed + 1, [])
         _, shares = match_classes(reference, target, "transport", None, seed)
         head = train_head(*reference.learn, 10, 0.2, reference.judge)
         for setting in ("learned_a", "learned_all"):
@@ -115,7 +115,7 @@ def large():
     z, y = task(0, n, d, n_classes, dtype=np.float32)
     x, t = task(1, n, d, n_classes, mix, dtype=np.float32)
     start = time.perf_counter()
-    result = task_relatedness(z, y, x, t)
+    result = task_relatedness(x, t, reference_features=z, reference_labels=y)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(

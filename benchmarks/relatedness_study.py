@@ -98,10 +98,10 @@ def study(data, out):
             features, classes = seen(encoder, data, target, split)
             for kind in KINDS:
                 found = task_relatedness(
-                    known,
-                    labels,
                     next(iter(features.values())),
                     classes,
+                    reference_features=known,
+                    reference_labels=labels,
                     unlabelled=kind == "no labels",
                 )
                 lines.append(row(reference, target, kind, found))
@@ -143,10 +143,10 @@ def zoo(data):
         for kind in KINDS:
             values = [
                 -task_relatedness(
-                    known[name],
-                    labels,
                     features[name],
                     classes,
+                    reference_features=known[name],
+                    reference_labels=labels,
                     unlabelled=kind == "no labels",
                     measure_target=False,
                 ).bound

@@ -31,7 +31,7 @@ NEW = {"domain_gap": 1.0, "intraclass_variance": 0.2, "n_samples": 3000}
 
 def test_domain_gap_is_the_metric_frechet_negated():
     assert domain_gap(FEATURES, reference_features=REFERENCE) == pytest.approx(
-        -frechet(FEATURES, REFERENCE)
+        -frechet(FEATURES, reference_features=REFERENCE)
     )
     assert domain_gap(FEATURES, reference_features=FEATURES) == pytest.approx(0, abs=1e-12)
     step = FEATURES.mean(axis=0) - REFERENCE.mean(axis=0)

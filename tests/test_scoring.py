@@ -108,7 +108,7 @@ def test_without_labels_only_metrics_that_need_none():
     alone = score(features, metrics="energy", source_logits=logits)
     assert alone["energy"] == transferscope.metrics.energy(logits)
     assert table["frechet"] == transferscope.metrics.frechet(
-        features, reference["reference_features"]
+        features, reference_features=reference["reference_features"]
     )
     assert "needs labels or targets" in table.skipped["logme"]
 

@@ -21,7 +21,8 @@ from transferscope.datasets import open_dataset  # noqa: E402
 from transferscope.encoders import ImagePreprocessing, from_module, load_encoder  # noqa: E402
 from transferscope.errors import EncoderError, FeatureError, InputError, StoreError  # noqa: E402
 from transferscope.training import finetune, fit_logistic, pretrain, probe  # noqa: E402
-from transferscope.training._descent import Data, Objective, augmented  # noqa: E402
+from transferscope.training._data import Data, augmented  # noqa: E402
+from transferscope.training._objective import Objective  # noqa: E402
 from transferscope.training.fine_tuning import hold_out  # noqa: E402
 
 ENCODER = "mini/resnet-random"
@@ -362,7 +363,7 @@ def test_prepared_samples_beyond_the_room_are_decoded_again(train, monkeypatch):
     preprocessing = load_encoder(ENCODER).preprocessing
     with ThreadPoolExecutor(1) as pool:
         plenty = Data(train, preprocessing).batch(range(9), pool)
-        monkeypatch.setattr("transferscope.training._descent.KEPT_BYTES", 3 * 32 * 32 * 3)
+        monkeypatch.setattr("transferscope.training._data.KEPT_BYTES", 3 * 32 * 32 * 3)
         tight = Data(train, preprocessing)
         for _ in range(2):
             assert np.array_equal(tight.batch(range(9), pool), plenty)

@@ -75,27 +75,40 @@ def test_equals_the_literal_formula(name):
     cost = reference.distances(features, reference_features)
     plan = reference.least_plan(cost)
     entropy = reference.conditional_entropy(plan, labels, reference_labels)
-    given = SHAPES[name]
-    assert ot_nce(*given) == pytest.approx(-entropy, rel=1e-7, abs=1e-9)
-    assert otce(*given, entropy_weight=0.0) == pytest.approx(-(plan * cost).sum(), rel=1e-7)
-    both = otce(*given, cost_weight=0.3, entropy_weight=2.0)
+    given = {
+        "features": features,
+        "labels": labels,
+        "reference_features": reference_features,
+        "reference_labels": reference_labels,
+    }
+    assert ot_nce(**given) == pytest.approx(-entropy, rel=1e-7, abs=1e-9)
+    assert otce(**given, entropy_weight=0.0) == pytest.approx(-(plan * cost).sum(), rel=1e-7)
+    both = otce(**given, cost_weight=0.3, entropy_weight=2.0)
     assert both == pytest.approx(-0.3 * (plan * cost).sum() - 2 * entropy, rel=1e-7)
-    assert otce(*given) == pytest.approx(-(plan * cost).sum() - entropy, rel=1e-7)
+    assert otce(**given) == pytest.approx(-(plan * cost).sum() - entropy, rel=1e-7)
 
 
 def test_names_of_reference_classes_say_nothing():
     features, labels, reference_features, reference_labels = SHAPES["more samples"]
     names = np.array(["ant", "bee", "cat", "dog"])[reference_labels]
-    expected = ot_nce(features, labels, reference_features, reference_labels)
-    assert ot_nce(features, labels, reference_features, names) == pytest.approx(expected, rel=1e-12)
+    expected = ot_nce(
+        features, labels, reference_features=reference_features, reference_labels=reference_labels
+    )
+    assert ot_nce(
+        features, labels, reference_features=reference_features, reference_labels=names
+    ) == pytest.approx(expected, rel=1e-12)
 
 
 def test_bounds():
     features, labels, *_ = task(30, 12, 3)
-    assert otce(features, labels, features, labels) == 0.0
-    assert ot_nce(features, labels, features, labels) == 0.0
+    assert otce(features, labels, reference_features=features, reference_labels=labels) == 0.0
+    assert ot_nce(features, labels, reference_features=features, reference_labels=labels) == 0.0
     shuffled = np.random.default_rng(0).permutation(labels)
-    assert -math.log(3) <= ot_nce(features, shuffled, features, labels) < 0
+    assert (
+        -math.log(3)
+        <= ot_nce(features, shuffled, reference_features=features, reference_labels=labels)
+        < 0
+    )
 
 
 def test_one_plan_serves_both(monkeypatch):
@@ -151,19 +164,29 @@ def test_streamed():
 def test_what_cannot_be_scored_is_refused():
     features, labels, reference_features, reference_labels = SHAPES["more samples"]
     with pytest.raises(InputError, match="columns"):
-        otce(features, labels, reference_features[:, :2], reference_labels)
+        otce(
+            features,
+            labels,
+            reference_features=reference_features[:, :2],
+            reference_labels=reference_labels,
+        )
     with pytest.raises(InputError, match="two classes"):
-        otce(features, labels, reference_features, np.zeros(12))
+        otce(features, labels, reference_features=reference_features, reference_labels=np.zeros(12))
     with pytest.raises(FeatureError):
-        otce(np.ones_like(features), labels, reference_features, reference_labels)
+        otce(
+            np.ones_like(features),
+            labels,
+            reference_features=reference_features,
+            reference_labels=reference_labels,
+        )
     bad = features.copy()
     bad[3, 1] = np.inf
     with pytest.raises(FeatureError):
-        otce(bad, labels, reference_features, reference_labels)
+        otce(bad, labels, reference_features=reference_features, reference_labels=reference_labels)
     bad = reference_features.copy()
     bad[3, 1] = np.nan
     with pytest.raises(FeatureError):
-        otce(features, labels, bad, reference_labels)
+        otce(features, labels, reference_features=bad, reference_labels=reference_labels)
 
 
 @pytest.mark.parametrize("name", ["more samples", "n < d"])

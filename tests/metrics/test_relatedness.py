@@ -49,9 +49,16 @@ def test_bound_is_never_below_the_loss(part):
                     float(rng.uniform(0.2, 3)), float(rng.uniform(0, 1)))  # fmt: skip
         x = x @ rng.standard_normal((d, d)) + 5 * rng.standard_normal(d)
         found = task_relatedness(
-            z, y, x, t, SETTINGS[seed % 4], unlabelled=seed % 7 == 0, measure_target=False,
-            match=("transport", "random")[seed % 3 == 0], tau=float(rng.uniform(0.05, 1)),
-        )  # fmt: skip
+            x,
+            t,
+            reference_features=z,
+            reference_labels=y,
+            setting=SETTINGS[seed % 4],
+            unlabelled=seed % 7 == 0,
+            measure_target=False,
+            match=("transport", "random")[seed % 3 == 0],
+            tau=float(rng.uniform(0.05, 1)),
+        )
         assert found.bound >= found.transformed_loss, seed
         terms = found.reference_loss + found.label_mismatch + found.distribution_mismatch
         assert found.bound == pytest.approx(terms)
@@ -90,7 +97,14 @@ def test_stored_values(setting, reference_loss, wasserstein, transformed_loss, b
     """What this library gave on 2026-11-21, after the head's steepness was bounded."""
     z, y = task(30, 300, 5, 4, 0.7)
     x, t = task(31, 300, 5, 4, 0.9)
-    found = task_relatedness(z, y, x * [1, 2, 0.5, 1, 3] + 1, t, setting, tau=0.5)
+    found = task_relatedness(
+        x * [1, 2, 0.5, 1, 3] + 1,
+        t,
+        reference_features=z,
+        reference_labels=y,
+        setting=setting,
+        tau=0.5,
+    )
     assert found.reference_loss == pytest.approx(reference_loss, rel=1e-3)
     assert found.wasserstein == pytest.approx(wasserstein, rel=1e-3)
     assert found.transformed_loss == pytest.approx(transformed_loss, rel=1e-3)
@@ -104,7 +118,15 @@ def test_a_bound_that_is_none_is_an_error(monkeypatch):
     z, y = task(0)
     x, t = task(1)
     with pytest.raises(BoundError, match="no finite number above the loss"):
-        task_relatedness(z, y, x[:, ::-1], t, "fixed_all", match="random", seed=1)
+        task_relatedness(
+            x[:, ::-1],
+            t,
+            reference_features=z,
+            reference_labels=y,
+            setting="fixed_all",
+            match="random",
+            seed=1,
+        )
 
 
 def test_no_gradient_of_the_head_is_longer_than_its_steepness():
@@ -152,7 +174,15 @@ def test_learning_lowers_the_bound_and_finds_the_map():
     x, t = task(5, 1500, 6, 4, 0.5)
     mix = np.eye(6) + 0.3 * np.random.default_rng(0).standard_normal((6, 6))
     found = {
-        setting: task_relatedness(z, y, x @ mix + 3, t, setting, match="name", tau=2)
+        setting: task_relatedness(
+            x @ mix + 3,
+            t,
+            reference_features=z,
+            reference_labels=y,
+            setting=setting,
+            match="name",
+            tau=2,
+        )
         for setting in SETTINGS
     }
     assert found["learned_a"].bound < 0.9 * found["fixed_all"].bound
@@ -166,8 +196,18 @@ def test_learning_lowers_the_bound_and_finds_the_map():
 def test_all_learned_mends_a_wrong_matching():
     z, y = task(4, 900, 6, 4, 0.3)
     x, t = task(5, 900, 6, 4, 0.3)
-    wrong = task_relatedness(z, y, x, t, "fixed_all", match="random", seed=3)
-    mended = task_relatedness(z, y, x, t, "learned_all", match="random", seed=3)
+    wrong = task_relatedness(
+        x, t, reference_features=z, reference_labels=y, setting="fixed_all", match="random", seed=3
+    )
+    mended = task_relatedness(
+        x,
+        t,
+        reference_features=z,
+        reference_labels=y,
+        setting="learned_all",
+        match="random",
+        seed=3,
+    )
     assert mended.bound < 0.7 * wrong.bound
     assert mended.transformed_accuracy > 0.9 > wrong.transformed_accuracy
 
@@ -175,24 +215,24 @@ def test_all_learned_mends_a_wrong_matching():
 def test_more_reference_classes_share_a_target_class():
     z, y = task(6, 900, 5, 6, 0.6)
     x, t = z[::2] + 0.1, y[::2] // 2
-    one = task_relatedness(z, y, x, t)
-    more = task_relatedness(z, y, x, t, n_reference_classes=6)
+    one = task_relatedness(x, t, reference_features=z, reference_labels=y)
+    more = task_relatedness(x, t, reference_features=z, reference_labels=y, n_reference_classes=6)
     assert len(one.reference_classes) == 3
     assert more.label_matrix.shape == (3, 6)
     assert more.label_mismatch == 0
     assert more.reference_prior.sum() == pytest.approx(1)
-    fewer = task_relatedness(x, t, z, y)
+    fewer = task_relatedness(z, y, reference_features=x, reference_labels=t)
     assert fewer.label_mismatch > 0.3
     with pytest.raises(InputError, match="between 3, one for each target class, and the 6"):
-        task_relatedness(z, y, x, t, n_reference_classes=7)
+        task_relatedness(x, t, reference_features=z, reference_labels=y, n_reference_classes=7)
 
 
 def test_unlabelled_finds_the_classes_and_says_how_well():
     z, y = task(4, 900, 6, 4, 0.3)
     x, t = task(5, 900, 6, 4, 0.3)
-    found = task_relatedness(z, y, x + 1, t, unlabelled=True)
+    found = task_relatedness(x + 1, t, reference_features=z, reference_labels=y, unlabelled=True)
     assert found.pseudo_label_agreement > 0.9
-    blind = task_relatedness(z, y, x + 1)
+    blind = task_relatedness(x + 1, reference_features=z, reference_labels=y)
     assert (blind.pseudo_label_agreement, blind.target_loss, blind.gap) == (None, None, None)
     assert json.loads(blind.to_json())["target_head"] is None
 
@@ -209,57 +249,74 @@ def test_pseudo_class_that_was_not_met_while_learning():
 def test_given_head_is_used_on_the_features_as_they_are():
     z, y = task(7, 600, 4, 3)
     head = (np.random.default_rng(0).standard_normal((3, 4)), np.array([0.1, 0.2, 0.3]))
-    found = task_relatedness(z, y, z[::-1], y[::-1], "fixed_all", match="name", reference_head=head)
+    found = task_relatedness(
+        z[::-1],
+        y[::-1],
+        reference_features=z,
+        reference_labels=y,
+        setting="fixed_all",
+        match="name",
+        reference_head=head,
+    )
     rows = np.arange(600)
     log_p = Head(*head).log_probabilities(z)
     assert found.reference_loss == pytest.approx(-log_p[rows, y].mean(), rel=0.25)
     with pytest.raises(InputError, match="reference_head must be weights"):
-        task_relatedness(z, y, z, y, reference_head=(np.eye(3), np.zeros(3)))
+        task_relatedness(
+            z, y, reference_features=z, reference_labels=y, reference_head=(np.eye(3), np.zeros(3))
+        )
 
 
 def test_test_samples_are_what_is_evaluated():
     z, y = task(8, 400)
     x, t = task(9, 400)
     found = task_relatedness(
-        z[:300], y[:300], x[:300], t[:300],
-        reference_test_features=z[300:], reference_test_labels=y[300:],
-        target_test_features=x[300:], target_test_labels=t[300:],
-    )  # fmt: skip
+        x[:300],
+        t[:300],
+        reference_features=z[:300],
+        reference_labels=y[:300],
+        reference_test_features=z[300:],
+        reference_test_labels=y[300:],
+        test_features=x[300:],
+        test_labels=t[300:],
+    )
     assert found.held_out_rows is None
     assert len(found.target_terms) == 100
     with pytest.raises(InputError, match="hold \\[9\\]"):
-        task_relatedness(z, y, x, t, target_test_features=x[:9],
-                         target_test_labels=[9, 0, 1, 2, 0, 1, 2, 0, 1])  # fmt: skip
-    with pytest.raises(InputError, match="both or neither"):
-        task_relatedness(z, y, x, t, target_test_features=x)
-    with pytest.raises(InputError, match="or neither"):
-        task_relatedness(z, y, x, t, reference_test_features=x)
-    with pytest.raises(InputError, match="need target_test_features"):
-        task_relatedness(z, y, x, t, target_test_labels=t)
+        task_relatedness(
+            x,
+            t,
+            reference_features=z,
+            reference_labels=y,
+            test_features=x[:9],
+            test_labels=[9, 0, 1, 2, 0, 1, 2, 0, 1],
+        )
+    with pytest.raises(InputError, match="Give both or neither"):
+        task_relatedness(x, t, reference_features=z, reference_labels=y, test_features=x)
+    with pytest.raises(InputError, match="reference_test_features and reference_test_labels"):
+        task_relatedness(x, t, reference_features=z, reference_labels=y, reference_test_features=x)
+    with pytest.raises(InputError, match="test_labels need test_features"):
+        task_relatedness(x, t, reference_features=z, reference_labels=y, test_labels=t)
 
 
 def test_deterministic_and_the_same_for_torch(as_backend):
     z, y = task(10, 300)
     x, t = task(11, 300)
-    first, second = (task_relatedness(z, y, x, t) for _ in range(2))
+    first, second = (
+        task_relatedness(x, t, reference_features=z, reference_labels=y) for _ in range(2)
+    )
     assert first.bound == second.bound
     for library in ("torch", "cuda", "strict"):
         try:
-            found = task_relatedness(as_backend(library, z), y, as_backend(library, x), t)
+            found = task_relatedness(
+                as_backend(library, x),
+                t,
+                reference_features=as_backend(library, z),
+                reference_labels=y,
+            )
         except pytest.skip.Exception:
             continue
         assert found.bound == pytest.approx(first.bound, rel=1e-6)
-
-
-def test_adam_learns_too():
-    z, y = task(4, 600, 4, 3, 0.5)
-    x, t = task(5, 600, 4, 3, 0.5)
-    for setting in ("learned_a", "learned_all"):
-        found = task_relatedness(z, y, x + 2, t, setting, method="adam", iterations=40)
-        assert len(found.trace) == 40
-        assert found.trace[-1] < found.trace[0]
-    with pytest.raises(InputError, match="needs target labels"):
-        task_relatedness(z, y, x, method="adam")
 
 
 def test_bad_input_is_named():
@@ -267,26 +324,28 @@ def test_bad_input_is_named():
     x, t = task(13)
     bad = x.copy()
     bad[3, 1] = np.nan
-    with pytest.raises(FeatureError, match="target_features must be finite, but row 3"):
-        task_relatedness(z, y, bad, t)
+    with pytest.raises(FeatureError, match=r"^features must be finite, but row 3"):
+        task_relatedness(bad, t, reference_features=z, reference_labels=y)
     with pytest.raises(FeatureError, match="reference_features are the same"):
-        task_relatedness(np.ones_like(z), y, x, t)
+        task_relatedness(x, t, reference_features=np.ones_like(z), reference_labels=y)
     with pytest.raises(InputError, match="columns"):
-        task_relatedness(z, y, x[:, :3], t)
-    with pytest.raises(InputError, match="target: labels must not be negative"):
-        task_relatedness(z, y, x, t - 1)
-    with pytest.raises(InputError, match="reference: labels and features"):
-        task_relatedness(z, y[:-1], x, t)
+        task_relatedness(x[:, :3], t, reference_features=z, reference_labels=y)
+    with pytest.raises(InputError, match=r"^labels: labels must not be negative"):
+        task_relatedness(x, t - 1, reference_features=z, reference_labels=y)
+    with pytest.raises(InputError, match="reference_labels: labels and features"):
+        task_relatedness(x, t, reference_features=z, reference_labels=y[:-1])
     with pytest.raises(InputError, match="match='name' needs"):
-        task_relatedness(z, y, x, np.array(list("abcd"))[t], match="name")
-    with pytest.raises(InputError, match="target classes need at least 3 samples"):
-        task_relatedness(z, y, x[:4], [0, 1, 2, 3])
-    for option, value in (("setting", "all"), ("match", "best"), ("method", "sgd")):
-        with pytest.raises(InputError, match=f"{option} is one of"):
-            task_relatedness(z, y, x, t, **{option: value})
-    for option, value in (("tau", 0.0), ("tau", np.inf), ("iterations", 0)):
+        task_relatedness(
+            x, np.array(list("abcd"))[t], reference_features=z, reference_labels=y, match="name"
+        )
+    with pytest.raises(InputError, match=r"^labels need at least 3 samples of each class"):
+        task_relatedness(x[:4], [0, 1, 2, 3], reference_features=z, reference_labels=y)
+    for option, value in (("setting", "all"), ("match", "best")):
+        with pytest.raises(InputError, match=f"{option} must be one of"):
+            task_relatedness(x, t, reference_features=z, reference_labels=y, **{option: value})
+    for option, value in (("tau", 0.0), ("tau", np.inf)):
         with pytest.raises(InputError, match=f"{option} must be"):
-            task_relatedness(z, y, x, t, **{option: value})
+            task_relatedness(x, t, reference_features=z, reference_labels=y, **{option: value})
 
 
 def test_rare_classes_are_left_out_and_said():
@@ -294,17 +353,21 @@ def test_rare_classes_are_left_out_and_said():
     x, t = task(13)
     t = np.r_[t, 8, 9, 9]
     x = np.r_[x, x[:3]]
-    found = task_relatedness(z, y, x, t)
+    found = task_relatedness(x, t, reference_features=z, reference_labels=y)
     assert found.target_classes == ("0", "1", "2", "3")
-    assert "fewer than 3 samples are left out: 8, 9" in found.warnings[0]
+    assert "classes of labels with fewer than 3 samples are left out: 8, 9" in found.warnings[0]
     constant = np.column_stack([z, np.full(len(z), 3.0)])
-    assert np.isfinite(task_relatedness(constant, y, np.column_stack([x, x[:, 0]]), t).bound)
+    assert np.isfinite(
+        task_relatedness(
+            np.column_stack([x, x[:, 0]]), t, reference_features=constant, reference_labels=y
+        ).bound
+    )
 
 
 def test_record_and_figures(tmp_path):
     z, y = task(14)
     x, t = task(15)
-    found = task_relatedness(z, y, x, t)
+    found = task_relatedness(x, t, reference_features=z, reference_labels=y)
     record = json.loads(found.to_json())
     assert record["transformed_head"]["loss"] == found.transformed_loss
     assert record["bound"] == found.bound
@@ -316,7 +379,9 @@ def test_record_and_figures(tmp_path):
     tops = [patch.get_y() + patch.get_height() for patch in bars.patches]
     assert max(tops) == pytest.approx(found.bound)
     assert len(plane.collections) == 3
-    several = plot_relatedness({"a": found, "b": task_relatedness(z, y, x)})
+    several = plot_relatedness(
+        {"a": found, "b": task_relatedness(x, reference_features=z, reference_labels=y)}
+    )
     save_figure(several, tmp_path / "several.png")
     assert len(several.axes[0].patches) == 6
 
@@ -326,12 +391,12 @@ def test_metric_is_minus_the_bound_and_orders():
     near, t = task(17, 400, 5, 4, 0.5)
     far = np.random.default_rng(0).standard_normal(near.shape)
     for value in (
-        [relatedness(x, t, z, y) for x in (near, far)],
-        [relatedness_unlabelled(x, z, y) for x in (near, far)],
+        [relatedness(x, t, reference_features=z, reference_labels=y) for x in (near, far)],
+        [relatedness_unlabelled(x, reference_features=z, reference_labels=y) for x in (near, far)],
     ):
         assert 0 >= value[0] > value[1]
     table = score(near, t, "relatedness", reference_features=z, reference_labels=y)
-    assert table["relatedness"] == relatedness(near, t, z, y)
+    assert table["relatedness"] == relatedness(near, t, reference_features=z, reference_labels=y)
     assert "reference_features" in score(near, t, "relatedness").skipped["relatedness"]
 
 
@@ -381,7 +446,13 @@ def test_command(tmp_path):
     done = CliRunner().invoke(app, [*files, "--setting", "learned_all", "--format", "json"])
     assert done.exit_code == 0, done.output
     expected = task_relatedness(
-        z, y, x[40:], t[40:], "learned_all", target_test_features=x[:40], target_test_labels=t[:40]
+        x[40:],
+        t[40:],
+        reference_features=z,
+        reference_labels=y,
+        setting="learned_all",
+        test_features=x[:40],
+        test_labels=t[:40],
     )
     found = json.loads(done.stdout)
     assert found["bound"] == expected.bound
@@ -421,5 +492,5 @@ def test_command_on_two_parts_of_a_data_set(tmp_path):
         for split in ("train", "test")
     ]
     z, x = (next(iter(side)).embedding(0).features for side in sides)
-    expected = task_relatedness(z, labels[:36], x, labels[36:])
+    expected = task_relatedness(x, labels[36:], reference_features=z, reference_labels=labels[:36])
     assert json.loads(done.stdout)["bound"] == pytest.approx(expected.bound, rel=1e-6)

@@ -92,9 +92,9 @@ def probe(
             continue
         found = train_probe(
             seen.features,
-            train.labels,
+            train.require_labels()[1],
             unseen.features,
-            test.labels,
+            test.require_labels()[1],
             strengths=values,
             seed=data.seed,
         )

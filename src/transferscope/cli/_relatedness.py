@@ -89,16 +89,16 @@ def task_relatedness(
         )
     with stderr.status("relating the tasks"):
         result = relate(
-            known["features"],
-            known["labels"],
             own["features"],
             own.get("labels"),
-            setting,
+            reference_features=known["features"],
+            reference_labels=known["labels"],
+            setting=setting,
             unlabelled=unlabelled,
+            test_features=own.get("test_features"),
+            test_labels=own.get("test_labels"),
             reference_test_features=known.get("test_features"),
             reference_test_labels=known.get("test_labels"),
-            target_test_features=own.get("test_features"),
-            target_test_labels=own.get("test_labels"),
             tau=tau,
             match=match,
             seed=data.seed,

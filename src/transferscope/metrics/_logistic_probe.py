@@ -15,6 +15,8 @@ from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 from transferscope.numerics.minimise import minimise
+from transferscope.numerics.sampling import by_class
+from transferscope.numerics.softmax_regression import log_probabilities, penalised_loss
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -115,7 +117,7 @@ def measure(embedding: Embedding) -> Measurement:
     value = float(xp.sum(right)) / n_test
 
     def influence() -> Array:
-        # the mean is over the test samples alone: they carry the error of all
+        # the mean is over the test samples alone: they hold the error of all
         return xp.where(tested, right - value, 0.0) * (math.sqrt(n * m) / n_test)
 
     return Measurement(value, influence, tuple(warnings))
@@ -128,12 +130,10 @@ def _split(
     m = labels.size
     shuffled = by_distance[np.random.default_rng(seed).permutation(m)]
     test, validation = np.zeros(m, dtype=bool), np.zeros(m, dtype=bool)
-    for c in np.unique(labels):
-        members = shuffled[labels[shuffled] == c]
-        n_test = max(round(TEST * members.size), 1) if members.size > 1 else 0
-        n_validation = round(VALIDATION * members.size)
-        test[members[:n_test]] = True
-        validation[members[n_test : n_test + n_validation]] = True
+    rows, place, size = by_class(labels, shuffled)
+    n_test = np.where(size > 1, np.maximum(np.rint(TEST * size), 1), 0)
+    test[rows[place < n_test]] = True
+    validation[rows[(place >= n_test) & (place < n_test + np.rint(VALIDATION * size))]] = True
     return ~(test | validation), validation, test
 
 
@@ -177,7 +177,12 @@ class _Task:
         for strength in strengths:
             ridge = 1 / (int(truth.shape[0]) * strength)
             weights, settled = _minimum(chosen, truth, ridge, weights)
-            yield _Fit(strength, weights, _log_p(scaled, weights), settled)
+            yield _Fit(
+                strength,
+                weights,
+                log_probabilities(scaled, weights[:-1, :], weights[-1, :]),
+                settled,
+            )
 
     def loss(self, fit: _Fit, asked: Mask) -> float:
         """Mean log loss of the samples asked for."""
@@ -187,43 +192,30 @@ class _Task:
 
     def right(self, fit: _Fit) -> Array:
         """Which samples are predicted right."""
-        return arrays.namespace(self.labels).argmax(fit.log_p, axis=1) == self.labels
-
-
-def _log_p(features: Array, weights: Array) -> Array:
-    """Log-probabilities (n, C) float64; products are in the dtype of the features."""
-    xp = arrays.namespace(features)
-    logits = (
-        arrays.as_float64(features @ xp.astype(weights[:-1, :], features.dtype)) + weights[-1, :]
-    )
-    return arrays.log_softmax(logits)
+        right: Array = arrays.namespace(self.labels).argmax(fit.log_p, axis=1) == self.labels
+        return right
 
 
 def _minimum(features: Array, truth: Array, ridge: float, start: Array) -> tuple[Array, bool]:
     """Weights and biases of least mean loss plus ``ridge/2 ‖W‖²``, and whether they are found."""
-    xp = arrays.namespace(features)
     n, n_classes = map(int, truth.shape)
     # one over the root of the curvature where all classes are alike
     unit = 1 / math.sqrt((1 - 1 / n_classes) / n_classes + ridge)
 
-    def loss(theta: Array) -> tuple[float, Array]:
-        weights = unit * xp.reshape(theta, start.shape)
-        log_p = _log_p(features, weights)
-        pull = (xp.exp(log_p) - truth) / n
-        heavy = ridge * weights[:-1, :]
-        value = xp.sum(heavy * weights[:-1, :]) / 2 - xp.sum(log_p * truth) / n
-        slope = arrays.as_float64(features.T @ xp.astype(pull, features.dtype)) + heavy
-        slope = xp.concat([slope, xp.sum(pull, axis=0)[None, :]])
-        return float(value), xp.reshape(unit * slope, (-1,))
+    share = truth / n
+
+    def loss(weights: Array) -> tuple[float, Array]:
+        return penalised_loss(features, share, weights, ridge)
 
     found = minimise(
         loss,
-        xp.reshape(start / unit, (-1,)),
+        start,
+        unit=unit,
         max_steps=MAX_STEPS,
         value_tolerance=VALUE_TOLERANCE,
         gradient_tolerance=GRADIENT_TOLERANCE,
     )
-    return unit * xp.reshape(found.point, start.shape), found.settled
+    return found.point, found.settled
 
 
 ABOUT = About("held-out accuracy of logistic regression", "0 to 1", "Alain & Bengio, 2016")

@@ -27,9 +27,9 @@ LIMIT = 2_500
 def otce(
     features: ArrayLike,
     labels: ArrayLike,
+    *,
     reference_features: ArrayLike,
     reference_labels: ArrayLike,
-    *,
     cost_weight: float = 1.0,
     entropy_weight: float = 1.0,
 ) -> float:
@@ -70,7 +70,7 @@ def otce(
     --------
     >>> from transferscope.metrics import otce
     >>> reference = np.array([[0.0], [4.0]])
-    >>> otce(reference + 1, [0, 1], reference, [7, 9])
+    >>> otce(reference + 1, [0, 1], reference_features=reference, reference_labels=[7, 9])
     -1.0
 
     References
@@ -90,6 +90,7 @@ def otce(
 def ot_nce(
     features: ArrayLike,
     labels: ArrayLike,
+    *,
     reference_features: ArrayLike,
     reference_labels: ArrayLike,
 ) -> float:
@@ -115,7 +116,8 @@ def ot_nce(
     --------
     >>> from transferscope.metrics import ot_nce
     >>> reference = np.array([[0.0], [0.1], [4.0], [4.1]])
-    >>> ot_nce(reference + 1, [0, 0, 1, 1], reference, [7, 7, 9, 9])
+    >>> known = {"reference_features": reference, "reference_labels": [7, 7, 9, 9]}
+    >>> ot_nce(reference + 1, [0, 0, 1, 1], **known)
     0.0
 
     References

@@ -18,6 +18,7 @@ from transferscope.metrics._metric import About, Behaviour, Measurement, Metric,
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 from transferscope.numerics.minimise import minimise
+from transferscope.numerics.softmax_regression import log_probabilities, weighted_loss
 
 #: Most steps of the optimiser, and of a try with a curvature of the softmax that may be far off.
 MAX_STEPS, FIRST_STEPS = 1_000, 10
@@ -120,8 +121,7 @@ class _Classifier:
         along = self.vectors @ xp.astype(weights[:-1, :], self.embedding.matrix.dtype)
         for part, features in self.embedding.matrix.chunks():
             centred = features - self.centre
-            logits = arrays.as_float64(centred @ along) + weights[-1, :]
-            yield part, centred, arrays.log_softmax(logits)
+            yield part, centred, log_probabilities(centred, along, weights[-1, :])
 
     def loss(self, weights: Array, share: Array) -> tuple[float, Array]:
         """Penalised loss and its gradient, each sample weighted by its share of 1."""
@@ -129,13 +129,14 @@ class _Classifier:
         along: Any = 0.0
         bias: Any = 0.0
         xp = arrays.namespace(share)
-        for part, centred, log_p in self.walk(weights):
+        rotated = self.vectors @ xp.astype(weights[:-1, :], self.embedding.matrix.dtype)
+        for part, features in self.embedding.matrix.chunks():
             labels, own = self.embedding.labels[part], share[part][:, None]
             true = arrays.one_hot(labels, self.embedding.n_classes) * own
-            total = total - xp.sum(log_p * true)
-            pull = xp.exp(log_p) * own - true
-            along = along + arrays.as_float64(centred.T @ xp.astype(pull, centred.dtype))
-            bias = bias + xp.sum(pull, axis=0)
+            loss, by_weights, by_bias = weighted_loss(
+                features - self.centre, true, own, rotated, weights[-1, :]
+            )
+            total, along, bias = total + loss, along + by_weights, bias + by_bias
         pulled = self.ridge * weights[:-1, :]
         total = total + xp.sum(pulled * weights[:-1, :]) / 2
         turned = arrays.as_float64(self.vectors.T @ xp.astype(along, self.vectors.dtype))
@@ -154,8 +155,8 @@ class _Classifier:
             tolerance = 1e-14 if "64" in str(self.embedding.matrix.dtype) else 1e-10
             xp = arrays.namespace(share)
             bias = xp.log(self.embedding.moments.counts)[None, :]
-            nought = xp.zeros_like(self.variances)[:, None] * bias
-            weights = xp.concat([nought, bias])
+            zeros = xp.zeros_like(self.variances)[:, None] * bias
+            weights = xp.concat([zeros, bias])
             start = _Minimum(weights, math.inf, TYPICAL_CURVATURE, math.inf, False)
             found = self._descend(share, start, FIRST_STEPS, tolerance)
             while found.curvature < start.curvature / 2:
@@ -170,20 +171,16 @@ class _Classifier:
         hessian = curvature * self.variances + self.ridge
         unit = 1 / xp.sqrt(xp.concat([hessian, curvature * xp.ones_like(hessian[:1])]))[:, None]
 
-        def loss(theta: Array) -> tuple[float, Array]:
-            value, gradient = self.loss(unit * xp.reshape(theta, start.weights.shape), share)
-            return value, xp.reshape(unit * gradient, (-1,))
-
         found = minimise(
-            loss,
-            xp.reshape(start.weights / unit, (-1,)),
+            lambda weights: self.loss(weights, share),
+            start.weights,
+            unit=unit,
             max_steps=steps,
             value_tolerance=tolerance,
             gradient_tolerance=1e-8,
         )
-        weights = unit * xp.reshape(found.point, start.weights.shape)
-        mean, bulge = self._curvature(weights, share)
-        return _Minimum(weights, found.value, mean, bulge, found.settled)
+        mean, bulge = self._curvature(found.point, share)
+        return _Minimum(found.point, found.value, mean, bulge, found.settled)
 
     def _curvature(self, weights: Array, share: Array) -> tuple[float, float]:
         """`curvature` and `bulge` of a `_Minimum`."""

@@ -1,4 +1,4 @@
-"""Task-relatedness as a score: minus the bound on the loss of a head carried over from a reference
+"""Task-relatedness as a score: minus the bound on the loss of a head taken over from a reference
 task.
 
 Mehra, Zhang & Hamm, "Understanding the Transferability of Representations via Task-Relatedness",
@@ -8,7 +8,6 @@ NeurIPS 2024.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
 from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Measurement, Metric
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 from transferscope.numerics.sampling import stratified_rows
 from transferscope.relatedness import task_relatedness
 
@@ -26,7 +25,11 @@ LIMIT = 5_000
 
 @documented
 def relatedness(
-    features: Any, labels: Any, reference_features: Any, reference_labels: Any
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    reference_features: ArrayLike,
+    reference_labels: ArrayLike,
 ) -> float:
     """Minus the bound on the loss of a head on the target, by its relatedness to a reference task.
 
@@ -56,8 +59,8 @@ def relatedness(
     >>> labels = np.arange(200) % 2
     >>> reference = 4 * np.eye(2)[labels] + rng.standard_normal((200, 2))
     >>> near, far = reference[::-1], rng.standard_normal((200, 2))
-    >>> relatedness(near, labels[::-1], reference, labels) > relatedness(
-    ...     far, labels, reference, labels)
+    >>> known = {"reference_features": reference, "reference_labels": labels}
+    >>> relatedness(near, labels[::-1], **known) > relatedness(far, labels, **known)
     True
 
     References
@@ -74,8 +77,10 @@ def relatedness(
 
 
 @documented
-def relatedness_unlabelled(features: Any, reference_features: Any, reference_labels: Any) -> float:
-    """`relatedness` without looking at labels: pseudo-labels of the carried head replace them.
+def relatedness_unlabelled(
+    features: ArrayLike, *, reference_features: ArrayLike, reference_labels: ArrayLike
+) -> float:
+    """`relatedness` without looking at labels: pseudo-labels of the transformed head replace them.
 
     Returns
     -------
@@ -101,8 +106,8 @@ def relatedness_unlabelled(features: Any, reference_features: Any, reference_lab
     >>> labels = np.arange(200) % 2
     >>> reference = 4 * np.eye(2)[labels] + rng.standard_normal((200, 2))
     >>> near, far = reference[::-1], rng.standard_normal((200, 2))
-    >>> relatedness_unlabelled(near, reference, labels) > relatedness_unlabelled(
-    ...     far, reference, labels)
+    >>> known = {"reference_features": reference, "reference_labels": labels}
+    >>> relatedness_unlabelled(near, **known) > relatedness_unlabelled(far, **known)
     True
 
     References
@@ -110,10 +115,7 @@ def relatedness_unlabelled(features: Any, reference_features: Any, reference_lab
     Mehra, Zhang & Hamm, NeurIPS 2024 (arXiv 2307.00823).
     """
     embedding = Embedding(
-        features,
-        targets=np.arange(len(features)),
-        reference_features=reference_features,
-        reference_labels=reference_labels,
+        features, reference_features=reference_features, reference_labels=reference_labels
     )
     return measure_relatedness_unlabelled(embedding).value
 
@@ -124,11 +126,11 @@ def measure_relatedness(embedding: Embedding) -> Measurement:
 
 
 def measure_relatedness_unlabelled(embedding: Embedding) -> Measurement:
-    """Relatedness of an embedding whose labels nobody looks at; see `relatedness_unlabelled`."""
+    """Relatedness of an embedding whose labels are not looked at; see `relatedness_unlabelled`."""
     return _measure(embedding, None)
 
 
-def _measure(embedding: Embedding, labels: np.ndarray[Any, Any] | None) -> Measurement:
+def _measure(embedding: Embedding, labels: NumpyArray | None) -> Measurement:
     embedding.check_features()
     reference, reference_labels = (
         embedding.reference.features,
@@ -138,10 +140,10 @@ def _measure(embedding: Embedding, labels: np.ndarray[Any, Any] | None) -> Measu
     columns = stratified_rows(reference_labels, len(reference_labels), LIMIT, embedding.seed)
     xp = arrays.namespace(reference)
     related = task_relatedness(
-        xp.take(reference, arrays.from_numpy(columns, reference), axis=0),
-        reference_labels[columns],
         embedding.matrix.take(arrays.from_numpy(rows, reference)),
         None if labels is None else labels[rows],
+        reference_features=xp.take(reference, arrays.from_numpy(columns, reference), axis=0),
+        reference_labels=reference_labels[columns],
         measure_target=False,
         seed=embedding.seed,
     )
@@ -157,9 +159,11 @@ def _measure(embedding: Embedding, labels: np.ndarray[Any, Any] | None) -> Measu
     def influence() -> Array:
         # only held-out samples say anything, each for all that were not
         kept = arrays.to_numpy(embedding.influence_rows)
-        terms = related.target_terms
+        terms, held_out_rows = related.target_terms, related.held_out_rows
+        assert terms is not None
+        assert held_out_rows is not None
         every = np.zeros(embedding.n_kept)
-        held_out = rows[related.held_out_rows]
+        held_out = rows[held_out_rows]
         every[held_out] = (
             math.sqrt(embedding.n_samples * kept.size) / terms.size * (np.mean(terms) - terms)
         )

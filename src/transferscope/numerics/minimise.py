@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transferscope.numerics.arrays import Array, namespace
 
@@ -49,6 +49,7 @@ def minimise(
     function: Function,
     start: Array,
     *,
+    unit: Array | float = 1.0,
     max_steps: int,
     value_tolerance: float,
     gradient_tolerance: float,
@@ -58,15 +59,16 @@ def minimise(
     Parameters
     ----------
     function : callable
-        Takes a point, shape (n,), and returns its value and its gradient, shape (n,).
-    start : array of shape (n,)
-        In units in which the Hessian is not far from the identity: the first step is as long as the
-        gradient.
+        Takes a point and returns its value and its gradient, both of the shape of `start`.
+    start : float64 array
+    unit : float or array that broadcasts to the shape of `start`
+        Steps are taken in these units. The Hessian should not be far from the identity in them: the
+        first step is as long as the gradient.
     max_steps : int
     value_tolerance : float
         Ends when a step lowers the value by less than this share of it (of 1 if that is more).
     gradient_tolerance : float
-        Ends when no entry of the gradient is larger.
+        Ends when no entry of the gradient, in these units, is larger.
 
     Returns
     -------
@@ -86,6 +88,26 @@ def minimise(
     Liu & Nocedal, "On the limited memory BFGS method for large scale optimization", Mathematical
     Programming 45, 1989.
     """
+    xp = namespace(start)
+
+    def in_units(theta: Array) -> tuple[float, Array]:
+        value, gradient = function(unit * xp.reshape(theta, start.shape))
+        return value, xp.reshape(unit * gradient, (-1,))
+
+    found = _descend(
+        in_units, xp.reshape(start / unit, (-1,)), max_steps, value_tolerance, gradient_tolerance
+    )
+    return replace(found, point=unit * xp.reshape(found.point, start.shape))
+
+
+def _descend(
+    function: Function,
+    start: Array,
+    max_steps: int,
+    value_tolerance: float,
+    gradient_tolerance: float,
+) -> Minimum:
+    """`minimise` for a point of shape (n,)."""
     value, gradient = function(start)
     at = _At(0.0, start, value, gradient, 0.0)
     pairs: deque[_Pair] = deque(maxlen=MEMORY)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from transferscope.numerics.arrays import NumpyArray
 
-def stratified_rows(
-    labels: np.ndarray[Any, Any] | None, n_samples: int, limit: int, seed: int
-) -> np.ndarray[Any, Any]:
+
+def stratified_rows(labels: NumpyArray | None, n_samples: int, limit: int, seed: int) -> NumpyArray:
     """Pick at most `limit` of `n_samples` rows, in ascending order, each class by its share.
 
     Parameters
@@ -30,8 +28,27 @@ def stratified_rows(
         return np.sort(shuffled[:limit])
     # the j-th of n_c shuffled members of a class sits at (j + 1/2)/n_c: taking the first `limit`
     # of all by that position gives every class its share
-    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    counts = np.bincount(labels)
-    place = np.arange(n_samples) - np.repeat(np.cumsum(counts) - counts, counts)
-    position = (place + 0.5) / np.repeat(counts, counts)
-    return np.sort(order[np.argsort(position, kind="stable")[:limit]])
+    rows, place, size = by_class(labels, shuffled)
+    return np.sort(rows[np.argsort((place + 0.5) / size, kind="stable")[:limit]])
+
+
+def by_class(labels: NumpyArray, order: NumpyArray) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
+    """Sort rows by class, within a class as they stand in `order`.
+
+    Parameters
+    ----------
+    labels : int array of shape (n_samples,)
+        Not negative.
+    order : int array of shape (n,)
+        Rows, usually in a random order.
+
+    Returns
+    -------
+    rows, place, size : int64 arrays of shape (n,)
+        The rows; the place of each within its class, from 0; the number of rows of its class.
+        ``rows[place < share * size]`` is a stratified share.
+    """
+    rows = order[np.argsort(labels[order], kind="stable")]
+    counts = np.bincount(labels[order])
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rows, place, np.repeat(counts, counts)

@@ -30,7 +30,7 @@ SINKHORN_ERROR = 1e-9
 
 
 @dataclass(frozen=True)
-class Plan:
+class TransportPlan:
     """A solved transport problem.
 
     Attributes
@@ -111,7 +111,7 @@ def _directions(vectors: Array) -> Array:
     return vectors / xp.where(lengths > 0, lengths, 1.0)
 
 
-def exact_plan(cost: Array, row_weights: Any = None, column_weights: Any = None) -> Plan:
+def exact_plan(cost: Array, row_weights: Any = None, column_weights: Any = None) -> TransportPlan:
     """The plan of least cost, by the network simplex.
 
     Parameters
@@ -123,7 +123,7 @@ def exact_plan(cost: Array, row_weights: Any = None, column_weights: Any = None)
 
     Returns
     -------
-    Plan
+    TransportPlan
 
     Raises
     ------
@@ -155,7 +155,7 @@ def exact_plan(cost: Array, row_weights: Any = None, column_weights: Any = None)
 
 def entropic_plan(
     cost: Array, regularization: float, row_weights: Any = None, column_weights: Any = None
-) -> Plan:
+) -> TransportPlan:
     """The plan of least cost minus `regularization` times its entropy (Sinkhorn).
 
     Parameters
@@ -169,7 +169,7 @@ def entropic_plan(
 
     Returns
     -------
-    Plan
+    TransportPlan
 
     Raises
     ------
@@ -213,8 +213,10 @@ def entropic_plan(
     return _plan(coupling, matrix, regularization * log["log_u"], regularization * log["log_v"])
 
 
-def _plan(coupling: Any, cost: Any, row_potentials: Any, column_potentials: Any) -> Plan:
-    return Plan(coupling, float(np.sum(coupling * cost)), row_potentials, column_potentials)
+def _plan(coupling: Any, cost: Any, row_potentials: Any, column_potentials: Any) -> TransportPlan:
+    return TransportPlan(
+        coupling, float(np.sum(coupling * cost)), row_potentials, column_potentials
+    )
 
 
 def _problem(cost: Array, row_weights: Any, column_weights: Any) -> tuple[Any, Any, Any]:

@@ -10,8 +10,7 @@ import scipy.optimize
 
 from transferscope.errors import BoundError, InputError
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
-from transferscope.relatedness._adam import ITERATIONS, learn_by_adam
+from transferscope.numerics.arrays import Array, ArrayLike
 from transferscope.relatedness._head import Head, Numbers, train_best_head, train_head
 from transferscope.relatedness._sides import Task, match_classes, prepare, restricted
 from transferscope.relatedness._transform import (
@@ -28,7 +27,6 @@ from transferscope.results import Relatedness
 
 Setting = Literal["fixed_all", "learned_a", "sparse", "learned_all"]
 Match = Literal["transport", "name", "random"]
-Method = Literal["blocks", "adam"]
 SETTINGS: tuple[Setting, ...] = get_args(Setting)
 MATCHES: tuple[Match, ...] = get_args(Match)
 
@@ -42,23 +40,21 @@ LARGEST_CONDITION = 1e12
 
 
 def task_relatedness(
-    reference_features: Any,
-    reference_labels: Any,
-    target_features: Any,
-    target_labels: Any = None,
-    setting: Setting = "sparse",
+    features: ArrayLike,
+    labels: ArrayLike | None = None,
     *,
+    reference_features: ArrayLike,
+    reference_labels: ArrayLike,
+    setting: Setting = "sparse",
     unlabelled: bool = False,
-    reference_test_features: Any = None,
-    reference_test_labels: Any = None,
-    target_test_features: Any = None,
-    target_test_labels: Any = None,
-    reference_head: tuple[Any, Any] | None = None,
+    test_features: ArrayLike | None = None,
+    test_labels: ArrayLike | None = None,
+    reference_test_features: ArrayLike | None = None,
+    reference_test_labels: ArrayLike | None = None,
+    reference_head: tuple[ArrayLike, ArrayLike] | None = None,
     tau: float | None = None,
     match: Match = "transport",
     n_reference_classes: int | None = None,
-    method: Method = "blocks",
-    iterations: int = ITERATIONS,
     measure_target: bool = True,
     seed: int = 0,
 ) -> Relatedness:
@@ -74,21 +70,21 @@ def task_relatedness(
 
     Parameters
     ----------
-    reference_features : array of shape (n_reference, d)
-        An encoder's features of a task that it is known to do well.
-    reference_labels : array-like of shape (n_reference,)
-    target_features : array of shape (n_target, d)
-        The same encoder's features of the target.
-    target_labels : array-like of shape (n_target,), optional
+    features : array of shape (n_samples, d)
+        An encoder's features of the target: the user's own data.
+    labels : array-like of shape (n_samples,), optional
         None: unlabelled.
+    reference_features : array of shape (n_reference, d)
+        The same encoder's features of a task that it is known to do well.
+    reference_labels : array-like of shape (n_reference,)
     setting : {"sparse", "fixed_all", "learned_a", "learned_all"}
         What is learned. ``fixed_all``: nothing; ``learned_a``: A and b; ``sparse``: these and the
         prior D, B is a 0/1 matrix; ``learned_all``: also B.
     unlabelled : bool
         Do not look at the target's labels: pseudo-labels of the transformed head take their place.
         Labels, when given, are used to say how far these agree, and to train the target's head.
-    reference_test_features, reference_test_labels, target_test_features, target_test_labels
-        Held-out samples; by default a fifth of each class is held out.
+    test_features, test_labels, reference_test_features, reference_test_labels : optional
+        Held-out samples, of shape (n, d) and (n,); by default a fifth of each class is held out.
     reference_head : (weights (n_classes, d), bias (n_classes,)), optional
         Of the reference classes in sorted order, on the features as given; else trained here.
     tau : float, optional
@@ -101,10 +97,6 @@ def task_relatedness(
         for each, optimal in sum), by name, or at random.
     n_reference_classes : int, optional
         With ``match="transport"``: more reference classes than one for each target class.
-    method : {"blocks", "adam"}
-        ``adam``: the authors' stochastic procedure, for comparison (`iterations` of it); with
-        labels only.
-    iterations : int
     measure_target : bool
         Whether to train a head on the target's labels, to compare with; False saves its time.
     seed : int
@@ -149,8 +141,10 @@ def task_relatedness(
     >>> labels = np.arange(200) % 2
     >>> near = 4 * np.eye(2)[labels] + rng.standard_normal((200, 2))
     >>> far = 0.2 * np.eye(2)[labels] + rng.standard_normal((200, 2))
-    >>> related = task_relatedness(near, labels, near[::-1], labels[::-1])
-    >>> apart = task_relatedness(near, labels, far, labels)
+    >>> related = task_relatedness(
+    ...     near[::-1], labels[::-1], reference_features=near, reference_labels=labels)
+    >>> apart = task_relatedness(
+    ...     far, labels, reference_features=near, reference_labels=labels)
     >>> related.transformed_loss < related.bound < apart.bound
     True
 
@@ -159,20 +153,23 @@ def task_relatedness(
     Mehra, Zhang & Hamm, NeurIPS 2024 (arXiv 2307.00823).
     """
     start = time.perf_counter()
-    unlabelled = unlabelled or target_labels is None
-    _check_options(setting, match, method, tau, iterations, unlabelled)
+    unlabelled = unlabelled or labels is None
+    _check_options(setting, match, tau)
     if (reference_test_features is None) != (reference_test_labels is None):
-        raise InputError("give reference_test_features and reference_test_labels, or neither.")
-    if target_test_features is None and target_test_labels is not None:
-        raise InputError("target_test_labels need target_test_features; give both or neither.")
+        raise InputError(
+            "reference_test_features and reference_test_labels belong together. Give both or "
+            "neither."
+        )
+    if test_features is None and test_labels is not None:
+        raise InputError("test_labels need test_features. Give both or neither.")
     warnings: list[str] = []
     reference = prepare(
         reference_features, reference_labels, reference_test_features, reference_test_labels,
-        "reference", None, seed, warnings,
+        "reference_", None, seed, warnings,
     )  # fmt: skip
     target = prepare(
-        target_features, target_labels, target_test_features, target_test_labels,
-        "target", reference.learn.features, seed + 1, warnings,
+        features, labels, test_features, test_labels,
+        "", reference.learn.features, seed + 1, warnings,
     )  # fmt: skip
     if unlabelled:
         chosen = np.arange(len(reference.names))
@@ -183,17 +180,12 @@ def task_relatedness(
     head = _reference_head(reference, reference_head, chosen, n_classes, tau)
     shares_before = shares
 
-    def relabel(transform: Transform, features: Array) -> Ids:
-        return pseudo_labels(head, transform, np.eye(len(shares_before)), features)
+    def relabel(transform: Transform, samples: Array) -> Ids:
+        return pseudo_labels(head, transform, np.eye(len(shares_before)), samples)
 
     if setting == "fixed_all":
         d = int(reference.learn.features.shape[1])
         learned = identity(d, shares)
-    elif method == "adam":
-        learned = learn_by_adam(
-            reference.learn, target.learn, head, shares,
-            learn_labels=setting == "learned_all", seed=seed, iterations=iterations,
-        )  # fmt: skip
     else:
         learned = learn_transform(
             reference.learn, target.learn, reference.judge, target.judge, head, shares,
@@ -207,11 +199,11 @@ def task_relatedness(
     if unlabelled:
         learning = Side(target.learn.features, relabel(learned, target.learn.features))
         held_out = Side(held_out.features, relabel(learned, held_out.features))
-        if target_labels is not None:
+        if labels is not None:
             agreement = _agreement(held_out.labels, target.held_out.labels)
     terms = evaluate(head, learned, reference.held_out, held_out, learning.labels)
     target_loss = target_accuracy = None
-    if target_labels is not None and measure_target:
+    if labels is not None and measure_target:
         own = train_best_head(*target.learn, len(target.names), target.judge)
         log_p = own.log_probabilities(target.held_out.features)
         target_loss, target_accuracy = _loss_and_accuracy(log_p, target.held_out.labels)
@@ -223,7 +215,6 @@ def task_relatedness(
     names = tuple(str(name) for name in reference.names)
     return Relatedness(
         setting=setting,
-        method=method,
         **terms.values(),
         target_loss=target_loss,
         target_accuracy=target_accuracy,
@@ -242,22 +233,12 @@ def task_relatedness(
     )
 
 
-def _check_options(
-    setting: str, match: str, method: str, tau: float | None, iterations: int, unlabelled: bool
-) -> None:
-    for name, given, allowed in (
-        ("setting", setting, SETTINGS),
-        ("match", match, MATCHES),
-        ("method", method, get_args(Method)),
-    ):
+def _check_options(setting: str, match: str, tau: float | None) -> None:
+    for name, given, allowed in (("setting", setting, SETTINGS), ("match", match, MATCHES)):
         if given not in allowed:
-            raise InputError(f"{name} is one of {', '.join(allowed)}, got {given!r}.")
+            raise InputError(f"{name} must be one of {', '.join(allowed)}; got {given!r}.")
     if tau is not None and not 0 < tau < np.inf:
-        raise InputError(f"tau must be positive and finite, got {tau}.")
-    if iterations < 1:
-        raise InputError(f"iterations must be at least 1, got {iterations}.")
-    if method == "adam" and unlabelled:
-        raise InputError("method='adam' needs target labels; use method='blocks' without.")
+        raise InputError(f"tau must be positive and finite; got {tau}.")
 
 
 def _reference_head(

@@ -10,7 +10,8 @@ import scipy.optimize
 
 from transferscope.errors import FeatureError, InputError, first_few
 from transferscope.numerics import arrays, checks
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike
+from transferscope.numerics.sampling import by_class
 from transferscope.relatedness._head import Numbers, beside
 from transferscope.relatedness._transform import Side, class_means
 from transferscope.relatedness._transport import Ids
@@ -32,12 +33,12 @@ class Task(NamedTuple):
 
 
 def prepare(
-    features: Any,
-    labels: Any,
-    test_features: Any,
-    test_labels: Any,
-    name: str,
-    like: Array,
+    features: ArrayLike,
+    labels: ArrayLike | None,
+    test_features: ArrayLike | None,
+    test_labels: ArrayLike | None,
+    prefix: str,
+    like: Array | None,
     seed: int,
     warnings: list[str],
 ) -> Task:
@@ -46,20 +47,20 @@ def prepare(
     Without `labels` all samples are of one class, "unlabelled". Classes with fewer than three
     samples cannot be learned, judged and held out: they are left out, and `warnings` says so.
     """
-    matrix = _features(features, f"{name}_features", like)
+    matrix = _features(features, f"{prefix}features", like)
     n = int(matrix.shape[0])
-    ids, names = _labels(labels, n, matrix, name)
+    ids, names = _labels(labels, n, matrix, prefix)
     counts = np.bincount(ids)
     least = 3 if test_features is None else 2
     small = np.flatnonzero(counts < least)
     if small.size:
         if len(counts) - small.size < 2:
             raise InputError(
-                f"{name} classes need at least {least} samples each, to learn from and to hold "
-                f"out; only {len(counts) - small.size} of {len(counts)} have them."
+                f"{prefix}labels need at least {least} samples of each class, to learn from "
+                f"and to hold out; only {len(counts) - small.size} of {len(counts)} have them."
             )
         warnings.append(
-            f"{name} classes with fewer than {least} samples are left out: "
+            f"classes of {prefix}labels with fewer than {least} samples are left out: "
             + first_few(names[small])
         )
     rows = np.flatnonzero(counts[ids] >= least)
@@ -70,13 +71,15 @@ def prepare(
         rows, out = _divided(rows, ids, HELD_OUT, rng)
         held, held_ids = _rows(matrix, out), ids[out]
     else:
-        held = _features(test_features, f"{name}_test_features", matrix)
-        held_ids = _known_labels(test_labels, int(held.shape[0]), held, names, labels is None, name)
+        held = _features(test_features, f"{prefix}test_features", matrix)
+        held_ids = _known_labels(
+            test_labels, int(held.shape[0]), held, names, labels is None, prefix
+        )
     learn, judge = _divided(rows, ids, JUDGING, rng)
     mean, deviation = _scale(_rows(matrix, rows))
     if not np.any(deviation > 0):
         raise FeatureError(
-            f"{name}_features are the same for all samples; nothing can be compared. "
+            f"{prefix}features are the same for all samples; nothing can be compared. "
             "Check the encoder's weights and preprocessing."
         )
     deviation = np.where(deviation > 0, deviation, 1.0)
@@ -95,7 +98,7 @@ def prepare(
     )
 
 
-def _features(features: Any, name: str, like: Array) -> Array:
+def _features(features: ArrayLike, name: str, like: Array | None) -> Array:
     matrix = checks.features_matrix(features, name)
     checks.finite(matrix, name)
     if like is None:
@@ -108,29 +111,29 @@ def _features(features: Any, name: str, like: Array) -> Array:
     return arrays.convert_like(matrix, like)
 
 
-def _labels(labels: Any, n: int, like: Array, name: str) -> tuple[Ids, npt.NDArray[Any]]:
+def _labels(labels: Any, n: int, like: Array, prefix: str) -> tuple[Ids, npt.NDArray[Any]]:
     if labels is None:
         return np.zeros(n, np.int64), np.array(["unlabelled"])
     try:
         ids, names = checks.class_labels(labels, n, like)
     except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+        raise InputError(f"{prefix}labels: {error}") from error
     return arrays.to_numpy(ids), names
 
 
 def _known_labels(
-    labels: Any, n: int, like: Array, names: npt.NDArray[Any], unlabelled: bool, name: str
+    labels: Any, n: int, like: Array, names: npt.NDArray[Any], unlabelled: bool, prefix: str
 ) -> Ids:
     """Ids of test labels among the names of the training classes."""
     if unlabelled:
         return np.zeros(n, np.int64)
     if labels is None:
-        raise InputError(f"{name}_test_features need {name}_test_labels; give both or neither.")
-    ids, test_names = _labels(labels, n, like, f"{name}_test")
+        raise InputError(f"{prefix}test_features need {prefix}test_labels. Give both or neither.")
+    ids, test_names = _labels(labels, n, like, f"{prefix}test_")
     strange = sorted(set(test_names.tolist()) - set(names.tolist()))
     if strange:
         raise InputError(
-            f"{name}_test_labels hold {strange[:5]}, which no usable class of {name}_labels is; "
+            f"{prefix}test_labels hold {strange[:5]}, which no usable class of {prefix}labels is; "
             "give at least two training samples of each class or drop these rows."
         )
     return np.searchsorted(names, test_names)[ids]
@@ -142,12 +145,8 @@ def _rows(matrix: Array, rows: Ids) -> Array:
 
 def _divided(rows: Ids, ids: Ids, share: float, rng: np.random.Generator) -> tuple[Ids, Ids]:
     """Rows in two parts, the second with about `share` of each class and at least one of it."""
-    shuffled = rng.permutation(rows)
-    order = shuffled[np.argsort(ids[shuffled], kind="stable")]
-    counts = np.bincount(ids[order])
-    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    second = np.maximum(1, np.rint(share * counts)).astype(np.int64)
-    out = place < np.repeat(second, counts)
+    order, place, size = by_class(ids, rng.permutation(rows))
+    out = place < np.maximum(1, np.rint(share * size))
     return np.sort(order[~out]), np.sort(order[out])
 
 

@@ -30,7 +30,7 @@ class Coupled(NamedTuple):
 
     block: Block
     cost: Numbers  # Euclidean, targets x references
-    plan: transport.Plan
+    plan: transport.TransportPlan
 
 
 def make_blocks(

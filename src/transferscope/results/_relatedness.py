@@ -19,7 +19,7 @@ class Relatedness(Record):
 
     Attributes
     ----------
-    setting, method : str
+    setting : str
     bound : float
         ``reference_loss + label_mismatch + distribution_mismatch``; never below
         ``transformed_loss``.
@@ -69,7 +69,6 @@ class Relatedness(Record):
     """
 
     setting: str
-    method: str
     bound: float
     reference_loss: float
     label_mismatch: float

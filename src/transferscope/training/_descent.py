@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,22 +18,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
-from transferscope.datasets import Dataset
-from transferscope.encoders import Preprocessing, TrainableEncoder
+from transferscope.encoders import TrainableEncoder
 from transferscope.errors import EncoderError, InputError, StoreError
+from transferscope.training._data import Data, augmented
+from transferscope.training._objective import Objective
+from transferscope.training._saving import save_tensors, write_text
 
-TrainableParts = Literal["full", "last-block", "head"]
+FineTuningMode = Literal["full", "last-block", "head"]
 Augmentation = Literal["none", "shift", "flip"]
 
-#: Bytes of prepared samples that are kept in memory; those beyond are decoded in every epoch.
-KEPT_BYTES = 2 * 2**30
 #: Share of all steps over which the learning rate rises, before it falls along a cosine.
 WARM_UP = 0.1
 #: Gradients longer than this are shortened to it.
@@ -42,7 +39,7 @@ HEAD = "target_head."
 
 
 @dataclass(frozen=True)
-class Plan:
+class Hyperparameters:
     """What decides how a run ends."""
 
     learning_rate: float
@@ -50,7 +47,7 @@ class Plan:
     seed: int
     epochs: int
     batch_size: int
-    mode: TrainableParts
+    mode: FineTuningMode
     augment: Augmentation
     patience: int | None
     max_gradient_norm: float | None
@@ -62,93 +59,8 @@ class Plan:
 
 
 @dataclass
-class Data:
-    """A data set as one encoder wants it: prepared once, and kept while memory allows."""
-
-    dataset: Dataset
-    preprocessing: Preprocessing
-
-    def __post_init__(self) -> None:
-        self._kept: dict[int, Any] = {}
-        self._room = KEPT_BYTES
-
-    def batch(self, rows: Sequence[int], pool: ThreadPoolExecutor) -> Any:
-        """Collated samples of these rows."""
-        absent = [row for row in rows if row not in self._kept]
-        fresh = dict(zip(absent, pool.map(self._prepare, absent), strict=True))
-        for row, sample in fresh.items():
-            size = getattr(sample, "nbytes", None) or 4096
-            if self._room >= size:
-                self._room -= size
-                # a copy: the prepared image may be a view of a larger one
-                self._kept[row] = sample.copy() if isinstance(sample, np.ndarray) else sample
-        return self.preprocessing.collate([fresh.get(r, self._kept.get(r)) for r in rows])
-
-    def _prepare(self, row: int) -> Any:
-        return self.preprocessing.prepare(self.dataset[row])
-
-
-class Objective:
-    """What is minimised and what is measured, by the task of the data set."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.task, labels = dataset.require_labels()
-        self.measure = {
-            "classification": "accuracy",
-            "regression": "r2",
-            "multilabel": "mean_average_precision",
-        }[self.task]
-        targets = labels.reshape(len(dataset), -1)
-        self.n_outputs = dataset.n_classes if self.task == "classification" else targets.shape[1]
-        if self.task == "regression":
-            self.mean = torch.from_numpy(targets.mean(axis=0)).float()
-            self.spread = torch.from_numpy(np.maximum(targets.std(axis=0), 1e-12)).float()
-
-    def targets(self, dataset: Dataset) -> Tensor:
-        """Labels as the loss wants them."""
-        labels = torch.from_numpy(dataset.require_labels()[1].copy())
-        if self.task == "classification":
-            return labels
-        labels = labels.float().reshape(len(dataset), -1)
-        return (labels - self.mean) / self.spread if self.task == "regression" else labels
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean over the batch."""
-        if self.task == "classification":
-            return functional.cross_entropy(outputs, targets)
-        if self.task == "regression":
-            return functional.mse_loss(outputs, targets)
-        return functional.binary_cross_entropy_with_logits(outputs, targets)
-
-    def gradient_norms(self, outputs: Tensor, targets: Tensor, head: nn.Linear) -> Tensor:
-        """Length of each sample's gradient of the loss in its features, in closed form."""
-        if self.task == "classification":
-            error = outputs.softmax(dim=1) - functional.one_hot(targets, outputs.shape[1])
-        elif self.task == "regression":
-            error = 2 * (outputs - targets) / outputs.shape[1]
-        else:
-            error = (outputs.sigmoid() - targets) / outputs.shape[1]
-        norms: Tensor = (error @ head.weight).norm(dim=1)
-        return norms
-
-    def value(self, outputs: Tensor, targets: Tensor) -> float:
-        """Accuracy, R² (mean over outputs) or mean average precision; higher is better."""
-        if self.task == "classification":
-            return float((outputs.argmax(dim=1) == targets).double().mean())
-        if self.task == "regression":
-            residual = (outputs - targets).double().square().sum(dim=0)
-            total = (targets - targets.mean(dim=0)).double().square().sum(dim=0)
-            return float((1 - residual / total.clamp_min(1e-12)).mean())
-        from sklearn.metrics import average_precision_score
-
-        occurring = (targets.sum(dim=0) > 0).numpy()
-        truth, scores = targets.numpy()[:, occurring], outputs.numpy()[:, occurring]
-        return float(average_precision_score(truth, scores, average="macro"))
-
-
-@dataclass
 class Run:
-    """One plan carried out; `train` gives what it came to.
+    """One run with given hyper-parameters; `train` returns its result.
 
     Parameters
     ----------
@@ -163,7 +75,7 @@ class Run:
     encoder: TrainableEncoder
     objective: Objective
     parts: dict[str, Data]
-    plan: Plan
+    hyperparameters: Hyperparameters
     folder: Path
     about: str
     progress: Callable[[str, int, int], None] | None = None
@@ -171,7 +83,7 @@ class Run:
     def train(self) -> dict[str, Any]:
         """Run the epochs that are missing, then measure the best one on the test part."""
         finished = self.folder / "run.json"
-        identity = {"about": self.about, "plan": asdict(self.plan)}
+        identity = {"about": self.about, "plan": asdict(self.hyperparameters)}
         if finished.exists():
             record: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
             self._same(record["identity"], identity)
@@ -180,11 +92,11 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
-                f"{self.folder} cannot be made ({error}); choose another --out."
+                f"{self.folder} cannot be made ({error}); choose another out."
             ) from error
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode") as self._pool:
             result = self._train(identity)
-        _write_text(finished, json.dumps({"identity": identity, "result": result}, indent=2))
+        write_text(finished, json.dumps({"identity": identity, "result": result}, indent=2))
         (self.folder / "last.safetensors").unlink(missing_ok=True)
         return result
 
@@ -193,15 +105,15 @@ class Run:
         if json.loads(json.dumps(found)) != json.loads(json.dumps(identity)):
             raise InputError(
                 f"this folder holds another run ({found}) than the one asked for ({identity}). "
-                "Choose another --out, or delete the folder."
+                "Choose another out, or delete the folder."
             )
 
     def _train(self, identity: dict[str, Any]) -> dict[str, Any]:
-        plan, module = self.plan, self.encoder.module
+        hyper, module = self.hyperparameters, self.encoder.module
         width = self.encoder.feature_dim
         device = next(module.parameters()).device
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(plan.seed)
+            torch.manual_seed(hyper.seed)
             self._head = nn.Linear(width, self.objective.n_outputs)
         nn.init.zeros_(self._head.bias)
         self._head.to(device)
@@ -210,21 +122,21 @@ class Run:
         tensors = [*trained.values(), *self._head.parameters()]
         names = [*trained, *(HEAD + name for name, _ in self._head.named_parameters())]
         optimiser = torch.optim.AdamW(
-            tensors, lr=plan.learning_rate, betas=(0.9, 0.999), weight_decay=plan.weight_decay
+            tensors, lr=hyper.learning_rate, betas=(0.9, 0.999), weight_decay=hyper.weight_decay
         )
         targets = {
             name: self.objective.targets(p.dataset).to(device) for name, p in self.parts.items()
         }
         n = len(self.parts["train"].dataset)
-        per_epoch = math.ceil(n / plan.batch_size)
-        total = per_epoch * plan.epochs
+        per_epoch = math.ceil(n / hyper.batch_size)
+        total = per_epoch * hyper.epochs
         history: list[dict[str, float]] = self._resume(identity, names, tensors, optimiser)
-        for epoch in range(len(history), plan.epochs):
+        for epoch in range(len(history), hyper.epochs):
             if self._out_of_patience(history):
                 break
             start = time.perf_counter()
             if self.progress is not None:
-                self.progress(f"{self.encoder.identifier}, {plan.name}", epoch, plan.epochs)
+                self.progress(f"{self.encoder.identifier}, {hyper.name}", epoch, hyper.epochs)
             loss = self._epoch(epoch, per_epoch, total, optimiser, tensors, targets["train"])
             outputs, norms = self._outputs("validation", targets["validation"])
             value = self.objective.value(outputs, targets["validation"].cpu())
@@ -242,7 +154,7 @@ class Run:
                     "seconds": time.perf_counter() - start,
                 }
             )
-            if max(history, key=merit) is history[-1]:
+            if max(history, key=validation_order) is history[-1]:
                 save_tensors(self.folder / "best.safetensors", self._weights())
             self._save_last(identity, names, tensors, optimiser, history)
             self._log(history)
@@ -253,7 +165,7 @@ class Run:
     def _result(
         self, history: list[dict[str, float]], targets: dict[str, Tensor]
     ) -> dict[str, Any]:
-        best = max(history, key=merit)
+        best = max(history, key=validation_order)
         diverged = not math.isfinite(best["validation"])
         result: dict[str, Any] = {
             "epoch": best["epoch"],
@@ -275,7 +187,7 @@ class Run:
 
     def _choose_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters that the mode trains, by name; sets gradients on them and on no others."""
-        module, mode = self.encoder.module, self.plan.mode
+        module, mode = self.encoder.module, self.hyperparameters.mode
         module.requires_grad_(False)
         module.eval()
         self._training: list[nn.Module] = []
@@ -317,8 +229,8 @@ class Run:
         tensors: list[nn.Parameter],
         targets: Tensor,
     ) -> float:
-        plan, data = self.plan, self.parts["train"]
-        rng = np.random.default_rng([plan.seed, epoch])
+        hyper, data = self.hyperparameters, self.parts["train"]
+        rng = np.random.default_rng([hyper.seed, epoch])
         order = rng.permutation(len(targets))
         for part in self._training:
             part.training = True
@@ -326,12 +238,12 @@ class Run:
         with torch.random.fork_rng(devices=_cuda_devices(targets)):
             torch.manual_seed(int(rng.integers(2**62)))
             for step, rows in enumerate(np.array_split(order, per_epoch)):
-                rate = plan.learning_rate * _schedule((epoch * per_epoch + step) / total)
+                rate = hyper.learning_rate * _schedule((epoch * per_epoch + step) / total)
                 for group in optimiser.param_groups:
                     group["lr"] = rate
                 batch = data.batch(rows.tolist(), self._pool)
-                if plan.augment != "none":
-                    batch = augmented(batch, plan.augment == "flip", rng)
+                if hyper.augment != "none":
+                    batch = augmented(batch, hyper.augment == "flip", rng)
                 given = targets[torch.from_numpy(rows).to(targets.device)]
                 outputs = self._head(self._features(batch))
                 loss = self.objective.loss(outputs, given)
@@ -346,13 +258,13 @@ class Run:
 
     @torch.no_grad()
     def _bound_head(self) -> None:
-        """Scale the head so that no sample's loss has a longer gradient than the plan allows.
+        """Scale the head so that no sample's loss has a longer gradient than `max_gradient_norm`.
 
         The gradient of a cross-entropy is a mean of differences between the weights of two
         classes, so it is never longer than the longest of these; that of k binary ones is no
         longer than the spectral norm of the weights over sqrt(k).
         """
-        limit, weight = self.plan.max_gradient_norm, self._head.weight
+        limit, weight = self.hyperparameters.max_gradient_norm, self._head.weight
         if limit is None:
             return
         if self.objective.task == "classification":
@@ -362,7 +274,7 @@ class Run:
         weight.mul_((limit / longest).clamp(max=1.0))
 
     def _features(self, batch: Any) -> Tensor:
-        if self.plan.mode == "head":
+        if self.hyperparameters.mode == "head":
             with torch.no_grad():
                 return self.encoder.forward(batch)
         return self.encoder.forward(batch)
@@ -370,7 +282,7 @@ class Run:
     def _outputs(self, part: str, targets: Tensor) -> tuple[Tensor, float]:
         """Outputs of the head for all samples of a part, and the largest gradient norm."""
         data, outputs, largest = self.parts[part], [], 0.0
-        size = 2 * self.plan.batch_size
+        size = 2 * self.hyperparameters.batch_size
         with torch.no_grad():
             for at in range(0, len(targets), size):
                 rows = range(at, min(at + size, len(targets)))
@@ -381,10 +293,10 @@ class Run:
         return torch.cat(outputs), largest
 
     def _out_of_patience(self, history: list[dict[str, float]]) -> bool:
-        if self.plan.patience is None or not history:
+        if self.hyperparameters.patience is None or not history:
             return False
-        best = max(range(len(history)), key=lambda i: merit(history[i]))
-        return len(history) - 1 - best >= self.plan.patience
+        best = max(range(len(history)), key=lambda i: validation_order(history[i]))
+        return len(history) - 1 - best >= self.hyperparameters.patience
 
     # -- what is kept ---------------------------------------------------------------------------
 
@@ -458,38 +370,12 @@ class Run:
     def _log(self, history: list[dict[str, float]]) -> None:
         lines = [",".join(history[0])]
         lines += [",".join(f"{value:.6g}" for value in row.values()) for row in history]
-        _write_text(self.folder / "log.csv", "\n".join(lines) + "\n")
+        write_text(self.folder / "log.csv", "\n".join(lines) + "\n")
 
 
-def merit(row: Mapping[str, float]) -> tuple[float, float]:
+def validation_order(row: Mapping[str, float]) -> tuple[float, float]:
     """What epochs and runs are compared by: the measure, then the loss, both on validation."""
     return row["validation"], -row["validation_loss"]
-
-
-def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None
-) -> None:
-    """Write tensors of any device to a safetensors file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.tmp")
-    # clones: tied weights share memory, which safetensors refuses
-    copies = {name: value.cpu().clone().contiguous() for name, value in tensors.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(copies, partial, metadata=about)
-        partial.chmod(0o644)  # safetensors writes files that only their owner may read
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise StoreError(f"{path} cannot be written ({error}); choose another --out.") from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error}); choose another --out.") from error
 
 
 def _schedule(progress: float) -> float:
@@ -501,28 +387,6 @@ def _schedule(progress: float) -> float:
 
 def _cuda_devices(tensor: Tensor) -> list[torch.device]:
     return [tensor.device] if tensor.device.type == "cuda" else []
-
-
-def augmented(
-    images: npt.NDArray[np.uint8], mirror: bool, rng: np.random.Generator
-) -> npt.NDArray[np.uint8]:
-    """Shift each image by up to an eighth of its side, edges reflected; mirror every second one."""
-    if not (isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype == np.uint8):
-        raise InputError("only images can be augmented; use augment='none'.")
-    n, height, width, _ = images.shape
-    reach = max(1, min(height, width) // 8)
-    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
-    tops, lefts = rng.integers(0, 2 * reach + 1, size=(2, n))
-    shifted = np.stack(
-        [
-            image[top : top + height, left : left + width]
-            for image, top, left in zip(padded, tops, lefts, strict=True)
-        ]
-    )
-    if mirror:
-        turned = rng.random(n) < 0.5
-        shifted[turned] = shifted[turned, :, ::-1]
-    return shifted
 
 
 @contextmanager

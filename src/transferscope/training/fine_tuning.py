@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from transferscope.datasets import Dataset
 from transferscope.encoders import (
@@ -22,6 +21,7 @@ from transferscope.encoders import (
     refuse_other_modality,
 )
 from transferscope.errors import EncoderError, InputError, require
+from transferscope.numerics.sampling import by_class
 from transferscope.results import FineTuningResult, TrainingRun
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def finetune(
                 f"every run of {trained.identifier} on {train.name} diverged (learning rates "
                 f"{list(learning_rates)}). Give smaller ones."
             )
-        best = max(finished, key=_merit)
+        best = max(finished, key=_validation_order)
         chosen = [best]
         if part == (1, 1):
             chosen += [
@@ -234,7 +234,7 @@ progress
         As `finetune` does.
     """
     require("torch", extra="vision", purpose="pre-train")
-    from transferscope.training._descent import save_tensors
+    from transferscope.training._saving import save_tensors
 
     folder = Path(out)
     loaded = _trainable(encoder, device)
@@ -274,7 +274,8 @@ class _Sweep:
         initial: dict[str, Any],
         progress: ProgressCallback | None,
     ) -> None:
-        from transferscope.training._descent import Data, Objective
+        from transferscope.training._data import Data
+        from transferscope.training._objective import Objective
 
         self.encoder, self.settings, self.folder = encoder, settings, folder
         self.initial, self.progress = initial, progress
@@ -285,20 +286,20 @@ class _Sweep:
 
     def run(self, learning_rate: float, weight_decay: float, seed: int) -> TrainingRun:
         """Carry out one run, or read what came of it."""
-        from transferscope.training._descent import Plan, Run
+        from transferscope.training._descent import Hyperparameters, Run
 
-        plan = Plan(learning_rate, weight_decay, seed, **self.settings)
+        chosen = Hyperparameters(learning_rate, weight_decay, seed, **self.settings)
         self.encoder.module.load_state_dict(self.initial)
         run = Run(
             self.encoder,
             self.objective,
             self.data,
-            plan,
-            self.folder / plan.name,
+            chosen,
+            self.folder / chosen.name,
             self.about,
             self.progress,
         )
-        return TrainingRun(learning_rate, weight_decay, seed, folder=plan.name, **run.train())
+        return TrainingRun(learning_rate, weight_decay, seed, folder=chosen.name, **run.train())
 
 
 def _trainable(spec: str | Encoder | nn.Module, device: str | None) -> TrainableEncoder:
@@ -314,7 +315,7 @@ def _trainable(spec: str | Encoder | nn.Module, device: str | None) -> Trainable
     return encoder  # type: ignore[return-value]
 
 
-def _merit(run: TrainingRun) -> tuple[float, float]:
+def _validation_order(run: TrainingRun) -> tuple[float, float]:
     assert run.validation is not None
     assert run.validation_loss is not None
     return run.validation, -run.validation_loss
@@ -370,7 +371,7 @@ def refuse_other_classes(train: Dataset, test: Dataset) -> None:
         raise InputError(
             f"train and test must have the same classes; {train.name} ({train.split}) has "
             f"{train.n_classes}, {test.name} ({test.split}) has {test.n_classes}, or their names "
-            "differ. Give parts with the same classes, or leave --test-split out."
+            "differ. Give parts with the same classes, or leave test out."
         )
 
 
@@ -397,12 +398,9 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datase
     task, labels = dataset.require_labels()
     classes = labels if task == "classification" else np.zeros(n, dtype=np.int64)
     order = np.random.default_rng([seed, 1]).permutation(n)
-    out: list[npt.NDArray[np.int64]] = []
-    for c in np.unique(classes):
-        members = order[classes[order] == c]
-        out.append(members[: min(round(share * members.size), members.size - 1)])
+    rows, place, size = by_class(classes, order)
     chosen = np.zeros(n, dtype=bool)
-    chosen[np.concatenate(out)] = True
+    chosen[rows[place < np.minimum(np.rint(share * size), size - 1)]] = True
     if not chosen.any():
         raise InputError(
             f"{dataset.name} has {n} samples in {dataset.n_classes} classes: too few to hold some "

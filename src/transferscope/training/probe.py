@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
 
-from transferscope.errors import InputError, require
+from transferscope.errors import InputError
 from transferscope.numerics import arrays, checks
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
+from transferscope.numerics.minimise import minimise
 from transferscope.numerics.sampling import stratified_rows
+from transferscope.numerics.softmax_regression import log_probabilities, penalised_loss
 from transferscope.results import ProbeResult
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 #: Inverse penalties tried (scikit-learn's C), for features of unit mean square.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -26,6 +25,8 @@ VALIDATION = 0.2
 #: Eigenvalues of the scatter below this share of the largest are directions without samples.
 RANK = 1e-7
 MAX_ITERATIONS = 300
+#: Stop when a step lowers the loss by less than this.
+VALUE_TOLERANCE = 1e-9
 #: Stop when no derivative of the mean loss, in the scaled coordinates, is larger than this share
 #: of the loss at the start (at most of one).
 TOLERANCE = 3e-5
@@ -40,10 +41,10 @@ class LogisticFit(NamedTuple):
 
 
 def probe(
-    train_features: Any,
-    train_labels: Any,
-    test_features: Any,
-    test_labels: Any,
+    train_features: ArrayLike,
+    train_labels: ArrayLike,
+    test_features: ArrayLike,
+    test_labels: ArrayLike,
     *,
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
@@ -133,7 +134,9 @@ def probe(
     )
 
 
-def fit_logistic(features: Any, labels: Any, strengths: Sequence[float]) -> list[LogisticFit]:
+def fit_logistic(
+    features: ArrayLike, labels: ArrayLike, strengths: Sequence[float]
+) -> list[LogisticFit]:
     """Multinomial logistic regression for several penalties, each from the one before.
 
     Minimises ``C · Σ cross-entropy + ‖W‖² / 2`` with a free intercept, as scikit-learn does, on
@@ -174,117 +177,102 @@ def fit_logistic(features: Any, labels: Any, strengths: Sequence[float]) -> list
     if not strengths or not all(0 < strength < math.inf for strength in strengths):
         raise InputError(f"strengths must be positive numbers, got {list(strengths)}.")
     given, ids, names = _checked(features, labels, "features")
-    torch = require("torch", extra="vision", purpose="train a probe")
-    like = given if arrays.is_torch(given) else torch.from_numpy(np.array(given))
-    rotated, back, mean = _rotate(like)
-    n = rotated.shape[0]
-    truth = torch.from_numpy(np.ascontiguousarray(ids)).to(rotated.device)
-    eigenvalues = rotated.square().mean(dim=0)
-    before = weight = torch.zeros((rotated.shape[1], len(names)), device=rotated.device)
-    bias = torch.zeros(len(names), device=rotated.device)
+    xp = arrays.namespace(given)
+    rotated, back, mean = _rotate(given)
+    n, truth = int(rotated.shape[0]), arrays.one_hot(arrays.from_numpy(ids, given), len(names))
+    eigenvalues = arrays.as_float64(xp.mean(rotated * rotated, axis=0))
+    before = theta = arrays.as_float64(
+        xp.zeros((eigenvalues.shape[0] + 1, len(names)), device=arrays.device_of(given))
+    )
     fits = []
     ordered = sorted(set(strengths))
     for k, strength in enumerate(ordered):
-        penalty = 1 / (n * strength)
-        chances = torch.addmm(bias, rotated, weight).softmax(dim=1)
-        scale = (eigenvalues * (chances * (1 - chances)).mean() + penalty).rsqrt()[:, None]
-        start = weight
+        start = theta
         if k > 1:
             ahead = math.log(strength / ordered[k - 1]) / math.log(ordered[k - 1] / ordered[k - 2])
-            start = weight + ahead * (weight - before)
-        before = weight
-        weight, bias = _descend(rotated, truth, start, bias, penalty, scale)
-        full = (back @ weight).T
-        shifted = bias - full @ mean
-        as_given = (full, shifted) if arrays.is_torch(given) else (full.numpy(), shifted.numpy())
-        fits.append(LogisticFit(strength, *as_given))
+            # the line is for the weights; biases start where the last fit ended
+            ahead_of_weights = theta[:-1, :] + ahead * (theta[:-1, :] - before[:-1, :])
+            start = xp.concat([ahead_of_weights, theta[-1:, :]])
+        before, theta = (
+            theta,
+            _descend(rotated, truth, eigenvalues, theta, start, 1 / (n * strength)),
+        )
+        weight = (back @ xp.astype(theta[:-1, :], back.dtype)).T
+        fits.append(
+            LogisticFit(strength, weight, xp.astype(theta[-1, :], back.dtype) - weight @ mean)
+        )
     return fits
 
 
-def _rotate(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _rotate(features: Array) -> tuple[Array, Array, Array]:
     """Centred, scaled features in the eigenbasis of their scatter, the way back, and the mean."""
-    import torch
-
-    mean = features.mean(dim=0, dtype=torch.float64)
-    centred = (features - mean.to(features.dtype)).float()
-    n, d = centred.shape
-    size = float(centred.square().mean(dtype=torch.float64).sqrt())
+    xp = arrays.namespace(features)
+    n, d = map(int, features.shape)
+    mean = xp.sum(features, axis=0, dtype=xp.float64) / n
+    centred = xp.astype(features - xp.astype(mean, features.dtype), xp.float32)
+    size = math.sqrt(float(xp.sum(centred * centred, dtype=xp.float64)) / (n * d))
     if size == 0:
         raise InputError("features are all the same, so there is nothing to fit.")
-    centred /= size
+    centred = centred / size
+    values, vectors = xp.linalg.eigh(centred @ centred.T if n < d else centred.T @ centred)
+    first = int(xp.sum(xp.astype(values <= RANK * values[-1], xp.int64)))  # values ascend
+    basis = vectors[:, first:]
     if n < d:
-        values, left = torch.linalg.eigh(centred @ centred.T)
-        kept = values > RANK * values[-1]
-        basis = centred.T @ (left[:, kept] / values[kept].sqrt())
-    else:
-        values, vectors = torch.linalg.eigh(centred.T @ centred)
-        basis = vectors[:, values > RANK * values[-1]]
-    return centred @ basis, basis / size, mean.float()
+        basis = centred.T @ (basis / xp.sqrt(values[first:]))
+    return centred @ basis, basis / size, xp.astype(mean, xp.float32)
 
 
 def _descend(
-    rotated: Tensor, truth: Tensor, weight: Tensor, bias: Tensor, penalty: float, scale: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Minimise from (weight, bias) in coordinates of which one unit stands for `scale` (r, 1)."""
-    import torch
+    rotated: Array,
+    truth: Array,
+    eigenvalues: Array,
+    known: Array,
+    start: Array,
+    penalty: float,
+) -> Array:
+    """Weights and biases of one penalty, in units that the curvature at `known` gives."""
+    xp = arrays.namespace(rotated)
+    chances = xp.exp(log_probabilities(rotated, known[:-1, :], known[-1, :]))
+    curvature = float(xp.mean(chances * (1 - chances)))
+    scale = 1 / xp.sqrt(eigenvalues * curvature + penalty)
+    free = xp.ones_like(scale[:1]) * math.sqrt(int(truth.shape[1]))
+    share = truth / int(truth.shape[0])
 
-    n, n_classes = rotated.shape[0], bias.shape[0]
-    inputs = rotated * scale.T
-    shrink = penalty * scale.square()
-    free = n_classes**0.5
-    rows = torch.arange(n, device=truth.device)
-    point = torch.cat([weight / scale, bias[None] / free]).requires_grad_(True)
-    optimiser = torch.optim.LBFGS(
-        [point],
-        max_iter=MAX_ITERATIONS,
-        tolerance_change=1e-9,
-        history_size=10,
-        line_search_fn="strong_wolfe",
-    )
+    def loss(theta: Array) -> tuple[float, Array]:
+        return penalised_loss(rotated, share, theta, penalty)
 
-    @torch.no_grad()
-    def closure() -> float:
-        w, b = point[:-1], point[-1] * free
-        logits = torch.addmm(b, inputs, w)
-        logits -= logits.logsumexp(dim=1, keepdim=True)
-        loss = -logits[rows, truth].mean(dtype=torch.float64)
-        error = logits.exp_()
-        error[rows, truth] -= 1
-        error /= n
-        point.grad = torch.cat([inputs.T @ error + shrink * w, free * error.sum(dim=0)[None]])
-        return float(loss + 0.5 * (shrink * w.square()).sum(dtype=torch.float64))
-
-    optimiser.param_groups[0]["tolerance_grad"] = TOLERANCE * min(1.0, closure())
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
-    found = point.detach()
-    return found[:-1] * scale, found[-1] * free
+    return minimise(
+        loss,
+        start,
+        unit=xp.concat([scale, free])[:, None],
+        max_steps=MAX_ITERATIONS,
+        value_tolerance=VALUE_TOLERANCE,
+        gradient_tolerance=TOLERANCE * min(1.0, loss(start)[0]),
+    ).point
 
 
 def _checked(
-    features: Any, labels: Any, name: str
-) -> tuple[Array, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    features: ArrayLike, labels: ArrayLike, name: str
+) -> tuple[Array, NumpyArray, NumpyArray]:
     matrix = checks.features_matrix(features, name)
     checks.finite(matrix, name)
     ids, names = checks.class_labels(labels, int(matrix.shape[0]), matrix)
     return matrix, arrays.to_numpy(ids), names
 
 
-def _rows(features: Array, mask: np.ndarray[Any, Any]) -> Array:
-    if not arrays.is_torch(features):
-        return features[mask]
-    import torch
-
-    return features[torch.from_numpy(mask).to(features.device)]
+def _rows(features: Array, mask: NumpyArray) -> Array:
+    rows = arrays.from_numpy(np.flatnonzero(mask), features)
+    return arrays.namespace(features).take(features, rows, axis=0)
 
 
-def _logits(fit: LogisticFit, features: Array) -> np.ndarray[Any, Any]:
+def _logits(fit: LogisticFit, features: Array) -> NumpyArray:
     """One row per sample, one column per class that was fitted."""
     weight = arrays.namespace(features).astype(fit.weight, features.dtype)
     bias = arrays.namespace(features).astype(fit.bias, features.dtype)
     return arrays.to_numpy(features @ weight.T + bias)
 
 
-def _log_loss(logits: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
+def _log_loss(logits: NumpyArray, truth: NumpyArray) -> float:
     """Mean cross-entropy over the samples whose class was fitted."""
     logs = arrays.as_float64(logits) - logsumexp(logits, axis=1, keepdims=True)
     known = logs[np.arange(truth.size), np.minimum(truth, logs.shape[1] - 1)]
