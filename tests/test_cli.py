@@ -156,7 +156,7 @@ def test_score_json_is_as_promised(run, feature_file, suffix):
     assert (record["n_samples"], record["n_features"], record["n_classes"]) == (60, 8, 3)
     assert {"logme", "h_score", "leep", "nce"} <= record["scores"].keys()
     for score in record["scores"].values():
-        assert {"value", "warnings", "seconds"} == score.keys()
+        assert {"value", "warnings", "seconds"} <= score.keys()
 
 
 def test_metric_without_its_inputs_is_listed_as_skipped(run, tmp_path):

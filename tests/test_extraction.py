@@ -448,8 +448,8 @@ def test_features_come_without_labels_where_the_data_set_has_none(vectors, tmp_p
     assert item.labels is None
     other = run(regression(), encoder_of(Counting(), "mine"))[0]
     embedding = other.embedding(reference=item)
-    np.testing.assert_array_equal(embedding.reference_features, whole.features)
-    assert embedding.reference_labels is None
+    np.testing.assert_array_equal(embedding.reference.features, whole.features)
+    assert embedding.reference.classes is None
 
 
 def test_cache_is_the_users_cache_folder_and_a_path_is_a_folder(vectors, tmp_path, monkeypatch):

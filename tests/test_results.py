@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from transferscope.results import (
+    DatasetSummary,
     EncoderResult,
     Ranking,
     Score,
@@ -32,7 +33,7 @@ GOOD = EncoderResult(
 )
 FAILED = EncoderResult(encoder="timm/b", error="line one\nline | two")
 RANKING = Ranking(
-    {"name": "digits", "split": "all", "n_samples": 10, "n_classes": 2, "n_skipped": 0},
+    DatasetSummary("digits", "all", "classification", 10, 2, 0, "f00d"),
     "consensus of logme, knn",
     (GOOD, FAILED),
     "Fine-tune mini/a.",
@@ -55,7 +56,8 @@ def test_score_table_survives_json():
     table = ScoreTable(10, 4, 2, {"knn": Score(0.5, ("x",), 0.25)}, {"leep": "no head"})
     assert ScoreTable.from_json(table.to_json()) == table
     record = json.loads(table.to_json())
-    assert record["scores"]["knn"] == {"value": 0.5, "warnings": ["x"], "seconds": 0.25}
+    assert record["scores"]["knn"].items() >= {"value": 0.5, "seconds": 0.25, "low": None}.items()
+    assert record["scores"]["knn"]["warnings"] == ["x"]
     assert record["skipped"] == {"leep": "no head"}
     assert table["knn"] == 0.5
     assert table.to_frame().loc["knn", "warnings"] == "x"

@@ -431,7 +431,7 @@ def test_rank_by_relatedness():
         reference="sklearn/digits",
         store=None,
     )
-    assert ranking.best.error is None
+    assert ranking.best.rank == 1
     assert set(ranking.metrics) == {"relatedness", "relatedness_unlabelled"}
 
 
