@@ -54,11 +54,11 @@ FORBIDDEN = {
 }
 #: Files of the room of metrics that are no metrics, and may know these.
 NO_METRICS = {
-    *("__init__", "_metric", "_documentation", "_table", "_plan"),
+    *("__init__", "_metric", "_measurement", "_documentation", "_table", "_plan"),
     *("_ped", "_potential_energy", "_combined", "_score"),
 }
 #: What files of metrics share.
-SHARED = {"_metric", "_documentation"}
+SHARED = {"_metric", "_measurement", "_documentation"}
 #: outside package -> the only room that imports it.
 ONLY_IN = {"matplotlib": "plots"}
 NO_SUCH_FILES = {"utils", "helpers", "common", "misc"}

@@ -157,7 +157,7 @@ def test_features_that_barely_vary_can_be_scored():
 def test_spectrum_is_that_of_the_centred_scatter(n, d, backend):
     features, labels = data(n, d)
     embedding = Embedding(backend(features), labels)
-    values, vectors = map(arrays.to_numpy, embedding.spectrum)
+    values, vectors = map(arrays.to_numpy, embedding.spread.spectrum)
     centred = features - features.mean(axis=0)
     assert len(values) == min(d, n - 1)
     assert np.all(np.diff(values) <= 0)
@@ -171,14 +171,14 @@ def test_rank_does_not_depend_on_scale(dtype, scale):
     features, labels = data(60, 6)
     copies = np.column_stack([features, features[:, :4] @ np.ones((4, 3)), np.zeros(60)])
     embedding = Embedding((copies * scale).astype(dtype), labels)
-    assert embedding.spectrum.values.shape == (6,)
+    assert embedding.spread.spectrum.values.shape == (6,)
 
 
 def test_rotations_are_those_of_the_spectrum(backend):
     features, labels = data()
     embedding = Embedding(backend(features), labels)
     rows = arrays.from_numpy(np.array([3, 0, 9]), embedding.features)
-    vectors = arrays.to_numpy(embedding.spectrum.vectors)
+    vectors = arrays.to_numpy(embedding.spread.spectrum.vectors)
     expected = (features - features.mean(axis=0)) @ vectors
     rotated = embedding.rotate(embedding.matrix.take(rows))
     np.testing.assert_allclose(arrays.to_numpy(rotated), expected[[3, 0, 9]])
@@ -191,7 +191,7 @@ def test_rotations_are_those_of_the_spectrum(backend):
 def test_root_is_one_of_the_scatter(n, d, dtype, backend):
     features, labels = data(n, d)
     embedding = Embedding(backend(features.astype(dtype)), labels)
-    root, scatter = (arrays.to_numpy(a) for a in (embedding.root, embedding.total.scatter))
+    root, scatter = (arrays.to_numpy(a) for a in (embedding.spread.root, embedding.total.scatter))
     assert root.shape == (d, min(d, n - 1))
     np.testing.assert_allclose(root @ root.T, scatter, atol=1e-5 * np.max(scatter))
 
@@ -276,7 +276,7 @@ def test_without_labels_and_targets():
     bare, labelled = Embedding(features), Embedding(features, labels)
     assert (bare.task, bare.targets, bare.n_classes, bare.n_samples) == (None, None, 0, 40)
     np.testing.assert_allclose(bare.total.scatter, labelled.total.scatter)
-    np.testing.assert_allclose(bare.spectrum.values, labelled.spectrum.values)
+    np.testing.assert_allclose(bare.spread.spectrum.values, labelled.spread.spectrum.values)
     assert bare.influence_rows.tolist() == list(range(40))
     for absent in ("labels", "moments", "rotated_means", "influence_labels"):
         with pytest.raises(MissingInputError, match="Pass labels"):
@@ -309,15 +309,15 @@ def test_displaced_is_a_second_embedding(backend):
     features, labels = data()
     move = np.random.default_rng(3).standard_normal((3, 6))
     before = Embedding(backend(features), labels)
-    kept = arrays.to_numpy(before.spectrum.values).copy()
+    kept = arrays.to_numpy(before.spread.spectrum.values).copy()
     after = before.displaced(backend(move))
     expected = Embedding(features + move[labels], labels)
     np.testing.assert_allclose(arrays.to_numpy(after.features), expected.features)
     np.testing.assert_allclose(
-        arrays.to_numpy(after.spectrum.values), expected.spectrum.values, rtol=1e-9
+        arrays.to_numpy(after.spread.spectrum.values), expected.spectrum.values, rtol=1e-9
     )
     assert after.quartic_sum == pytest.approx(expected.quartic_sum)
-    np.testing.assert_array_equal(arrays.to_numpy(before.spectrum.values), kept)
+    np.testing.assert_array_equal(arrays.to_numpy(before.spread.spectrum.values), kept)
     twice = after.displaced(backend(-move))
     np.testing.assert_allclose(arrays.to_numpy(twice.features), features)
 
@@ -337,7 +337,7 @@ def test_streamed_moments_speak_for_all_samples():
         "per-sample terms come from a stratified sample of 30 of 90"
     ]
     assert whole.shared_warnings() == []
-    np.testing.assert_allclose(streamed.spectrum.values, whole.spectrum.values)
+    np.testing.assert_allclose(streamed.spread.spectrum.values, whole.spread.spectrum.values)
 
 
 def test_streamed_targets():
@@ -350,7 +350,8 @@ def test_streamed_targets():
     )
     assert streamed.n_samples == 90
     np.testing.assert_allclose(
-        streamed.target_moments.cross, Embedding(features, targets=targets).target_moments.cross
+        streamed.target_moments.statistics.cross,
+        Embedding(features, targets=targets).target_moments.statistics.cross,
     )
 
 

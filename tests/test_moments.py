@@ -277,10 +277,10 @@ def test_bad_features_half_way_leave_everything_as_it_was(bad, monkeypatch):
 
     targets = np.column_stack([labels, -labels]).astype(float)
     joint = TargetMoments.from_arrays(features, targets)
-    cross, total = joint.cross, joint.total
+    cross, total = joint.statistics.cross, joint.total
     with pytest.raises(FeatureError):
         joint.update(worse, targets)
-    assert joint.cross is cross
+    assert joint.statistics.cross is cross
     assert joint.total is total
 
 
@@ -341,15 +341,15 @@ def literal_targets(features, targets) -> dict[str, np.ndarray]:
     for row, target in zip(x - x.mean(axis=0), y - y.mean(axis=0), strict=True):
         cross += np.outer(row, target)
     return {
-        "target_mean": y.mean(axis=0),
-        "target_scatter": ((y - y.mean(axis=0)) ** 2).sum(axis=0),
+        "mean": y.mean(axis=0),
+        "scatter": ((y - y.mean(axis=0)) ** 2).sum(axis=0),
         "cross": cross,
     }
 
 
 def targets_agree(moments: TargetMoments, features, targets, bound: float) -> None:
     for name, want in literal_targets(features, targets).items():
-        have = arrays.to_numpy(getattr(moments, name))
+        have = arrays.to_numpy(getattr(moments.statistics, name))
         assert have.dtype == np.float64
         atol = bound * float(np.abs(want).max())
         np.testing.assert_allclose(have, want.astype(float), rtol=0, atol=atol, err_msg=name)

@@ -158,7 +158,7 @@ def test_no_array_of_samples_features_and_classes(monkeypatch):
     features, labels = task(4000, 100, 10)
     features = features.astype(np.float32)
     embedding = Embedding(features, labels)
-    embedding.spectrum  # noqa: B018
+    embedding.spread.spectrum  # noqa: B018
     monkeypatch.setattr(arrays, "CHUNK_BYTES", 2**16)
     tracemalloc.start()
     measure_gaussian(embedding)

@@ -68,17 +68,6 @@ class ClassMoments(MergeableMoments[ClassStatistics]):
     Start empty, feed it with `update`, join several with `merge`; or use `from_arrays`. Memory is
     O(C d + d²) and does not grow with the number of samples.
 
-    Attributes
-    ----------
-    counts : (C,) float64
-        Samples of each class; a class never seen has 0.
-    means : (C, d) float64
-        Class means; zero for a class never seen.
-    within_squares : (C, d) float64
-        Per class and dimension ``sum (x - mean_c)^2``.
-    total : FeatureMoments
-        Of all samples, whatever their class.
-
     Examples
     --------
     >>> import numpy as np

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property, wraps
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 from transferscope.embedding._class_moments import ClassMoments
 from transferscope.embedding._feature_moments import FeatureMoments, cut
 from transferscope.embedding._matrix import DisplacedMatrix, FeatureMatrix
 from transferscope.embedding._reference import ReferenceTask
 from transferscope.embedding._source import SourceOutputs
-from transferscope.embedding._spectrum import Spectrum, Spread
+from transferscope.embedding._spectrum import Spread
 from transferscope.embedding._target_moments import TargetMoments
 from transferscope.embedding._targets import Classes, Numbers, Targets
 from transferscope.errors import InputError, MissingInputError
@@ -54,6 +54,23 @@ def computed_once(function: Callable[[Embedding], Shared]) -> Callable[[Embeddin
     return cached
 
 
+class TargetColumns(NamedTuple):
+    """Statistics of the columns of the targets: one-hot classes, or numbers.
+
+    Attributes
+    ----------
+    mean : (k,) float64
+    scatter : (k,) float64
+        ``sum (y - mean)^2``.
+    cross : (k, r) float64
+        ``sum (y - mean)(x - mean)^T`` in the eigenbasis of the scatter.
+    """
+
+    mean: Array
+    scatter: Array
+    cross: Array
+
+
 class Embedding:
     """Features and targets of one data set under one encoder.
 
@@ -92,6 +109,8 @@ class Embedding:
         The features of the samples that are kept, to be walked over in pieces.
     targets : Classes, Numbers or None
         None where neither labels nor targets were given.
+    n_kept, n_features : int
+        Samples that are kept, and features of each.
     inputs : frozenset of str
         Names of the parameters that were given (and ``"source_probabilities"`` with logits).
     seed : int
@@ -124,6 +143,7 @@ class Embedding:
     ) -> None:
         given = checks.features_matrix(features)
         self.matrix = FeatureMatrix(given)
+        self.n_kept, self.n_features = self.matrix.n_rows, self.matrix.n_features
         self.targets = _targets(labels, targets, given)
         self.seed = seed
         self._moments = moments
@@ -172,6 +192,7 @@ class Embedding:
             displacement_in_all = 0.0 + displacement
         moved.matrix = DisplacedMatrix(self.matrix.given, self.labels, displacement_in_all)
         moved.targets, moved.seed, moved.inputs = self.targets, self.seed, self.inputs
+        moved.n_kept, moved.n_features = self.n_kept, self.n_features
         moved._source, moved._reference = self._source, self._reference
         moved._moments = self.moments.displaced(displacement)
         moved._computed = {}
@@ -181,16 +202,6 @@ class Embedding:
     def features(self) -> Array:
         """Features of the samples that are kept, (n_kept, n_features)."""
         return self.matrix.array
-
-    @property
-    def n_kept(self) -> int:
-        """Number of samples whose features are kept."""
-        return self.matrix.n_rows
-
-    @property
-    def n_features(self) -> int:
-        """Number of features."""
-        return self.matrix.n_features
 
     @property
     def n_samples(self) -> int:
@@ -261,7 +272,8 @@ class Embedding:
         return TargetMoments.from_arrays(self.features, self.numbers)
 
     @cached_property
-    def _spread(self) -> Spread:
+    def spread(self) -> Spread:
+        """The scatter of all samples: its spectrum and a root, each computed once."""
         if self._moments is not None:
             total = _total(self._moments)
         elif isinstance(self.targets, Classes):
@@ -275,7 +287,7 @@ class Embedding:
     @property
     def total(self) -> FeatureMoments:
         """Moments of the features of all samples, whatever their targets."""
-        return self._spread.total
+        return self.spread.total
 
     def check_features(self) -> None:
         """Refuse features that no metric can use.
@@ -286,16 +298,6 @@ class Embedding:
             If a feature is NaN or infinite, or all samples have the same features.
         """
         _ = self.total
-
-    @property
-    def spectrum(self) -> Spectrum:
-        """Eigendecomposition of the total scatter, computed once for all metrics."""
-        return self._spread.spectrum
-
-    @property
-    def root(self) -> Array:
-        """A matrix of full rank, (d, r), whose product with its transpose is the total scatter."""
-        return self._spread.root
 
     @cached_property
     def quartic_sum(self) -> float:
@@ -323,7 +325,17 @@ class Embedding:
     @cached_property
     def rotated_means(self) -> Array:
         """Class means about the total mean, in the eigenbasis of the scatter: (C, r)."""
-        return (self.moments.means - self.moments.mean) @ self.spectrum.vectors
+        return (self.moments.means - self.moments.mean) @ self.spread.spectrum.vectors
+
+    @cached_property
+    def columns(self) -> TargetColumns:
+        """Statistics of the columns of the targets: one for each class, or each number."""
+        if isinstance(self.targets, Classes):
+            counts = self.moments.counts
+            mean = counts / self.n_samples
+            return TargetColumns(mean, counts * (1 - mean), self.rotated_means * counts[:, None])
+        mean, scatter, cross = self.target_moments.statistics
+        return TargetColumns(mean, scatter, cross.T @ self.spread.spectrum.vectors)
 
     def rotate(self, features: Array) -> Array:
         """Centre features and rotate them into the eigenbasis of the scatter.
@@ -336,7 +348,7 @@ class Embedding:
         -------
         float64 array of shape (m, r)
         """
-        return (arrays.as_float64(features) - self.total.mean) @ self.spectrum.vectors
+        return (arrays.as_float64(features) - self.total.mean) @ self.spread.spectrum.vectors
 
     @cached_property
     def influence_rows(self) -> Array:
@@ -356,7 +368,7 @@ class Embedding:
 
         Centred in float64, then rotated in the dtype of the features.
         """
-        return self.project_influence(self.spectrum.vectors)
+        return self.project_influence(self.spread.spectrum.vectors)
 
     def project_influence(self, axes: Array) -> Array:
         """Centred features of `influence_rows` times `axes`.

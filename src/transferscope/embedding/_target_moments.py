@@ -39,8 +39,8 @@ class TargetMoments(MergeableMoments[TargetStatistics]):
 
         Parameters
         ----------
-        features : float array of shape (n, d)
-        targets : float64 array of shape (n, k)
+        features, targets : array
+            As `update` takes them.
 
         Returns
         -------
@@ -85,27 +85,13 @@ class TargetMoments(MergeableMoments[TargetStatistics]):
         return self._add(TargetMoments._of(TargetStatistics(mean, scatter, crosses[0]), total))
 
     def _merged(self, other: TargetMoments) -> TargetStatistics:
+        own, theirs = self.statistics, other.statistics
         have, new = self.total.n_samples, other.total.n_samples
         weight = have * new / (have + new)
         step = other.total.mean - self.total.mean
-        target_step = other.target_mean - self.target_mean
+        target_step = theirs.mean - own.mean
         return TargetStatistics(
-            mean=self.target_mean + target_step * (new / (have + new)),
-            scatter=self.target_scatter + other.target_scatter + weight * target_step**2,
-            cross=self.cross + other.cross + weight * step[:, None] * target_step[None, :],
+            mean=own.mean + target_step * (new / (have + new)),
+            scatter=own.scatter + theirs.scatter + weight * target_step**2,
+            cross=own.cross + theirs.cross + weight * step[:, None] * target_step[None, :],
         )
-
-    @property
-    def target_mean(self) -> Array:
-        """Mean of each target, (k,) float64."""
-        return self.statistics.mean
-
-    @property
-    def target_scatter(self) -> Array:
-        """``sum (y - mean)^2`` per target, (k,) float64."""
-        return self.statistics.scatter
-
-    @property
-    def cross(self) -> Array:
-        """``sum (x - mean)(y - mean)^T``, (d, k) float64."""
-        return self.statistics.cross

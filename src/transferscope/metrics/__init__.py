@@ -16,7 +16,8 @@ from transferscope.metrics._linear_mse import linear_mse
 from transferscope.metrics._linear_probe import linear_probe
 from transferscope.metrics._logistic_probe import logistic_probe
 from transferscope.metrics._logme import logme
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import About, Behaviour, Metric
 from transferscope.metrics._nce import nce
 from transferscope.metrics._ncti import ncti_geometry, ncti_nearest_center, ncti_variability
 from transferscope.metrics._nleep import nleep

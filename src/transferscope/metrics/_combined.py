@@ -10,7 +10,8 @@ import numpy as np
 
 from transferscope.embedding import Embedding
 from transferscope.errors import MissingInputError
-from transferscope.metrics._metric import About, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import About, Metric
 from transferscope.numerics.arrays import NumpyArray
 from transferscope.results import Score
 

@@ -33,6 +33,11 @@ InputError
     If shapes disagree or fewer than two classes occur.
 FeatureError
     If features are not finite or all the same.""",
+    "reference_labels": """\
+InputError
+    If shapes disagree or fewer than two classes occur on either side.
+FeatureError
+    If features or reference features are not finite, or features all the same.""",
     "source_probabilities": """\
 InputError
     If shapes disagree, rows do not sum to 1, or fewer than two classes occur.""",
@@ -62,7 +67,8 @@ def documented(function: Function) -> Function:
     entries = "\n".join([*shared, *([] if own is None else [own.group(1)])])
     text = text.replace("Returns\n-", f"Parameters\n----------\n{entries}\n\nReturns\n-", 1)
     if "\nRaises\n-" not in text:
-        raises = RAISES[next(iter(parameters))]
+        first = next(iter(parameters))
+        raises = RAISES["reference_labels" if "reference_labels" in parameters else first]
         text = text.replace("\nNotes\n-", f"\nRaises\n------\n{raises}\n\nNotes\n-", 1)
     function.__doc__ = text
     return function

@@ -10,7 +10,8 @@ import math
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
-from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Metric
 from transferscope.numerics import arrays, checks
 from transferscope.numerics.arrays import Array, ArrayLike
 

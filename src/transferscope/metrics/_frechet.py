@@ -10,7 +10,8 @@ import math
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -68,7 +69,7 @@ def measure(embedding: Embedding) -> Measurement:
     """Minus the Fréchet distance of an embedding to its reference task; see `frechet`."""
     reference = embedding.reference
     n, m = embedding.n_samples, reference.n_samples
-    own, other = embedding.root / math.sqrt(n), reference.spread.root / math.sqrt(m)
+    own, other = embedding.spread.root / math.sqrt(n), reference.spread.root / math.sqrt(m)
     xp = arrays.namespace(own)
     step = embedding.total.mean - reference.spread.total.mean
     crossed = own.T @ other

@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -102,8 +103,8 @@ def measure(embedding: Embedding, covariance: Covariance = "diagonal") -> Measur
 
 def _class_gaussians(embedding: Embedding, covariance: Covariance) -> _Gaussians:
     """Means and variances of the classes on the principal axes, in one pass."""
-    C, k = embedding.n_classes, min(AXES, int(embedding.spectrum.values.shape[0]))
-    vectors, dtype = embedding.spectrum.vectors[:, :k], embedding.matrix.dtype
+    C, k = embedding.n_classes, min(AXES, int(embedding.spread.spectrum.values.shape[0]))
+    vectors, dtype = embedding.spread.spectrum.vectors[:, :k], embedding.matrix.dtype
     xp = arrays.namespace(vectors)
     pivot, axes = xp.astype(embedding.total.mean, dtype), xp.astype(vectors, dtype)
     centres = xp.astype((embedding.moments.means - arrays.as_float64(pivot)) @ vectors, dtype)
@@ -116,7 +117,7 @@ def _class_gaussians(embedding: Embedding, covariance: Covariance) -> _Gaussians
     variances = squares / xp.where(kept > 0, kept, 1.0)[:, None]
     if covariance == "spherical":
         variances = xp.mean(variances, axis=1, keepdims=True)
-    floor = VARIANCE_FLOOR * float(embedding.spectrum.values[0]) / embedding.n_samples
+    floor = VARIANCE_FLOOR * float(embedding.spread.spectrum.values[0]) / embedding.n_samples
     return _Gaussians(embedding.rotated_means[:, :k], xp.where(variances > floor, variances, floor))
 
 
@@ -169,7 +170,7 @@ def _influence(embedding: Embedding, gaussians: _Gaussians) -> Array:
 
     # A sample z turns axis j towards axis l by z_l z_j / (λ_j - λ_l). Where λ_j and λ_l are closer
     # than their own uncertainty the turn is bounded: it is damped by the variance of that angle.
-    n, spread = embedding.n_samples, embedding.spectrum.values / embedding.n_samples
+    n, spread = embedding.n_samples, embedding.spread.spectrum.values / embedding.n_samples
     gap = spread[None, :k] - spread[:, None]
     noise = spread[None, :k] * spread[:, None] / n
     turn = gap / (gap * gap + noise)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -105,7 +106,7 @@ def _explained(
     # tr(M S_b M), what a change of the ridge multiplies
     ridge_slope = float(weights @ xp.sum((means * inverse[None, :]) ** 2, axis=1))
     # E over the samples of x' M S_b M x, what the covariance's own change multiplies
-    spread = embedding.spectrum.values / n
+    spread = embedding.spread.spectrum.values / n
     between = float(weights @ xp.sum((means * inverse[None, :]) ** 2 * spread[None, :], axis=1))
 
     def influence() -> Array:
@@ -124,7 +125,7 @@ def _explained(
 
 def measure_h_score(embedding: Embedding) -> Measurement:
     """H-score of an embedding; see `h_score`."""
-    inverse = embedding.n_samples / embedding.spectrum.values
+    inverse = embedding.n_samples / embedding.spread.spectrum.values
     value, influence = _explained(embedding, inverse, 1.0, 1.0, 0.0)
     warnings = embedding.shared_warnings()
     top = embedding.n_classes - 1
@@ -142,7 +143,7 @@ def measure_h_score(embedding: Embedding) -> Measurement:
 def measure_regularized_h_score(embedding: Embedding) -> Measurement:
     """Regularised H-score of an embedding; see `regularized_h_score`."""
     shrinkage = ledoit_wolf_shrinkage(embedding)
-    values, n = embedding.spectrum.values, embedding.n_samples
+    values, n = embedding.spread.spectrum.values, embedding.n_samples
     ridge = float(arrays.namespace(values).sum(values)) / n / embedding.n_features
     inverse = 1 / ((1 - shrinkage) * values / n + shrinkage * ridge)
     factor = (1 - shrinkage) * n / (n - 1)

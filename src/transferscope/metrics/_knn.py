@@ -7,15 +7,8 @@ from typing import Literal
 from transferscope.embedding import Classes, Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import (
-    EVERYTHING,
-    About,
-    Behaviour,
-    Measurement,
-    Metric,
-    hit_rate,
-    r_squared,
-)
+from transferscope.metrics._measurement import Measurement, hit_rate, r_squared
+from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 

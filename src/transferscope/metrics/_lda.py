@@ -12,7 +12,8 @@ from typing import NamedTuple
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -105,7 +106,7 @@ def measure(embedding: Embedding, shrinkage: float | None = None) -> Measurement
     xp = arrays.namespace(means)
     weights = fit.solve(means)
     bias = xp.log(share) - xp.sum(means * weights, axis=1) / 2
-    directions = embedding.spectrum.vectors @ weights.T
+    directions = embedding.spread.spectrum.vectors @ weights.T
     truth = []
     for part, features in embedding.matrix.chunks():
         centred = arrays.as_float64(features) - embedding.total.mean
@@ -129,7 +130,7 @@ def measure(embedding: Embedding, shrinkage: float | None = None) -> Measurement
 def _fit(embedding: Embedding, shrinkage: float | None) -> _Discriminant:
     """Shrink the within-class covariance and decompose what the class means add to it."""
     n, means = embedding.n_samples, embedding.rotated_means
-    spread = embedding.spectrum.values / n
+    spread = embedding.spread.spectrum.values / n
     xp = arrays.namespace(spread)
     weighted = means * xp.sqrt(embedding.moments.counts / n)[:, None]
     level = float(xp.sum(embedding.moments.within_squares)) / n / embedding.n_features

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import SOURCE, About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -79,4 +80,4 @@ ABOUT = About(
     "likelihood of labels through the source classes", "at most 0", "Nguyen et al., ICML 2020"
 )
 BEHAVIOUR = Behaviour(uses_features=False)
-LEEP = Metric("leep", measure, ABOUT, needs=("source_probabilities",), behaviour=BEHAVIOUR)
+LEEP = Metric("leep", measure, ABOUT, needs=SOURCE, behaviour=BEHAVIOUR)

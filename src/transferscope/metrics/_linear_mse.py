@@ -9,7 +9,8 @@ from __future__ import annotations
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import NUMBERS, About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import NUMBERS, About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -70,19 +71,19 @@ def measure(embedding: Embedding, penalty: float = 1.0) -> Measurement:
         raise InputError(
             "linear_mse scores targets=, got class labels; use linear_probe for those."
         )
-    moments, (values, vectors) = embedding.target_moments, embedding.spectrum
+    moments, (values, vectors) = embedding.target_moments.statistics, embedding.spread.spectrum
     xp = arrays.namespace(values)
     n = embedding.n_samples
     variances = values / n
     cross = vectors.T @ moments.cross / n
     weights = cross / (variances + penalty)[:, None]
     explained = xp.sum(cross * weights, axis=0)
-    unexplained = moments.target_scatter / n - explained
+    unexplained = moments.scatter / n - explained
     value = -float(xp.sum(xp.where(unexplained > 0, unexplained, 0.0)))
 
     def influence() -> Array:
         # at the minimum, a change of A and b makes no difference: only the sample's own error does
-        true = xp.take(embedding.numbers, embedding.influence_rows, axis=0) - moments.target_mean
+        true = xp.take(embedding.numbers, embedding.influence_rows, axis=0) - moments.mean
         error = true - embedding.influence_features @ weights
         terms = -xp.sum(error * error, axis=1)
         return terms - xp.mean(terms)

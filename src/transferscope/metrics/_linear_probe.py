@@ -10,15 +10,8 @@ import numpy as np
 
 from transferscope.embedding import Classes, Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import (
-    EVERYTHING,
-    About,
-    Behaviour,
-    Measurement,
-    Metric,
-    hit_rate,
-    r_squared,
-)
+from transferscope.metrics._measurement import Measurement, hit_rate, r_squared
+from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -65,17 +58,10 @@ def linear_probe(
 
 def measure(embedding: Embedding) -> Measurement:
     """Leave-one-out ridge accuracy or R² of an embedding; see `linear_probe`."""
-    values = embedding.spectrum.values
+    values = embedding.spread.spectrum.values
     xp = arrays.namespace(values)
     n = embedding.n_samples
-    if isinstance(embedding.targets, Classes):
-        counts = embedding.moments.counts
-        cross = embedding.rotated_means * counts[:, None]
-        target_mean = counts / n
-    else:
-        moments = embedding.target_moments
-        cross = moments.cross.T @ embedding.spectrum.vectors
-        target_mean = moments.target_mean
+    target_mean, _, cross = embedding.columns
     unit = float(xp.sum(values)) / embedding.n_features
     penalty = unit * _best_penalty(embedding, cross, unit)
     inverse = 1 / (values + penalty)
@@ -102,14 +88,14 @@ def measure(embedding: Embedding) -> Measurement:
 
 def _best_penalty(embedding: Embedding, cross: Array, unit: float) -> float:
     """The penalty of least generalised cross-validation error, which needs no pass."""
-    values = embedding.spectrum.values
+    values = embedding.spread.spectrum.values
     xp = arrays.namespace(values)
     n = embedding.n_samples
     if isinstance(embedding.targets, Classes):
         share = embedding.moments.counts / n
         variation = n * float(xp.sum(share * (1 - share)))
     else:
-        variation = float(xp.sum(embedding.target_moments.target_scatter))
+        variation = float(xp.sum(embedding.target_moments.statistics.scatter))
     fitted = xp.sum(cross * cross, axis=0) / values
     never_fitted = max(variation - float(xp.sum(fitted)), 0.0)
 

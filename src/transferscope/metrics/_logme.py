@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from transferscope.embedding import Classes, Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -188,18 +189,10 @@ def _evidence(problem: _Problem, t: Array, at: _Solution) -> tuple[Array, Array,
 
 def _problem(embedding: Embedding) -> tuple[_Problem, Array, Array]:
     """The ridge problems of all columns, the mean in their basis, and the columns' means."""
-    total, (s, vectors) = embedding.total, embedding.spectrum
+    total, (s, vectors) = embedding.total, embedding.spread.spectrum
     xp = arrays.namespace(s)
     n = embedding.n_samples
-    if isinstance(embedding.targets, Classes):
-        counts = embedding.moments.counts
-        w = embedding.rotated_means * counts[:, None]
-        target_mean = counts / n
-        scatter = counts * (1 - target_mean)
-    else:
-        moments = embedding.target_moments
-        w = moments.cross.T @ vectors
-        target_mean, scatter = moments.target_mean, moments.target_scatter
+    target_mean, scatter, w = embedding.columns
     unexplained = scatter - xp.sum(w * w / s[None, :], axis=1)
     mean = vectors.T @ total.mean
     outside = total.mean - vectors @ mean
@@ -238,7 +231,7 @@ def measure(embedding: Embedding) -> Measurement:
         warnings.append("saturated: some columns are predicted without error")
 
     def influence() -> Array:
-        rows = embedding.influence_features + mean[: embedding.spectrum.values.shape[0]]
+        rows = embedding.influence_features + mean[: embedding.spread.spectrum.values.shape[0]]
         if problem.s.shape[0] > rows.shape[1]:
             rows = xp.concat([rows, xp.zeros_like(rows[:, :1]) + mean[-1]], axis=1)
         inverse = 1 / (problem.s[None, :] + t[:, None])

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import SOURCE, About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -65,4 +66,4 @@ ABOUT = About(
     "minus entropy of labels given the source class", "-ln C to 0", "Tran et al., ICCV 2019"
 )
 BEHAVIOUR = Behaviour(uses_features=False)
-NCE = Metric("nce", measure, ABOUT, needs=("source_probabilities",), behaviour=BEHAVIOUR)
+NCE = Metric("nce", measure, ABOUT, needs=SOURCE, behaviour=BEHAVIOUR)

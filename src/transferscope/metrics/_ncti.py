@@ -17,7 +17,8 @@ import numpy as np
 
 from transferscope.embedding import Embedding, computed_once
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric, grouped_jackknife
+from transferscope.metrics._measurement import Measurement, grouped_jackknife
+from transferscope.metrics._metric import About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -196,14 +197,14 @@ def _of_samples(embedding: Embedding, value: Value) -> Measurement:
 
 def _n_components(embedding: Embedding) -> int:
     """At most 64, and so few that the covariance within the classes has full rank."""
-    rank = int(embedding.spectrum.values.shape[0])
+    rank = int(embedding.spread.spectrum.values.shape[0])
     return min(COMPONENTS, rank, max(1, embedding.n_samples - embedding.n_classes))
 
 
 def _warnings(embedding: Embedding) -> list[str]:
     warnings = embedding.shared_warnings()
     p = _n_components(embedding)
-    if p < min(COMPONENTS, int(embedding.spectrum.values.shape[0])):
+    if p < min(COMPONENTS, int(embedding.spread.spectrum.values.shape[0])):
         warnings.append(
             f"few samples: {embedding.n_samples} in {embedding.n_classes} classes determine no "
             f"more than {p} components, and these separate whatever the labels"
@@ -214,7 +215,10 @@ def _warnings(embedding: Embedding) -> list[str]:
 @computed_once
 def _components(embedding: Embedding) -> Array:
     """Leading principal components of the kept samples, (n_kept, p) float64."""
-    axes, mean = embedding.spectrum.vectors[:, : _n_components(embedding)], embedding.total.mean
+    axes, mean = (
+        embedding.spread.spectrum.vectors[:, : _n_components(embedding)],
+        embedding.total.mean,
+    )
     parts = [(arrays.as_float64(part) - mean) @ axes for _, part in embedding.matrix.chunks()]
     return arrays.namespace(mean).concat(parts)
 
@@ -223,7 +227,7 @@ def _components(embedding: Embedding) -> Array:
 def _whole_fit(embedding: Embedding) -> _Discriminant:
     """The discriminant of all samples, from their moments."""
     p, n = _n_components(embedding), embedding.n_samples
-    variances = embedding.spectrum.values[:p] / n
+    variances = embedding.spread.spectrum.values[:p] / n
     total = _identity(variances) * variances
     means = embedding.rotated_means[:, :p]
     return _fit(embedding, total, means, embedding.moments.counts / n)
@@ -304,7 +308,7 @@ def _influence(embedding: Embedding, value: Value, n_samples: int) -> Array:
     samples the value rests on.
     """
     chosen, labels = embedding.influence_rows, embedding.influence_labels
-    rank, p = int(embedding.spectrum.values.shape[0]), _n_components(embedding)
+    rank, p = int(embedding.spread.spectrum.values.shape[0]), _n_components(embedding)
     rows = embedding.influence_features[:, : min(WIDER, rank)]
     xp = arrays.namespace(rows)
 
@@ -344,23 +348,15 @@ NCTI_VARIABILITY = Metric(
 NCTI_GEOMETRY_ABOUT = About(
     "closeness to the geometry of collapse (part of ncti)", "positive", "Wang et al., ICCV 2023"
 )
-NCTI_GEOMETRY_BEHAVIOUR = Behaviour(changes_with=("scale",), warns_of=("n < d",))
+SCALED = Behaviour(changes_with=("scale",), warns_of=("n < d",))
 NCTI_GEOMETRY = Metric(
-    "ncti_geometry",
-    measure_geometry,
-    NCTI_GEOMETRY_ABOUT,
-    from_moments=True,
-    behaviour=NCTI_GEOMETRY_BEHAVIOUR,
+    "ncti_geometry", measure_geometry, NCTI_GEOMETRY_ABOUT, from_moments=True, behaviour=SCALED
 )
 
 
 NCTI_NEAREST_CENTER_ABOUT = About(
     "optimality of the nearest class centre (part of ncti)", "0 to 1", "Wang et al., ICCV 2023"
 )
-NCTI_NEAREST_CENTER_BEHAVIOUR = Behaviour(changes_with=("scale",), warns_of=("n < d",))
 NCTI_NEAREST_CENTER = Metric(
-    "ncti_nearest_center",
-    measure_nearest_center,
-    NCTI_NEAREST_CENTER_ABOUT,
-    behaviour=NCTI_NEAREST_CENTER_BEHAVIOUR,
+    "ncti_nearest_center", measure_nearest_center, NCTI_NEAREST_CENTER_ABOUT, behaviour=SCALED
 )

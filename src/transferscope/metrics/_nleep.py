@@ -15,7 +15,8 @@ import numpy as np
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric, grouped_jackknife
+from transferscope.metrics._measurement import Measurement, grouped_jackknife
+from transferscope.metrics._metric import About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 from transferscope.numerics.sampling import stratified_rows
@@ -257,7 +258,7 @@ def _value(table: Array, mixture: _Mixture, labels: Array, C: int, *, log: bool)
 
 def _projected(embedding: Embedding, rows: NumpyArray) -> Array:
     """The given rows on the principal axes that hold most of the variance."""
-    values, vectors = embedding.spectrum
+    values, vectors = embedding.spread.spectrum
     share = np.cumsum(arrays.to_numpy(values))
     n_axes = int(np.searchsorted(share / share[-1], ENERGY, side="right")) + 1
     xp = arrays.namespace(vectors)

@@ -14,7 +14,8 @@ import numpy as np
 
 from transferscope.embedding import Embedding, computed_once
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import REFERENCE, About, Behaviour, Metric
 from transferscope.numerics import arrays, transport
 from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 from transferscope.numerics.sampling import stratified_rows
@@ -48,13 +49,6 @@ def otce(
     -------
     float
         At most 0; higher is better. W is in squared units of the features, H in nats.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree or fewer than two classes occur on either side.
-    FeatureError
-        If features or reference features are not finite, or features all the same.
 
     Notes
     -----
@@ -100,13 +94,6 @@ def ot_nce(
     -------
     float
         In [-ln C, 0], higher is better; natural logarithm.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree or fewer than two classes occur on either side.
-    FeatureError
-        If features or reference features are not finite, or features all the same.
 
     Notes
     -----
@@ -215,23 +202,11 @@ OTCE_ABOUT = About(
 OTCE_BEHAVIOUR = Behaviour(
     changes_with=("scale",), copied_to_host="the matrix of costs, for the exact transport"
 )
-OTCE = Metric(
-    "otce",
-    measure_otce,
-    OTCE_ABOUT,
-    needs=("reference_features", "reference_labels"),
-    behaviour=OTCE_BEHAVIOUR,
-)
+OTCE = Metric("otce", measure_otce, OTCE_ABOUT, needs=REFERENCE, behaviour=OTCE_BEHAVIOUR)
 
 
 OT_NCE_ABOUT = About(
     "minus entropy of labels given the transported ones", "-ln C to 0", "Tan et al., CVPR 2021"
 )
 OT_NCE_BEHAVIOUR = Behaviour(copied_to_host="the matrix of costs, for the exact transport")
-OT_NCE = Metric(
-    "ot_nce",
-    measure_ot_nce,
-    OT_NCE_ABOUT,
-    needs=("reference_features", "reference_labels"),
-    behaviour=OT_NCE_BEHAVIOUR,
-)
+OT_NCE = Metric("ot_nce", measure_ot_nce, OT_NCE_ABOUT, needs=REFERENCE, behaviour=OT_NCE_BEHAVIOUR)

@@ -14,7 +14,8 @@ from typing import Any
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric, grouped_jackknife
+from transferscope.metrics._measurement import Measurement, grouped_jackknife
+from transferscope.metrics._metric import About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 from transferscope.numerics.minimise import minimise
@@ -108,7 +109,7 @@ class _Classifier:
 
     def __init__(self, embedding: Embedding, penalty: float) -> None:
         self.embedding = embedding
-        values, vectors = embedding.spectrum
+        values, vectors = embedding.spread.spectrum
         xp = arrays.namespace(values)
         self.vectors = xp.astype(vectors, embedding.matrix.dtype, copy=False)
         self.variances = values / embedding.n_samples

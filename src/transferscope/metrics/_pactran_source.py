@@ -15,7 +15,8 @@ import scipy.special
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric, grouped_jackknife
+from transferscope.metrics._measurement import Measurement, grouped_jackknife
+from transferscope.metrics._metric import SOURCE, About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -228,7 +229,7 @@ PACTRAN_DIRICHLET = Metric(
     "pactran_dirichlet",
     measure_dirichlet,
     PACTRAN_DIRICHLET_ABOUT,
-    needs=("source_probabilities",),
+    needs=SOURCE,
     behaviour=PACTRAN_DIRICHLET_BEHAVIOUR,
 )
 
@@ -247,6 +248,6 @@ PACTRAN_GAMMA = Metric(
     "pactran_gamma",
     measure_gamma,
     PACTRAN_GAMMA_ABOUT,
-    needs=("source_probabilities",),
+    needs=SOURCE,
     behaviour=PACTRAN_GAMMA_BEHAVIOUR,
 )

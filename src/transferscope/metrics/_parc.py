@@ -12,7 +12,8 @@ from typing import NamedTuple
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
@@ -128,7 +129,7 @@ def _standardised(embedding: Embedding, n_axes: int | None) -> Array:
     values = arrays.as_float64(embedding.matrix.take(embedding.influence_rows))
     xp = arrays.namespace(values)
     if n_axes is not None:
-        vectors = embedding.spectrum.vectors
+        vectors = embedding.spread.spectrum.vectors
         n_axes = min(n_axes, int(vectors.shape[1]))
         vectors = vectors[:, :n_axes]
         largest = xp.argmax(xp.abs(vectors), axis=0)[None, :]

@@ -16,7 +16,8 @@ import numpy as np
 from transferscope.embedding import ClassStatistics, Embedding, computed_once
 from transferscope.errors import InputError
 from transferscope.metrics._combined import combined_metric
-from transferscope.metrics._metric import About, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import About, Metric
 from transferscope.metrics._potential_energy import (
     SMALLEST_DEVIATION,
     Decline,

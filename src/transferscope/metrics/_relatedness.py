@@ -13,7 +13,8 @@ import numpy as np
 
 from transferscope.embedding import Embedding
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import EVERYTHING, REFERENCE, About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 from transferscope.numerics.sampling import stratified_rows
@@ -190,7 +191,7 @@ RELATEDNESS = Metric(
     "relatedness",
     measure_relatedness,
     RELATEDNESS_ABOUT,
-    needs=("reference_features", "reference_labels"),
+    needs=REFERENCE,
     behaviour=RELATEDNESS_BEHAVIOUR,
 )
 
@@ -209,7 +210,7 @@ RELATEDNESS_UNLABELLED = Metric(
     measure_relatedness_unlabelled,
     RELATEDNESS_UNLABELLED_ABOUT,
     tasks=EVERYTHING,
-    needs=("reference_features", "reference_labels"),
+    needs=REFERENCE,
     needs_targets=False,
     behaviour=RELATEDNESS_UNLABELLED_BEHAVIOUR,
 )

@@ -9,7 +9,8 @@ import numpy as np
 
 from transferscope.embedding import Embedding
 from transferscope.errors import MissingInputError, TransferscopeError
-from transferscope.metrics._metric import Measurement, Metric, Need
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import Metric, Need
 from transferscope.metrics._plan import DEFAULT_METRICS, plan_metrics
 from transferscope.numerics.arrays import ArrayLike
 from transferscope.results import Score, ScoreTable

@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 from transferscope.embedding import ClassMoments, Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 

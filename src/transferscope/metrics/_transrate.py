@@ -15,7 +15,8 @@ import numpy as np
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
-from transferscope.metrics._metric import About, Behaviour, Measurement, Metric
+from transferscope.metrics._measurement import Measurement
+from transferscope.metrics._metric import About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 
