@@ -544,16 +544,22 @@ def test_words_on_the_command_line(
     assert "72 samples, 3 classes" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not tiny.TEXTS.is_dir(), reason="shared/data/text is not beside this checkout")
 @pytest.mark.parametrize(
-    ("name", "task", "n_classes"),
-    [("trec6", "classification", 6), ("stsb", "regression", 0),
-     ("turkish_wiki_ner", "classification", 39)],
-)  # fmt: skip
-def test_real_texts(bert: str, name: str, task: str, n_classes: int, tmp_path: Path) -> None:
+    ("task", "n_classes"), [("classification", 2), ("regression", 0), ("entities", 3)]
+)
+def test_a_sample_of_a_larger_file(bert: str, task: str, n_classes: int, tmp_path: Path) -> None:
+    texts: list[str] = TEXTS * 8
+    labels: list[Any] = LABELS * 8
+    if task == "regression":
+        labels = [len(text) / 10 for text in texts]
+    elif task == "entities":
+        texts = [" ".join(words) for words, _ in TAGGED * 8]
+        labels = [" ".join(tags) for _, tags in TAGGED * 8]
+    path = table(tmp_path / "large.csv", text=texts, label=labels)
     ranking = transferscope.rank(
-        tiny.TEXTS / f"{name}.csv", bert, "logme,knn", max_samples=200, store=tmp_path, device="cpu"
+        path, bert, "logme,knn", task=task, max_samples=200, store=tmp_path, device="cpu"
     )
-    assert (ranking.dataset.task, ranking.dataset.n_classes) == (task, n_classes)
+    kind = "classification" if task == "entities" else task
+    assert (ranking.dataset.task, ranking.dataset.n_classes) == (kind, n_classes)
     assert ranking.dataset.n_samples == 200
     assert set(ranking.best.scores) == {"logme", "knn"}

@@ -2,7 +2,7 @@
 
     python tools/carry_published.py [FOLDER OF THE TABLES]
 
-What each table is, and where it is from, stands in src/transferscope/published/__init__.py.
+What each table is, and where it is from, stands in evaluation/published/__init__.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 ROOT = Path(__file__).parents[1]
-PUBLISHED = ROOT / "src" / "transferscope" / "published"
+PUBLISHED = ROOT / "src" / "transferscope" / "evaluation" / "published"
 #: TransferGraph: a task needs this many models, a model all such tasks.
 FEWEST_MODELS = 200
 #: A run diverged when its training loss is no finite number or above this.
