@@ -194,6 +194,7 @@ def run(tmp_path, monkeypatch, capsys):
 FILES = ("--pretrained", "a.safetensors", "--finetuned", "b.safetensors")
 
 
+@pytest.mark.needs("matplotlib")
 def test_distance_prints_layers(run, tmp_path):
     out = run("distance", "--random", "r.safetensors", *FILES, "--spectra", "--plot", "p.png")
     assert [line[1:9] for line in out.splitlines() if line.startswith("│")] == [
@@ -210,6 +211,7 @@ def test_distance_prints_layers(run, tmp_path):
     assert "no random initialisation" in run("distance", *FILES)
 
 
+@pytest.mark.needs("torch")
 def test_distance_refuses(run):
     assert "cannot be opened" in run("distance", "--random", "x.pth", *FILES, check=2)
     both = ("--random", "r.safetensors", "--arch", "resnet18")

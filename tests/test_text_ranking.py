@@ -264,9 +264,11 @@ PED_METRICS = "logme+ped,gbc+ped,frechet,logme"
 def test_ped_takes_its_scale_from_texts_of_reference(
     bert: str, gpt2: str, layers: str, keep: bool, tmp_path: Path
 ) -> None:
+    # classes that overlap: those that are far apart are not displaced, whatever the scale
+    labels = ["even", "odd"] * 25
     reference_labels = [f"of {i % 3}" for i in range(len(REFERENCE))]
     ranking = transferscope.rank(
-        (TEXTS, LABELS), [bert, gpt2], PED_METRICS, layers=layers, device="cpu", store=tmp_path,
+        (TEXTS, labels), [bert, gpt2], PED_METRICS, layers=layers, device="cpu", store=tmp_path,
         reference=(REFERENCE, reference_labels), keep_features=keep,
     )  # fmt: skip
     assert {row.error for row in ranking.encoders} == {None}
@@ -275,7 +277,7 @@ def test_ped_takes_its_scale_from_texts_of_reference(
         assert len(found) == (1 if layers == "last" else 2)
         for layer, scores in found.items():
             literal = transferscope.score(
-                alone(row.encoder, TEXTS, layer), LABELS, PED_METRICS,
+                alone(row.encoder, TEXTS, layer), labels, PED_METRICS,
                 reference_features=alone(row.encoder, REFERENCE, layer),
                 reference_labels=reference_labels,
             )  # fmt: skip
@@ -285,7 +287,7 @@ def test_ped_takes_its_scale_from_texts_of_reference(
             )
         assert set(row.scores) == set(PED_METRICS.split(","))
         # without a reference PED's scale is the target's own, and there is nothing to compare with
-        own = transferscope.score(alone(row.encoder, TEXTS, layer), LABELS, PED_METRICS)
+        own = transferscope.score(alone(row.encoder, TEXTS, layer), labels, PED_METRICS)
         assert own["gbc+ped"] != pytest.approx(literal["gbc+ped"], rel=2e-3)
         assert "frechet" in own.skipped
 

@@ -439,7 +439,7 @@ def test_probe_refuses_what_it_cannot_use():
         probe(broken, labels, features, labels)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_cuda_gives_the_accuracy_of_the_cpu(train, test_part):
     cpu = finetune(ENCODER, train, test_part, epochs=4, device="cpu", **QUICK)
     gpu = finetune(ENCODER, train, test_part, epochs=4, device="cuda", **QUICK)

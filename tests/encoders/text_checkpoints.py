@@ -7,12 +7,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-#: Sentences that train the tokenizers.
+#: Sentences that train the tokenizers: every letter, and questions enough for words to be cut into
+#: pieces as they are in a real vocabulary.
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, twice a day and once at night.",
-    "Pack my box with five dozen liquor jugs; judges may vow to quiz them.",
     "How much does it cost to send 1,250.75 to another bank account?",
     "Sphinx of black quartz: hear my vow!",
+    *(
+        f"{question} the {adjective} {noun} {ending}?"
+        for question in ("Who built", "When was", "Where is", "What colour has", "Why did")
+        for adjective in ("first", "oldest", "northern", "wooden", "forgotten", "largest")
+        for noun in ("railway", "museum", "river crossing", "village school", "lighthouse")
+        for ending in ("in Portugal", "of the century", "near Vienna")
+    ),
 ]
 
 WIDTH = {
@@ -121,7 +128,7 @@ def _trained(kind: str) -> Any:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
         trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>")
-    tokenizer.train_from_iterator(TEXTS * 20, trainer)
+    tokenizer.train_from_iterator(TEXTS, trainer)
     ends = {
         "wordpiece": ("[CLS]", "[SEP]"),
         "bpe": ("<s>", "</s>"),
