@@ -46,17 +46,6 @@ def test_every_command_named_exists():
     assert named == {name.replace("_", "-") for name in callbacks} | groups
 
 
-@pytest.mark.parametrize("target", ["install", "demo", "test", "bench"])
-def test_make_targets_exist(target):
-    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-
-
-def test_ci_runs_make_test_and_nothing_else():
-    lines = (ROOT / ".ci" / "run").read_text().splitlines()
-    commands = [line for line in lines if line and not line.startswith("#")]
-    assert commands == ["set -eu", 'cd "$(dirname "$0")/.."', "make test"]
-
-
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text(encoding="utf-8")):
         assert (ROOT / target).exists(), target
