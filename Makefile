@@ -2,15 +2,30 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test bench clean
+.PHONY: install demo test test-base test-lowest bench clean
 
 install: .venv/installed
 
+# a virtual environment with uv in it, in the folder that is given
+define environment
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "transferscope needs Python 3.11 or later; run make PYTHON=python3.12 $@")'
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet uv
+endef
+
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "transferscope needs Python 3.11 or later; run make PYTHON=python3.12 install")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet uv
+	$(call environment,.venv)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[all]' --group dev
+	touch $@
+
+.venv-base/installed: pyproject.toml constraints.txt
+	$(call environment,.venv-base)
+	.venv-base/bin/uv pip install --quiet --python .venv-base/bin/python --constraints constraints.txt --editable . --group test
+	touch $@
+
+.venv-lowest/installed: pyproject.toml
+	$(call environment,.venv-lowest)
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable . --group test
 	touch $@
 
 demo: install
@@ -22,8 +37,16 @@ test: install
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+# without torch and the other extras
+test-base: .venv-base/installed
+	.venv-base/bin/python -m pytest
+
+# the same with the oldest versions that pyproject.toml allows
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/python -m pytest
+
 bench: install
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf .venv .venv-base .venv-lowest .mypy_cache .ruff_cache .pytest_cache build dist

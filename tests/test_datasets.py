@@ -23,8 +23,6 @@ Image = pytest.importorskip("PIL.Image", reason="images need the extra [vision]"
 hf = pytest.importorskip("datasets", reason="Hugging Face data sets need the extra [vision]")
 torch = pytest.importorskip("torch", reason="torch data sets need the extra [vision]")
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
 
 CLASSES = ("ant", "bee", "cat")
 RNG = np.random.default_rng(0)
@@ -1131,47 +1129,55 @@ def test_fingerprints_that_stored_features_are_found_by_stay(labels, expected):
     assert open_dataset((pixels, labels)).fingerprint == expected
 
 
-# --- real data -----------------------------------------------------------------------------------
+# --- photographs ---------------------------------------------------------------------------------
 
 
-@needs_shared
-@pytest.mark.parametrize(
-    ("file", "split", "size", "n_classes"),
-    [
-        ("images/flower_photos.npz", None, 750, 5),
-        ("images/mnist.npz", "test", 2000, 10),
-        ("images/caltech101_c43.npz", "test", 301, 43),
-        ("trees/caltech101_10x30", None, 300, 10),
-        ("trees/flower_photos_300", "val", 60, 5),
-        ("text/ag_news.csv", "test", 1000, 4),
-        ("text/sst2.csv", None, 3000, 2),
-        ("text/banking77.csv", "test", 1000, 77),
-        ("text/stsb.csv", None, 3000, 0),
-    ],
-)
-def test_real_data_sets(file, split, size, n_classes):
-    data = open_dataset(SHARED / file, split=split)
-    assert (len(data), data.n_classes) == (size, n_classes)
-    assert data.split == (split or ("all" if "caltech101_10" in file else "train"))
-    assert data.fingerprint == open_dataset(SHARED / file, split=split).fingerprint
-    assert data[size - 1] is not None
+@pytest.fixture(scope="module")
+def photographs() -> list[np.ndarray]:
+    """24 cuttings of scikit-learn's two photographs, one photograph after the other."""
+    from sklearn.datasets import load_sample_images
+
+    rng = np.random.default_rng(0)
+    cuttings = []
+    for photograph in load_sample_images().images:
+        for _ in range(12):
+            top, left = rng.integers(0, 350), rng.integers(0, 550)
+            height, width = rng.integers(40, 77, 2)
+            cuttings.append(photograph[top : top + height, left : left + width])
+    return cuttings
 
 
-@needs_shared
-def test_real_folder_decodes_as_torchvision_does():
+def test_folder_of_photographs_decodes_as_torchvision_does(photographs, tmp_path):
     folder = pytest.importorskip("torchvision.datasets", reason="compares with torchvision")
-    theirs = folder.ImageFolder(SHARED / "trees" / "caltech101_10x30")
-    ours = open_dataset(SHARED / "trees" / "caltech101_10x30")
+    for i, pixels in enumerate(photographs):
+        file = tmp_path / ("china", "flower")[i // 12] / f"{i:02}.jpg"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).convert("L" if i % 5 == 4 else "RGB").save(file)
+    theirs = folder.ImageFolder(tmp_path)
+    ours = open_dataset(tmp_path)
+    assert (len(ours), ours.class_names, ours.split) == (24, ("china", "flower"), "all")
     assert ours.labels.tolist() == theirs.targets
-    for i in range(0, 300, 7):
-        assert ours[i].tobytes() == theirs[i][0].tobytes()
+    for mine, (other, _) in zip(ours, theirs, strict=True):
+        assert mine.tobytes() == other.tobytes()
+    assert ours.fingerprint == open_dataset(tmp_path).fingerprint
 
 
-@needs_shared
-def test_real_jpeg_archive():
-    data = open_dataset(SHARED / "images" / "cifar10_jpeg.npz", split="test", max_samples=50)
-    assert (len(data), data.class_names[0]) == (50, "airplane")
-    assert {image.size for image in data} == {(32, 32)}
+def test_archive_of_photographs_of_many_sizes(photographs, tmp_path):
+    parts = {}
+    for part, rows in {"train": range(0, 24, 2), "test": range(1, 24, 2)}.items():
+        files = []
+        for i in rows:
+            Image.fromarray(photographs[i]).save(tmp_path / "one.jpg")
+            files.append(np.fromfile(tmp_path / "one.jpg", dtype=np.uint8))
+        parts[f"{part}_jpeg"] = np.concatenate(files)
+        parts[f"{part}_offsets"] = np.cumsum([0, *map(len, files)])
+        parts[f"{part}_labels"] = np.array(rows) // 12
+    np.savez(tmp_path / "a.npz", class_names=np.array(["china", "flower"]), **parts)
+    data = open_dataset(tmp_path / "a.npz", split="test", max_samples=8)
+    assert (len(data), data.class_names) == (8, ("china", "flower"))
+    whole = open_dataset(tmp_path / "a.npz", split="test")
+    assert [image.size for image in whole] == [photographs[i].shape[1::-1] for i in range(1, 24, 2)]
+    assert whole.labels.tolist() == [0] * 6 + [1] * 6
 
 
 def test_importing_it_loads_nothing_heavy():

@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 
-HEAVY = ["torch", "timm", "transformers", "ray", "matplotlib", "torchvision", "datasets"]
-NOT_FOR_SCORES = [*HEAVY, "typer", "rich", "ot", "jinja2", "PIL"]
+HEAVY = ["torch", "timm", "transformers", "matplotlib", "torchvision", "datasets"]
+NOT_FOR_SCORES = [*HEAVY, "typer", "rich", "ot", "PIL"]
 SECONDS = 0.5
 RUNS = 3
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.resources
 import inspect
 
 import pytest
@@ -43,10 +45,8 @@ def test_the_list_is_this_one():
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_name_loads_and_has_a_docstring(name):
-    found = getattr(transferscope, name)
-    assert inspect.getdoc(found), f"{name} has no docstring"
-    assert found.__name__ == name
+def test_name_loads(name):
+    assert getattr(transferscope, name).__name__ == name
 
 
 def test_rooms_load_as_attributes():
@@ -60,15 +60,12 @@ def test_unknown_name_is_an_attribute_error():
     assert not hasattr(transferscope, "__wrapped__")
 
 
-def test_version_is_that_of_the_package():
-    assert transferscope.__version__.count(".") == 2
+def test_version_is_that_of_the_installed_package():
+    assert importlib.metadata.version("transferscope") == transferscope.__version__
 
 
-def test_metrics_list_their_functions_sorted():
-    names = metrics.__all__
-    assert names == sorted(names, key=lambda name: (not name.isupper(), name.islower(), name))
-    for name in names:
-        assert inspect.getdoc(getattr(metrics, name)) or name in ("METRICS", "Need", "Task"), name
+def test_type_information_is_declared():
+    assert (importlib.resources.files("transferscope") / "py.typed").is_file()
 
 
 def test_every_exception_is_drawn_in_the_tree():

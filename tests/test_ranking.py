@@ -26,7 +26,6 @@ from transferscope.metrics import (  # noqa: E402
 )
 from transferscope.results import Ranking  # noqa: E402
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 N = 90
 EVERYTHING = ("logme", "h_score", "regularized_h_score", "knn", "linear_probe", "leep", "nce")
 
@@ -341,17 +340,34 @@ def timm_folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 MINI = ["mini/resnet-cifar10-supervised", "mini/separable-mnist-rotation", "mini/vit-random"]
 
 
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """120 cuttings of scikit-learn's two photographs, as an archive and as a folder of JPEGs."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    folder = tmp_path_factory.mktemp("photographs")
+    whole = load_sample_images().images
+    rng = np.random.default_rng(0)
+    images, labels = [], np.arange(120) % 2
+    for i, label in enumerate(labels):
+        top, left = rng.integers(0, 360), rng.integers(0, 570)
+        images.append(whole[label][top : top + 64, left : left + 64])
+        file = folder / "tree" / ("china", "flower")[label] / f"{i}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[-1]).save(file)
+    np.savez(folder / "photographs.npz", train_images=np.stack(images), train_labels=labels)
+    return {"archive": folder / "photographs.npz", "folder": folder / "tree"}
+
+
 @pytest.mark.parametrize(
-    ("path", "options"),
-    [
-        ("images/flower_photos.npz", {"max_samples": 60}),
-        ("trees/caltech101_10x30", {"per_class": 6}),
-    ],
+    ("kind", "options"),
+    [("archive", {"max_samples": 60}), ("folder", {"per_class": 30})],
 )
-def test_real_images_are_ranked_with_the_zoo_and_timm(timm_folders, tmp_path, path, options):
-    if not (DATA / path).exists():
-        pytest.skip(f"the shared data hold no {path}")
-    data = transferscope.open_dataset(str(DATA / path), **options)
+def test_photographs_are_ranked_with_the_zoo_and_timm(
+    timm_folders, photographs, tmp_path, kind, options
+):
+    data = transferscope.open_dataset(photographs[kind], **options)
     encoders = [*MINI, *timm_folders]
     metrics = ",".join(EVERYTHING)
     options = {"metrics": metrics, "store": tmp_path}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,8 +19,28 @@ from transferscope.errors import CheckpointError, EncoderError, UnknownNameError
 torch = pytest.importorskip("torch", reason="torch is needed to run the bundled encoders")
 
 REPOSITORY = Path(__file__).parents[2]
-DATA = REPOSITORY.parent / "shared" / "data" / "images"
 WEIGHTS = REPOSITORY / "src" / "transferscope" / "encoders" / "mini_weights"
+
+#: The weights whose accuracy the cards tell: sha256 of the file, its first sixteen digits. Weights
+#: that are trained again need a card that is measured again (tools/train_mini_zoo.py does both).
+MEASURED = {
+    "resnet-cifar10-rotation": "37a4579e5d2144ae",
+    "resnet-cifar10-simclr": "255e7a7f1ddd166c",
+    "resnet-cifar10-supervised": "38c0e4c29aa8f916",
+    "resnet-fashion-supervised": "5c16c8d7048b56df",
+    "resnet-flowers-supervised": "0867905c2b1d78ec",
+    "resnet-mnist-supervised": "9cd946a798a362e2",
+    "resnet-random": "210af391bcbfa242",
+    "separable-caltech-supervised": "5dac377eb7322473",
+    "separable-cifar10-supervised": "17602b76cf7b4b17",
+    "separable-fashion-simclr": "7eb4a61eb4231ada",
+    "separable-mnist-rotation": "8d666924376c6907",
+    "vit-cifar10-masked": "4339dc7a6ffdfc92",
+    "vit-cifar10-supervised": "3fcc368af6bed82c",
+    "vit-fashion-masked": "91a7d4eeedb53f99",
+    "vit-random": "f212fdeacef0b96f",
+    "vit-signs-supervised": "97d8d120aac10dca",
+}
 
 each_encoder = pytest.mark.parametrize("name", list_mini())
 
@@ -48,6 +69,11 @@ class TestWhatShips:
 
     def test_weights_and_cards_belong_together(self):
         assert {path.stem for path in WEIGHTS.glob("*.safetensors")} == set(list_mini())
+
+    @each_encoder
+    def test_weights_are_those_that_the_card_was_measured_on(self, name):
+        content = (WEIGHTS / f"{name}.safetensors").read_bytes()
+        assert hashlib.sha256(content).hexdigest().startswith(MEASURED[name])
 
     def test_everything_together_is_at_most_8_megabytes(self):
         assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 8_000_000
@@ -217,25 +243,24 @@ class TestLoading:
             load_mini("resnet-random")
 
 
-@pytest.mark.parametrize(
-    ("name", "file"),
-    [
-        ("resnet-flowers-supervised", "flower_photos.npz"),
-        ("resnet-fashion-supervised", "fashion_mnist.npz"),
-    ],
-)
-def test_card_accuracy_holds_on_the_sources_test_images(name, file):
-    if not (DATA / file).exists():
-        pytest.skip(f"../shared/data/images/{file} is not there: the source's test images")
-    image_module = pytest.importorskip("PIL.Image", reason="pillow resizes the test images")
-    encoder = load_mini(name)
-    with np.load(DATA / file) as stored:
-        labels = stored["test_labels"]
-        samples = [image_module.fromarray(image).convert("RGB") for image in stored["test_images"]]
+def test_a_head_trained_on_digits_reads_other_digits():
+    """Weights, head, order of the classes and normalisation belong together."""
+    image_module = pytest.importorskip("PIL.Image", reason="pillow resizes the images")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits(n_class=10)
+    encoder = load_mini("resnet-mnist-supervised")
+    samples = []
+    for pixels in digits.images:  # 8 x 8, drawn as MNIST has them: 20 pixels high, thin, centred
+        small = image_module.fromarray((pixels * (255 / 16)).astype(np.uint8))
+        canvas = image_module.new("L", (28, 28))
+        large = small.resize((16, 20), image_module.Resampling.BICUBIC)
+        canvas.paste(large.point(lambda value: min(255, max(0, int(1.8 * (value - 60))))), (6, 4))
+        samples.append(canvas.convert("RGB"))
     preprocessing = encoder.preprocessing
     batch = preprocessing.collate([preprocessing.prepare(sample) for sample in samples])
     predicted = encoder.embed(batch).logits.argmax(dim=1).numpy()
-    assert abs(np.mean(predicted == labels) - encoder.card.accuracy) <= 0.01
+    assert np.mean(predicted == digits.target) > 0.93
 
 
 def test_the_choice_matters():

@@ -256,7 +256,7 @@ def test_any_object_that_follows_the_protocol_passes_through() -> None:
     assert load_encoder(mine, device="cpu") is mine
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_on_a_gpu_features_are_close_and_the_fingerprint_is_the_same() -> None:
     encoder = from_module(network(), PREPROCESSING, identifier="mine", head=nn.Linear(5, 2))
     on_cpu, fingerprint = encoder.embed(BATCH), encoder.fingerprint

@@ -1,20 +1,25 @@
-"""Tiny language models on disk, with real tokenizers trained on real texts."""
+"""Tiny language models on disk, with real tokenizers trained on a few sentences."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-#: Real texts beside the checkout; without them sentences of our own train the tokenizers.
-TEXTS = Path(__file__).parents[3] / "shared" / "data" / "text"
-OWN_TEXTS = [
+#: Sentences that train the tokenizers: every letter, and questions enough for words to be cut into
+#: pieces as they are in a real vocabulary.
+TEXTS = [
     "The quick brown fox jumps over the lazy dog, twice a day and once at night.",
-    "Pack my box with five dozen liquor jugs; judges may vow to quiz them.",
     "How much does it cost to send 1,250.75 to another bank account?",
     "Sphinx of black quartz: hear my vow!",
+    *(
+        f"{question} the {adjective} {noun} {ending}?"
+        for question in ("Who built", "When was", "Where is", "What colour has", "Why did")
+        for adjective in ("first", "oldest", "northern", "wooden", "forgotten", "largest")
+        for noun in ("railway", "museum", "river crossing", "village school", "lighthouse")
+        for ending in ("in Portugal", "of the century", "near Vienna")
+    ),
 ]
 
 WIDTH = {
@@ -91,17 +96,6 @@ DECODERS = {"gpt2", "llama", "qwen2", "qwen3"}
 
 
 @cache
-def texts() -> list[str]:
-    """Texts of the sets beside the checkout, or our own."""
-    found: list[str] = []
-    for name in ("trec6.csv", "turkish_wiki_ner.csv"):
-        if (TEXTS / name).is_file():
-            with (TEXTS / name).open(encoding="utf-8", newline="") as file:
-                found += [row["text"] for row in csv.DictReader(file)][:300]
-    return found or OWN_TEXTS * 20
-
-
-@cache
 def _trained(kind: str) -> Any:
     from tokenizers import (
         Tokenizer,
@@ -134,7 +128,7 @@ def _trained(kind: str) -> Any:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
         trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>")
-    tokenizer.train_from_iterator(texts(), trainer)
+    tokenizer.train_from_iterator(TEXTS, trainer)
     ends = {
         "wordpiece": ("[CLS]", "[SEP]"),
         "bpe": ("<s>", "</s>"),

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from golden import cases as golden
 from transferscope.embedding import Embedding
 from transferscope.metrics import Measurement
 from transferscope.numerics import arrays
 
-#: Beside the checkout: `case_A`, `case_C` and `case_E`, bit for bit reproducible, and the values
-#: that public code gave on them. The values are copied into the tests, each with its source.
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "make_cases.py"
-
 
 @pytest.fixture(scope="session")
 def cases() -> dict[str, dict[str, np.ndarray]]:
-    """The arrays of the golden cases A, C and E."""
-    if not GOLDEN.is_file():
-        pytest.skip("shared/golden/make_cases.py is not beside this checkout")
-    spec = importlib.util.spec_from_file_location("make_cases", GOLDEN)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made: dict[str, dict[str, np.ndarray]] = {name: make() for name, make in module.CASES.items()}
+    """The arrays of the golden cases A, C and E; reference values stand in the tests."""
+    made = {name: golden.make(name) for name in golden.RECIPES}
     for case in made.values():
         for array in case.values():
             array.flags.writeable = False

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 
-def task(n: int, d: int, n_classes: int = 4, *, spread: float = 1.0, seed: int = 0):
+def task(
+    n: int, d: int, n_classes: int = 4, *, spread: float = 1.0, seed: int = 0, at_least: int = 3
+):
+    """Features (n, d) and labels (n,): Gaussian classes of `at_least` so many samples each."""
     rng = np.random.default_rng(seed)
-    every = np.tile(np.arange(n_classes), 3)
+    every = np.tile(np.arange(n_classes), at_least)
     labels = np.concatenate([every, rng.integers(0, n_classes, n - len(every))])
     features = spread * rng.standard_normal((n_classes, d))[labels] + rng.standard_normal((n, d))
     return features, labels

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+import shapes
 from sklearn.covariance import LedoitWolf, ledoit_wolf
 
 from reference import h_score as reference
@@ -31,10 +34,7 @@ def test_golden_regularized(case):
     assert value == pytest.approx(GOLDEN_REGULARIZED[case["name"]], rel=1e-6)
 
 
-def task(n: int, d: int, n_classes: int = 4, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    labels = np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, n - n_classes)])
-    return rng.standard_normal((n_classes, d))[labels] + rng.standard_normal((n, d)), labels
+task = partial(shapes.task, at_least=1)
 
 
 def rank_deficient():

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import shapes
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
@@ -24,9 +25,7 @@ def test_golden(case):
 
 
 def task(n: int = 90, d: int = 5, n_classes: int = 2, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, n_classes, n)
-    return rng.standard_normal((n_classes, d))[labels] + rng.standard_normal((n, d)), labels
+    return shapes.task(n, d, n_classes, seed=seed, at_least=0)
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])

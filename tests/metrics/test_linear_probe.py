@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+import shapes
 from sklearn.linear_model import RidgeCV
 
 from reference import linear_probe as reference
@@ -11,12 +14,7 @@ from transferscope.embedding import Embedding
 from transferscope.metrics._linear_probe import PENALTIES, linear_probe, measure
 from transferscope.numerics import arrays
 
-
-def task(n: int, d: int, n_classes: int = 4, seed: int = 0, spread: float = 0.5):
-    rng = np.random.default_rng(seed)
-    labels = np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, n - n_classes)])
-    features = spread * rng.standard_normal((n_classes, d))[labels] + rng.standard_normal((n, d))
-    return features, labels
+task = partial(shapes.task, spread=0.5, at_least=1)
 
 
 def rank_deficient():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
+import shapes
 from sklearn.linear_model import LogisticRegression
 
 from reference import logistic_probe as reference
@@ -17,12 +19,7 @@ from transferscope.numerics import arrays
 # the module: as an attribute of the package its name is the function's
 module = sys.modules["transferscope.metrics._logistic_probe"]
 
-
-def task(n: int, d: int, n_classes: int = 4, *, spread: float = 0.7, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    labels = np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, n - n_classes)])
-    features = spread * rng.standard_normal((n_classes, d))[labels] + rng.standard_normal((n, d))
-    return features, labels
+task = partial(shapes.task, spread=0.7, at_least=1)
 
 
 SHAPES = {

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import shapes
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -33,9 +34,7 @@ def values(features, labels) -> tuple[float, float, float]:
 
 
 def task(n: int, d: int, n_classes: int = 4, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    labels = np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, n - n_classes)])
-    features = rng.standard_normal((n_classes, d))[labels] + rng.standard_normal((n, d))
+    features, labels = shapes.task(n, d, n_classes, seed=seed, at_least=1)
     return features * np.linspace(1, 2, d), labels
 
 

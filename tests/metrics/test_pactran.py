@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import shapes
 
 from reference import pactran as reference
 from transferscope.embedding import ClassMoments, Embedding
@@ -33,10 +34,7 @@ def test_the_authors_stop_short_of_the_minimum(cases):
 
 
 def task(n: int, d: int, n_classes: int = 3, *, spread: float = 0.7, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    labels = np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, n - n_classes)])
-    features = spread * rng.standard_normal((n_classes, d))[labels] + rng.standard_normal((n, d))
-    return features, labels
+    return shapes.task(n, d, n_classes, spread=spread, seed=seed, at_least=1)
 
 
 def dead_dimensions():

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import shapes
 from sklearn.decomposition import PCA
 
 from reference import parc as reference
@@ -46,11 +47,7 @@ def test_golden(case, n_axes):
         assert abs(value - with_mistake) > 0.3
 
 
-def task(n: int, d: int, n_classes: int = 4, *, spread: float = 0.7, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    labels = np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, n - n_classes)])
-    features = spread * rng.standard_normal((n_classes, d))[labels] + rng.standard_normal((n, d))
-    return features, labels
+task = partial(shapes.task, spread=0.7, at_least=1)
 
 
 def with_duplicates():

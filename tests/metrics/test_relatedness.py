@@ -423,6 +423,7 @@ def test_standard_error_is_of_the_size_of_the_spread():
     assert 0.3 < np.mean(errors) / np.std(values, ddof=1) < 3
 
 
+@pytest.mark.needs("torch")
 def test_rank_by_relatedness():
     ranking = rank(
         open_dataset("sklearn/digits", per_class=20),
@@ -435,6 +436,7 @@ def test_rank_by_relatedness():
     assert set(ranking.metrics) == {"relatedness", "relatedness_unlabelled"}
 
 
+@pytest.mark.needs("matplotlib")
 def test_command(tmp_path):
     z, y = task(21)
     x, t = task(22)
@@ -472,6 +474,7 @@ def test_command(tmp_path):
     assert "feature files have none" in str(done.exception)
 
 
+@pytest.mark.needs("torch")
 def test_command_on_two_parts_of_a_data_set(tmp_path):
     """The same as extracting both parts and handing in their features."""
     rng = np.random.default_rng(0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+import shapes
 
 from reference import sfda as reference
 from transferscope.embedding import ClassMoments, Embedding
@@ -19,11 +22,7 @@ def test_golden(case):
     assert sfda(case["X"], case["y"]) == pytest.approx(GOLDEN[case["name"]], abs=1e-9)
 
 
-def task(n: int, d: int, n_classes: int = 4, *, spread: float = 0.3, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    labels = np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, n - n_classes)])
-    features = spread * rng.standard_normal((n_classes, d))[labels] + rng.standard_normal((n, d))
-    return features, labels
+task = partial(shapes.task, spread=0.3, at_least=1)
 
 
 def dead_dimensions():
