@@ -139,7 +139,7 @@ def rank(
     """
     chosen = parse_metrics(metrics)
     wanted = _parse_layers(layers)
-    specs = expand_encoders(encoders)  # type: ignore[arg-type]  # modules pass through
+    specs = expand_encoders(encoders)
     if progress is not None:
         progress("reading the data set", 0, 0)
     data = open_dataset(
