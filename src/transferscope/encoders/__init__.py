@@ -35,8 +35,13 @@ from transferscope.encoders._encoder import (
     TrainableEncoder,
 )
 from transferscope.encoders._image_preprocessing import ImagePreprocessing
-from transferscope.encoders._listing import EncoderListing, expand_encoders, list_encoders
-from transferscope.encoders._load import load_encoder, refuse_other_modality
+from transferscope.encoders._listing import EncoderListing, list_encoders
+from transferscope.encoders._load import (
+    EncoderSpec,
+    expand_encoders,
+    load_encoder,
+    refuse_other_modality,
+)
 
 if TYPE_CHECKING:
     from transferscope.encoders._from_module import from_module
@@ -50,6 +55,7 @@ __all__ = [
     "Embedded",
     "Encoder",
     "EncoderListing",
+    "EncoderSpec",
     "ImagePreprocessing",
     "Preprocessing",
     "TrainableEncoder",

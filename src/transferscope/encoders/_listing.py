@@ -1,22 +1,13 @@
-"""Which encoders there are, and which of them a user meant; imports no torch."""
+"""Which encoders can be loaded by name; imports no torch."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, Union
 
 from transferscope.encoders._bundled import bundled_card, list_bundled
 from transferscope.encoders._candidates import CANDIDATES, CHECKED
-from transferscope.encoders._encoder import Encoder
-from transferscope.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-#: What stands for one encoder: its name, the encoder itself, or a module.
-EncoderSpec: TypeAlias = Union[str, Encoder, "nn.Module"]
+from transferscope.errors import MissingExtraError, require
 
 
 @dataclass(frozen=True)
@@ -40,51 +31,6 @@ class EncoderListing:
     n_parameters: int | None = None
     feature_dim: int | None = None
     input_size: tuple[int, int] | None = None
-
-
-def expand_encoders(specs: EncoderSpec | Sequence[EncoderSpec]) -> list[EncoderSpec]:
-    """Turn what a user wrote into a list of single encoders, in order and without repetitions.
-
-    Parameters
-    ----------
-    specs : str, Encoder, torch.nn.Module, or sequence of these
-        Each string may list several names with commas between them; ``mini/all`` stands for all
-        bundled encoders, ``text-base`` and the other names of `CANDIDATES` for their encoders. A
-        name that itself contains a comma, such as a path, would be split: give the encoder that
-        `load_encoder` makes of it, or rename the file.
-
-    Returns
-    -------
-    list of str, Encoder or torch.nn.Module
-
-    Raises
-    ------
-    InputError
-        If nothing is left.
-
-    Examples
-    --------
-    >>> expand_encoders("timm/resnet18, timm/resnet50")
-    ['timm/resnet18', 'timm/resnet50']
-    """
-    given = [specs] if isinstance(specs, str) or not isinstance(specs, Sequence) else specs
-    single: list[EncoderSpec] = []
-    for spec in given:
-        if not isinstance(spec, str):
-            single.append(spec)
-            continue
-        for part in filter(None, map(str.strip, spec.split(","))):
-            if part == "mini/all":
-                single += [f"mini/{name}" for name in list_bundled()]
-            elif part in CANDIDATES:
-                single += [candidate.name for candidate in CANDIDATES[part]]
-            else:
-                single.append(part)
-    if not single:
-        raise InputError("encoders must name at least one encoder. Try mini/all.")
-    # by identity for objects: they need not be hashable
-    unique = {spec if isinstance(spec, str) else id(spec): spec for spec in single}
-    return list(unique.values())
 
 
 def list_encoders(pattern: str | None = None) -> list[EncoderListing]:
@@ -136,8 +82,8 @@ def list_encoders(pattern: str | None = None) -> list[EncoderListing]:
 
 def _timm_listings() -> list[EncoderListing]:
     try:
-        import timm
-    except Exception:
+        timm = require("timm", extra="vision", purpose="list its models")
+    except MissingExtraError:
         return []
     rows = []
     for name in timm.list_pretrained():

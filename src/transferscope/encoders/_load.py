@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, Union, cast
 
+from transferscope.encoders._bundled import list_bundled
 from transferscope.encoders._candidates import CANDIDATES
 from transferscope.encoders._encoder import Encoder
-from transferscope.encoders._listing import EncoderSpec, list_encoders
+from transferscope.encoders._listing import list_encoders
 from transferscope.errors import EncoderError, InputError, UnknownNameError, require
 
 if TYPE_CHECKING:
     from torch import nn
 
     from transferscope.datasets import Dataset
+    from transferscope.encoders._timm import TimmModel
+
+#: What stands for one encoder: its name, the encoder itself, or a module.
+EncoderSpec: TypeAlias = Union[str, Encoder, "nn.Module"]
 
 _PREFIXES = ("mini/", "timm/", "torchvision/", "hf/", "checkpoint:")
 
@@ -54,6 +60,54 @@ def load_encoder(spec: EncoderSpec, *, device: str | None = None) -> Encoder:
     """
     encoder = _by_name(spec) if isinstance(spec, str) else _given(spec)
     return encoder if device is None else encoder.to(device)
+
+
+def expand_encoders(specs: EncoderSpec | Sequence[EncoderSpec]) -> list[EncoderSpec]:
+    """Turn what a user wrote into a list of single encoders, in order and without repetitions.
+
+    Parameters
+    ----------
+    specs : str, Encoder, torch.nn.Module, or sequence of these
+        Each string may list several names with commas between them; ``mini/all`` stands for all
+        bundled encoders, ``text-base`` and the other names of `CANDIDATES` for their encoders. A
+        name that itself contains a comma, such as a path, would be split: give the encoder that
+        `load_encoder` makes of it, or rename the file.
+
+    Returns
+    -------
+    list of str, Encoder or torch.nn.Module
+
+    Raises
+    ------
+    InputError
+        If nothing is left.
+    EncoderError
+        If one is a module without preprocessing: for these there is `transferscope.from_module`.
+
+    Examples
+    --------
+    >>> expand_encoders("timm/resnet18, timm/resnet50")
+    ['timm/resnet18', 'timm/resnet50']
+    """
+    given = [specs] if isinstance(specs, str) or not isinstance(specs, Sequence) else specs
+    single: list[EncoderSpec] = []
+    for spec in given:
+        if not isinstance(spec, str):
+            _refuse_bare_module(spec)
+            single.append(spec)
+            continue
+        for part in filter(None, map(str.strip, spec.split(","))):
+            if part == "mini/all":
+                single += [f"mini/{name}" for name in list_bundled()]
+            elif part in CANDIDATES:
+                single += [candidate.name for candidate in CANDIDATES[part]]
+            else:
+                single.append(part)
+    if not single:
+        raise InputError("encoders must name at least one encoder. Try mini/all.")
+    # by identity for objects: they need not be hashable
+    unique = {spec if isinstance(spec, str) else id(spec): spec for spec in single}
+    return list(unique.values())
 
 
 def refuse_other_modality(encoder: Encoder, dataset: Dataset) -> None:
@@ -123,23 +177,34 @@ def _given(spec: Encoder | nn.Module) -> Encoder:
     # weights and runs a forward pass
     if callable(getattr(spec, "embed", None)) and hasattr(spec, "preprocessing"):
         return cast("Encoder", spec)
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(spec, torch.nn.Module):
-        from transferscope.encoders._timm import is_timm, wrap_timm
+    _refuse_bare_module(spec)
+    if _is_module(spec):
+        from transferscope.encoders._timm import wrap_timm
 
-        if is_timm(spec):
-            return wrap_timm(spec)
-        raise EncoderError(
-            f"module {type(spec).__name__} needs preprocessing, which prepares its input. "
-            "Give transferscope.from_module(module, transferscope.ImagePreprocessing("
-            "size=(224, 224), resize=256)) instead, with the sizes, mean and std it was trained "
-            "with."
-        )
+        return wrap_timm(cast("TimmModel", spec))
     raise InputError(
         "encoder must be a name, an object that follows transferscope.encoders.Encoder, or a torch "
         f"module; got {type(spec).__name__}. Of a function make one with "
         "transferscope.from_module(function, preprocessing, identifier='name')."
     )
+
+
+def _is_module(spec: object) -> bool:
+    torch = sys.modules.get("torch")  # what is no module of torch need not wait for its import
+    return torch is not None and isinstance(spec, torch.nn.Module)
+
+
+def _refuse_bare_module(spec: object) -> None:
+    if not _is_module(spec) or callable(getattr(spec, "embed", None)):
+        return
+    from transferscope.encoders._timm import is_timm
+
+    if not is_timm(cast("nn.Module", spec)):
+        raise EncoderError(
+            f"module {type(spec).__name__} must come with preprocessing, which prepares its input. "
+            "Give transferscope.from_module(module, transferscope.ImagePreprocessing(...)) with "
+            "the sizes, mean and std that it was trained with."
+        )
 
 
 def _unknown(spec: str) -> UnknownNameError:

@@ -12,9 +12,11 @@ import argparse
 import io
 import pickletools
 import re
+import struct
 import threading
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
@@ -36,6 +38,12 @@ _ALLOW_LIST_LOCK = threading.Lock()
 # what every file of plain tensors names
 _PARTS_OF_TENSORS = re.compile(
     r"collections\.OrderedDict|torch\._utils\._rebuild_\w+|torch\.(\w+Storage|Size)"
+)
+
+# what disassembling raises where the archive or the pickle ends or is damaged
+_NO_PICKLE = (
+    *(ValueError, LookupError, ArithmeticError, AttributeError, EOFError, OSError, RuntimeError),
+    *(StopIteration, struct.error, zipfile.BadZipFile, zlib.error),
 )
 
 # the first bytes of what is saved under a weights file's name by mistake
@@ -290,6 +298,6 @@ def _named_globals(path: Path) -> list[str]:
                         strings.append(memo[int(str(argument))])
                     elif isinstance(argument, str):
                         strings.append(argument)
-    except Exception:
+    except _NO_PICKLE:  # the end of the file, or no pickle from here on: what was found counts
         pass
     return [name for name in names if not _PARTS_OF_TENSORS.fullmatch(name)]
