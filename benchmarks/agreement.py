@@ -22,7 +22,7 @@ from scipy.stats import rankdata, weightedtau
 
 from transferscope import open_dataset, rank
 from transferscope.datasets import Dataset
-from transferscope.encoders.mini_zoo import list_mini, mini_card
+from transferscope.encoders import bundled_card, list_bundled
 from transferscope.evaluation import evaluate
 from transferscope.metrics import DEFAULT_METRICS
 
@@ -50,7 +50,7 @@ def target(name: str) -> tuple[Dataset, Dataset]:
 
 def encoders_for(name: str) -> list[str]:
     """The zoo without the encoders that have seen this data set."""
-    cards = {encoder: mini_card(encoder) for encoder in list_mini()}
+    cards = {encoder: bundled_card(encoder) for encoder in list_bundled()}
     return [
         f"mini/{encoder}"
         for encoder, card in cards.items()
@@ -151,7 +151,7 @@ def score_all(folder: Path, names: Iterable[str]) -> Table:
             for row in ranking.encoders:
                 for metric, score in row.scores.items():
                     scores.setdefault(metric, {})[row.encoder] = score.value
-                card = mini_card(row.encoder)
+                card = bundled_card(row.encoder)
                 scores.setdefault("source accuracy", {})[row.encoder] = card.accuracy or 0.0
                 scores.setdefault("parameters", {})[row.encoder] = float(card.n_parameters)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -343,7 +343,7 @@ def report(folder: Path, results: Path) -> None:
 
 def _accuracy_table(accuracy: Truth, spread: Truth) -> str:
     lines = ["| encoder | " + " | ".join(accuracy) + " |", "|" + " --- |" * (len(accuracy) + 1)]
-    for encoder in (f"mini/{name}" for name in list_mini()):
+    for encoder in (f"mini/{name}" for name in list_bundled()):
         cells = [
             f"{100 * row[encoder]:.1f} ± {100 * spread[name][encoder]:.1f}"
             if encoder in row

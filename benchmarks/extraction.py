@@ -27,7 +27,7 @@ from PIL import Image
 
 import transferscope
 from transferscope.datasets import Dataset
-from transferscope.encoders.timm_encoders import wrap_timm
+from transferscope.encoders._timm import wrap_timm
 from transferscope.extraction import extract
 from transferscope.storage.feature_store import FeatureStore
 

@@ -37,8 +37,8 @@ from torch.nn import functional
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "src"))
 
-from transferscope.encoders._mini_networks import (  # noqa: E402  (after the path is set)
-    MiniNetwork,
+from transferscope.encoders._bundled_networks import (  # noqa: E402  (after the path is set)
+    BundledNetwork,
     MiniResNet,
     MiniVisionTransformer,
     _TransformerBlock,
@@ -257,7 +257,7 @@ def recolour(images: Tensor, strength: float = 0.4) -> Tensor:
 class Method(nn.Module):
     """What is trained beside the network, and the loss of a batch of pixels in [0, 1]."""
 
-    def __init__(self, network: MiniNetwork, source: Source, normalise: nn.Module) -> None:
+    def __init__(self, network: BundledNetwork, source: Source, normalise: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.source = source
@@ -268,7 +268,7 @@ class Method(nn.Module):
         # in bfloat16 the residual network trains twice as fast here, the other two slower
         half = isinstance(self.network, MiniResNet)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            pooled: Tensor = self.network(self.normalise(images))["pooled"]
+            pooled: Tensor = self.network(self.normalise(images))
         return pooled.float()
 
     def augment(self, images: Tensor) -> Tensor:
@@ -289,7 +289,9 @@ class Method(nn.Module):
 class Supervised(Method):
     """Predict the label."""
 
-    def __init__(self, network: MiniNetwork, source: Source, normalise: nn.Module, n: int) -> None:
+    def __init__(
+        self, network: BundledNetwork, source: Source, normalise: nn.Module, n: int
+    ) -> None:
         super().__init__(network, source, normalise)
         self.head = nn.Linear(network.feature_dim, n)
 
@@ -303,7 +305,7 @@ class Supervised(Method):
 class Rotation(Method):
     """Predict by how many quarter turns the image was turned."""
 
-    def __init__(self, network: MiniNetwork, source: Source, normalise: nn.Module) -> None:
+    def __init__(self, network: BundledNetwork, source: Source, normalise: nn.Module) -> None:
         super().__init__(network, source, normalise)
         self.turns = nn.Linear(network.feature_dim, 4)
 
@@ -327,7 +329,7 @@ class SimCLR(Method):
 
     temperature = 0.2
 
-    def __init__(self, network: MiniNetwork, source: Source, normalise: nn.Module) -> None:
+    def __init__(self, network: BundledNetwork, source: Source, normalise: nn.Module) -> None:
         super().__init__(network, source, normalise)
         self.projector = _projector(network.feature_dim, 64)
 
@@ -348,7 +350,7 @@ class Masked(Method):
 
     hidden_share = 0.6
 
-    def __init__(self, network: MiniNetwork, source: Source, normalise: nn.Module) -> None:
+    def __init__(self, network: BundledNetwork, source: Source, normalise: nn.Module) -> None:
         super().__init__(network, source, normalise)
         self.decoder = _TransformerBlock(network.feature_dim, 2)
         # 7 wide and 5 apart, as the patches: 6 x 6 tokens become 32 x 32 pixels
@@ -362,7 +364,7 @@ class Masked(Method):
         target = self.normalise(self.augment(images))
         hidden = (torch.rand(len(images), 1, 4, 4) < self.hidden_share).float()
         hidden = functional.interpolate(hidden, scale_factor=8)
-        tokens = self.network.tokens(target * (1 - hidden))["pooled"]
+        tokens = self.network.tokens(target * (1 - hidden))
         painted = self.paint(self.decoder(tokens).transpose(1, 2).unflatten(2, (6, 6)))
         return ((painted - target).square() * hidden).sum() / (3 * hidden.sum())
 
@@ -381,13 +383,15 @@ class Normalise(nn.Module):
         return result.contiguous(memory_format=torch.channels_last)
 
 
-def build_method(recipe: Recipe, network: MiniNetwork, data: Data, normalise: nn.Module) -> Method:
+def build_method(
+    recipe: Recipe, network: BundledNetwork, data: Data, normalise: nn.Module
+) -> Method:
     """The way of training that a recipe names."""
     assert recipe.source is not None
     source = SOURCES[recipe.source]
     if recipe.method == "supervised":
         return Supervised(network, source, normalise, len(data.class_names))
-    methods: dict[str, Callable[[MiniNetwork, Source, nn.Module], Method]] = {
+    methods: dict[str, Callable[[BundledNetwork, Source, nn.Module], Method]] = {
         "rotation": Rotation,
         "simclr": SimCLR,
         "masked": Masked,
@@ -440,19 +444,16 @@ def train(method: Method, data: Data, recipe: Recipe) -> None:
 
 @torch.inference_mode()
 def pooled_features(
-    network: MiniNetwork, normalise: nn.Module, images: npt.NDArray[np.uint8]
+    network: BundledNetwork, normalise: nn.Module, images: npt.NDArray[np.uint8]
 ) -> Tensor:
     """Pooled features of many images, in eval mode and batches of 500."""
     network.eval()
     return torch.cat(
-        [
-            network(normalise(_pixels(images[i : i + 500])))["pooled"]
-            for i in range(0, len(images), 500)
-        ]
+        [network(normalise(_pixels(images[i : i + 500]))) for i in range(0, len(images), 500)]
     )
 
 
-def neighbour_accuracy(network: MiniNetwork, normalise: nn.Module, data: Data) -> float:
+def neighbour_accuracy(network: BundledNetwork, normalise: nn.Module, data: Data) -> float:
     """Share of test images whose class most of the nearest training images (cosine) have."""
     train_set = functional.normalize(pooled_features(network, normalise, data.train_images))
     test_set = functional.normalize(pooled_features(network, normalise, data.test_images))
@@ -467,7 +468,7 @@ def neighbour_accuracy(network: MiniNetwork, normalise: nn.Module, data: Data) -
 
 
 def classifier_accuracy(
-    network: MiniNetwork, head: nn.Module, normalise: nn.Module, data: Data
+    network: BundledNetwork, head: nn.Module, normalise: nn.Module, data: Data
 ) -> float:
     """Share of test images that the head puts into the right class."""
     with torch.inference_mode():

@@ -42,14 +42,12 @@ from safetensors.torch import save_file  # noqa: E402
 from timm.models.resnet import Bottleneck, ResNet  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 
-from transferscope.encoders import checkpoint_encoders  # noqa: E402
-from transferscope.encoders.checkpoint_encoders import (  # noqa: E402
-    load_checkpoint_encoder,
-    match_state_dict,
-)
-from transferscope.encoders.timm_encoders import wrap_timm  # noqa: E402
+from transferscope.encoders import _checkpoints  # noqa: E402
+from transferscope.encoders._checkpoint_matching import match_state_dict  # noqa: E402
+from transferscope.encoders._checkpoints import load_checkpoint  # noqa: E402
+from transferscope.encoders._timm import wrap_timm  # noqa: E402
 from transferscope.errors import CheckpointError, UnknownNameError  # noqa: E402
-from transferscope.storage.weights_files import read_weights_file  # noqa: E402
+from transferscope.storage.weights_files import find_state_dict, read_weights_file  # noqa: E402
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 N_CLASSES = 7
@@ -389,11 +387,11 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def few_archs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the list that a refusal tries, where the test is not about it."""
-    monkeypatch.setattr(checkpoint_encoders, "_COMMON_ARCHS", ("tiny_resnet_deeper",))
+    monkeypatch.setattr(_checkpoints, "_COMMON_ARCHS", ("tiny_resnet_deeper",))
 
 
 def load(path: Path, arch: str = "tiny_resnet") -> Any:
-    return load_checkpoint_encoder(path, arch, "checkpoint:x")
+    return load_checkpoint(path, arch, "checkpoint:x")
 
 
 def written(content: Any, path: Path) -> Path:
@@ -595,7 +593,7 @@ def test_report_is_logged_in_one_line_and_nothing_is_printed(
 ) -> None:
     path = written(original("tiny_resnet").state_dict(), tmp_path / "w.pth")
     with caplog.at_level(logging.INFO, logger="transferscope"):
-        load_checkpoint_encoder(path, "tiny_resnet", "checkpoint:w.pth?arch=tiny_resnet")
+        load_checkpoint(path, "tiny_resnet", "checkpoint:w.pth?arch=tiny_resnet")
     (record,) = caplog.records
     n = len(original("tiny_resnet").state_dict())
     assert record.getMessage() == (
@@ -635,7 +633,7 @@ def test_number_of_classes_is_that_of_the_file(tmp_path: Path, n_classes: int) -
 def test_architecture_whose_own_weights_have_no_classifier_takes_that_of_the_file() -> None:
     with torch.device("meta"):
         probed = timm.create_model("vit_small_patch16_224.dino", num_classes=10)
-    blank = checkpoint_encoders._blank_network("vit_small_patch16_224.dino")
+    blank = _checkpoints._blank_network("vit_small_patch16_224.dino")
     assert match_state_dict(probed.state_dict(), blank).n_classes == 10
 
 
@@ -685,7 +683,7 @@ def test_other_architecture_is_refused_with_ten_differences_and_the_one_that_fit
         "  shape mismatch: layer1.0.conv1.weight is (64, 64, 3, 3) in the file, "
         "(64, 64, 1, 1) in the network"
     )
-    assert hint == "Its names and shapes fit resnet18: ask for ?arch=resnet18"
+    assert hint == "Its names and shapes fit resnet18: use ?arch=resnet18."
 
 
 @pytest.mark.usefixtures("few_archs")
@@ -693,11 +691,11 @@ def test_deeper_network_is_refused_though_every_tensor_fits(tmp_path: Path) -> N
     path = written(original("tiny_resnet_deeper").state_dict(), tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=r"unexpected: layer1\.2\.conv1\.weight") as caught:
         load(path)
-    assert str(caught.value).endswith("fit tiny_resnet_deeper: ask for ?arch=tiny_resnet_deeper")
+    assert str(caught.value).endswith("fit tiny_resnet_deeper: use ?arch=tiny_resnet_deeper.")
 
 
 @pytest.mark.usefixtures("few_archs")
-def test_differences_show_missing_and_unexpected_by_turns(tmp_path: Path) -> None:
+def test_differences_show_missing_and_unexpected_in_alternation(tmp_path: Path) -> None:
     state = original("tiny_resnet").state_dict()
     renamed = {k.replace("layer1", "stage1"): v for k, v in state.items()}
     path = written(renamed, tmp_path / "w.pth")
@@ -744,7 +742,7 @@ def test_dictionary_that_contains_itself(tmp_path: Path) -> None:
 )
 def test_unknown_architecture(tmp_path: Path, arch: str) -> None:
     path = written({"a": torch.zeros(2)}, tmp_path / "w.pth")
-    with pytest.raises(UnknownNameError, match=r"asked for by \?arch="):
+    with pytest.raises(UnknownNameError, match=r"of \?arch="):
         load(path, arch)
 
 
@@ -894,3 +892,18 @@ def test_missing_path_and_folder(tmp_path: Path) -> None:
 def test_single_tensor_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds one Tensor"):
         read_weights_file(written(torch.zeros(3), tmp_path / "w.pth"))
+
+
+def test_the_state_dict_of_a_file_is_its_largest_mapping_of_arrays() -> None:
+    module = torch.nn.Linear(2, 3)
+    content: dict[str, Any] = {
+        "epoch": 3,
+        "best": np.float64(0.9),
+        "model": {"a": torch.zeros(2), "b": np.zeros(3), "step": 1},
+        "net": module,
+    }
+    content["self"] = content
+    assert list(find_state_dict(content)) == ["a", "b"]
+    content["model"] = {}
+    assert set(find_state_dict(content)) == {"weight", "bias"}
+    assert find_state_dict({"epoch": 3}) == {}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import transferscope
 from transferscope.encoders import Embedded, Encoder, ImagePreprocessing, load_encoder
 from transferscope.errors import EncoderError, InputError, UnknownNameError
 
@@ -16,6 +19,7 @@ from torch import nn  # noqa: E402
 from transferscope.encoders import from_module  # noqa: E402
 from transferscope.encoders._torch_encoder import Layer, TorchEncoder  # noqa: E402
 
+RIGHT_LINE = "transferscope.from_module(module, transferscope.ImagePreprocessing(...))"
 PREPROCESSING = ImagePreprocessing((8, 8), 8, mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
 BATCH = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 
@@ -187,9 +191,9 @@ def test_hooks_are_removed_when_a_module_fails() -> None:
 @pytest.mark.parametrize(
     ("batch", "match"),
     [
-        (BATCH[:, :7], r"shape \(n, 8, 8, 3\); given: torch.uint8 \(3, 7, 8, 3\)"),
-        (BATCH.astype(np.float32), "given: torch.float32"),
-        ("pictures", "given: pictures"),
+        (BATCH[:, :7], r"shape \(n, 8, 8, 3\); got torch.uint8 \(3, 7, 8, 3\)"),
+        (BATCH.astype(np.float32), "got torch.float32"),
+        ("pictures", "got pictures"),
     ],
 )
 def test_other_batches_are_refused(batch: Any, match: str) -> None:
@@ -215,19 +219,21 @@ def test_a_wrong_declared_dimension_is_refused() -> None:
 
 
 def test_what_cannot_be_an_encoder_is_refused() -> None:
-    with pytest.raises(InputError, match="identifier is empty"):
+    with pytest.raises(InputError, match="identifier must be a name that is not empty"):
         from_module(network(), PREPROCESSING, identifier="")
-    with pytest.raises(InputError, match="module or a function; given: int"):
+    with pytest.raises(InputError, match="identifier must be a name that is not empty"):
+        from_module(len, PREPROCESSING)
+    with pytest.raises(InputError, match="module or a function; got int"):
         from_module(3, PREPROCESSING, identifier="three")  # type: ignore[arg-type]
-    with pytest.raises(EncoderError, match=r"Use .*from_module\(module, preprocessing\)"):
+    with pytest.raises(EncoderError, match=re.escape(RIGHT_LINE)):
         load_encoder(network())
-    with pytest.raises(InputError, match="given: int"):
+    with pytest.raises(InputError, match="got int"):
         load_encoder(3)  # type: ignore[arg-type]
 
 
 def test_an_unknown_device_is_refused() -> None:
     encoder = from_module(network(), PREPROCESSING, identifier="mine")
-    with pytest.raises(EncoderError, match="no device 'abacus'"):
+    with pytest.raises(EncoderError, match="device 'abacus' does not exist"):
         encoder.to("abacus")
     assert encoder.to("cpu") is encoder
 
@@ -266,3 +272,21 @@ def test_on_a_gpu_features_are_close_and_the_fingerprint_is_the_same() -> None:
     assert (features.device.type, features.dtype) == ("cuda", torch.float32)
     assert torch.allclose(features.cpu(), on_cpu.features["pooled"], atol=0.05)
     assert moved.fingerprint == fingerprint
+
+
+def test_a_module_is_named_by_its_class_where_no_name_is_given() -> None:
+    assert from_module(network(), PREPROCESSING).identifier == "Sequential"
+    assert from_module(network(), PREPROCESSING).fingerprint == (
+        from_module(network(), PREPROCESSING, identifier="mine").fingerprint
+    )
+
+
+def test_a_module_of_your_own_is_ranked(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=rows, labels=np.arange(40) % 2)
+    module = network()
+    with pytest.raises(EncoderError, match=re.escape(RIGHT_LINE)):
+        transferscope.rank(tmp_path / "data.npz", module, metrics="logme")  # type: ignore[arg-type]
+    encoder = transferscope.encoders.from_module(module, ImagePreprocessing(size=(8, 8), resize=8))
+    ranking = transferscope.rank(tmp_path / "data.npz", encoder, metrics="logme", store=tmp_path)
+    assert ranking.best.encoder == "Sequential"

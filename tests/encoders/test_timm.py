@@ -20,7 +20,7 @@ try:
 except Exception as error:  # a torchvision for another torch fails with RuntimeError
     pytest.skip(f"timm cannot be imported: {error}", allow_module_level=True)
 
-from transferscope.encoders.timm_encoders import (  # noqa: E402
+from transferscope.encoders._timm import (  # noqa: E402
     _projects_to_text,
     wrap_timm,
 )
@@ -245,8 +245,8 @@ def test_without_a_connection_the_next_step_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("resnet180", r"Near it: .*resnet18\."),
-        ("resnet18.a1_in1000k", r"Near it: .*resnet18\.a1_in1k"),
+        ("resnet180", r"Similar names: .*resnet18\."),
+        ("resnet18.a1_in1000k", r"Similar names: .*resnet18\.a1_in1k"),
         ("nothing", "folder of this name. List all"),
     ],
 )

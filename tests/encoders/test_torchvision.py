@@ -86,9 +86,9 @@ def test_each_set_of_weights_has_its_own_pixels(
 
 
 def test_unknown_names_say_what_there_is() -> None:
-    with pytest.raises(UnknownNameError, match=r"no model 'resnet19'\. Near it: .*resnet1"):
+    with pytest.raises(UnknownNameError, match=r"no model 'resnet19'\. Similar names: .*resnet1"):
         load_encoder("torchvision/resnet19")
-    with pytest.raises(UnknownNameError, match=r"no weights 'V9'\. It has: IMAGENET1K_V1"):
+    with pytest.raises(UnknownNameError, match=r"no weights 'V9'\. Choose from: IMAGENET1K_V1"):
         load_encoder("torchvision/resnet18?weights=V9")
 
 

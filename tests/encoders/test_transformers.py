@@ -256,7 +256,7 @@ def test_missing_weights_are_refused_and_not_made_up(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     content = json.loads(config.read_text()) | {"num_hidden_layers": 4}
     config.write_text(json.dumps(content))
-    with pytest.raises(EncoderError, match=r"lacks weights .* and 6 more"):
+    with pytest.raises(EncoderError, match=r"lacks weights .* and 11 more"):
         load_encoder(name)
 
 

@@ -1,190 +1,67 @@
-"""The one protocol that every encoder follows, and how it wants its input prepared."""
+"""The protocols that every encoder follows; imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from transferscope.errors import InputError
-
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
 #: The layer that every encoder has: its pooled output, the input of its head.
 POOLED = "pooled"
 
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
-
-
-@dataclass(frozen=True)
-class ImagePreprocessing:
-    """From a decoded RGB image to what an image encoder is fed.
-
-    Split in two, so that encoders of the same *geometry* share one decoded and resized uint8 image:
-    `prepare` (resize, crop; per image, on a worker thread) and the normalisation by `mean` and
-    `std` (per batch, by the encoder, on its device).
-
-    Parameters
-    ----------
-    size : (int, int)
-        Height and width in pixels of what the encoder sees: the centre of the resized image,
-        padded with `fill` where the resized image is smaller.
-    resize : (int, int) or int or None
-        Resize before cropping: to this height and width, or so that the *shorter* side has this
-        length (aspect ratio kept). None: no resizing.
-    interpolation : str
-        Name of the PIL filter.
-    keep_ratio : {"cover", "contain"} or None
-        What becomes of the aspect ratio when `resize` is a pair. None: the image is squashed to
-        the pair. ``"cover"``: the image is made just large enough to cover the pair,
-        ``"contain"``: just small enough to fit into it.
-    fill : (int, int, int)
-        Colour of the padding.
-    crop_rounding : {"nearest", "down"}
-        Where the crop begins when it cannot lie in the middle of a pixel grid: as torchvision and
-        timm round, or as transformers does.
-    mean, std : tuple of float
-        Per channel, for pixels in [0, 1].
-
-    Raises
-    ------
-    InputError
-        If a size is not positive, the interpolation is unknown, `keep_ratio` comes without a pair,
-        or a `std` is not positive.
-
-    Examples
-    --------
-    >>> ImagePreprocessing((224, 224), 256).key
-    'image:(224, 224):256:bilinear:None:(0, 0, 0):nearest'
-    """
-
-    size: tuple[int, int]
-    resize: tuple[int, int] | int | None
-    interpolation: Interpolation = "bilinear"
-    keep_ratio: Literal["cover", "contain"] | None = field(default=None, kw_only=True)
-    fill: tuple[int, int, int] = field(default=(0, 0, 0), kw_only=True)
-    crop_rounding: Literal["nearest", "down"] = field(default="nearest", kw_only=True)
-    mean: tuple[float, ...] = field(default=(0.485, 0.456, 0.406), kw_only=True)
-    std: tuple[float, ...] = field(default=(0.229, 0.224, 0.225), kw_only=True)
-
-    def __post_init__(self) -> None:
-        resize = self.resize if isinstance(self.resize, tuple) else (self.resize,)
-        if any(length is not None and length < 1 for length in (*self.size, *resize)):
-            raise InputError(
-                "Sizes must be at least one pixel; "
-                f"size is {self.size} and resize is {self.resize}. Give heights and widths."
-            )
-        if self.interpolation not in get_args(Interpolation):
-            raise InputError(
-                f"There is no interpolation {self.interpolation!r}. "
-                f"Choose one of: {', '.join(get_args(Interpolation))}."
-            )
-        if self.keep_ratio is not None and not isinstance(self.resize, tuple):
-            raise InputError(
-                "keep_ratio needs a height and a width to cover or to fit into; "
-                f"resize is {self.resize}. Give a pair, or leave keep_ratio out."
-            )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise InputError(
-                "mean and std need one value for each of the three channels, and a positive std; "
-                f"mean is {self.mean} and std is {self.std}."
-            )
-
-    @property
-    def key(self) -> str:
-        """Encoders whose keys are equal are fed the same prepared images."""
-        geometry = (self.size, self.resize, self.interpolation, self.keep_ratio)
-        return ":".join(map(str, ("image", *geometry, self.fill, self.crop_rounding)))
-
-    def prepare(self, sample: Image.Image) -> npt.NDArray[np.uint8]:
-        """Resize and centre-crop one RGB image.
-
-        Gives the very pixels that torchvision and timm give for a PIL image.
-
-        Parameters
-        ----------
-        sample : PIL.Image.Image
-            In mode RGB.
-
-        Returns
-        -------
-        array of uint8, shape (height, width, 3)
-            May be read-only.
-        """
-        from PIL import Image
-
-        image = sample
-        resized = self._resized(image.width, image.height)
-        if resized != image.size:
-            image = image.resize(resized, Image.Resampling[self.interpolation.upper()])
-        height, width = self.size
-        left, top = self._offset(image.width, width), self._offset(image.height, height)
-        if left < 0 or top < 0:
-            canvas = Image.new("RGB", (width, height), self.fill)
-            canvas.paste(image, (-left, -top))
-            image = canvas
-        elif image.size != (width, height):
-            image = image.crop((left, top, left + width, top + height))
-        return np.asarray(image)
-
-    def collate(self, prepared: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-        """Stack prepared images.
-
-        Parameters
-        ----------
-        prepared : sequence of n arrays, shape (height, width, 3)
-
-        Returns
-        -------
-        array of uint8, shape (n, height, width, 3)
-        """
-        return np.stack(prepared)
-
-    def _resized(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height after resizing; each rule rounds as the library it comes from."""
-        if self.resize is None:
-            return width, height
-        if isinstance(self.resize, int):
-            longer = int(self.resize * max(width, height) / min(width, height))
-            return (self.resize, longer) if width <= height else (longer, self.resize)
-        new_height, new_width = self.resize
-        if self.keep_ratio is None:
-            return new_width, new_height
-        ratios = height / new_height, width / new_width
-        ratio = min(ratios) if self.keep_ratio == "cover" else max(ratios)
-        return max(1, round(width / ratio)), max(1, round(height / ratio))
-
-    def _offset(self, length: int, crop: int) -> int:
-        """Where the centred crop begins; negative where it begins with padding."""
-        if length < crop:
-            return -((crop - length) // 2)
-        if self.crop_rounding == "down":
-            return (length - crop) // 2
-        return round((length - crop) / 2)
+#: One sample of a data set: an image, a text, a word of a sentence, a row of numbers, ...
+Sample: TypeAlias = Any
+#: A sample as `Preprocessing.prepare` returns it.
+Prepared: TypeAlias = Any
+#: Prepared samples as `Preprocessing.collate` joins them; the input of `Encoder.embed`.
+Batch: TypeAlias = Any
 
 
 class Preprocessing(Protocol):
-    """How an encoder wants its samples: per sample `prepare`, per batch `collate`."""
+    """How an encoder wants its samples: `prepare` each sample, `collate` each batch."""
 
     @property
     def key(self) -> str:
-        """Encoders whose keys are equal are fed the same batches."""
+        """Text that is equal for encoders that take the same batches."""
 
-    def prepare(self, sample: Any) -> Any:
-        """Turn one sample of the data set into this encoder's input; runs on worker threads."""
+    def prepare(self, sample: Sample) -> Prepared:
+        """Turn one sample of the data set into the input of the encoder; runs on worker threads.
 
-    def collate(self, prepared: Sequence[Any]) -> Any:
-        """Join prepared samples to the batch that `Encoder.embed` takes."""
+        Parameters
+        ----------
+        sample : object
+            As the data set gives it.
+
+        Returns
+        -------
+        object
+            What `collate` takes.
+        """
+
+    def collate(self, prepared: Sequence[Prepared]) -> Batch:
+        """Join prepared samples to a batch.
+
+        Parameters
+        ----------
+        prepared : sequence of n objects
+            As `prepare` returns them.
+
+        Returns
+        -------
+        object
+            What `Encoder.embed` takes.
+        """
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What one forward pass gave.
+    """The result of one forward pass.
 
     Parameters
     ----------
@@ -210,7 +87,7 @@ class Encoder(Protocol):
 
     @property
     def identifier(self) -> str:
-        """The name under which it was asked for, such as ``"timm/resnet18"``."""
+        """Name under which it was requested, such as ``"timm/resnet18"``."""
 
     @property
     def fingerprint(self) -> str:
@@ -236,24 +113,60 @@ class Encoder(Protocol):
     def layers(self) -> tuple[str, ...]:
         """Names accepted by `embed`; the last one is ``"pooled"``."""
 
-    def embed(self, batch: Any, layers: Sequence[str] = (POOLED,)) -> Embedded:
-        """Features of the named layers, and logits where there is a head, in ONE forward pass."""
+    def embed(self, batch: Batch, layers: Sequence[str] = (POOLED,)) -> Embedded:
+        """Compute features of the named layers, and logits of a head, in ONE forward pass.
+
+        Parameters
+        ----------
+        batch : object
+            n samples as `preprocessing` prepares and collates them.
+        layers : sequence of str, default ("pooled",)
+            Some of `layers`.
+
+        Returns
+        -------
+        Embedded
+            Features per layer (n, dim), and logits (n, n_source_classes) or None; float32, on the
+            encoder's device.
+        """
 
     def to(self, device: str) -> Encoder:
-        """The same encoder on another device (moved in place, returned for chaining)."""
+        """Move the encoder to another device, in place.
+
+        Parameters
+        ----------
+        device : str
+            Such as ``"cpu"`` or ``"cuda"``.
+
+        Returns
+        -------
+        Encoder
+            The same object, for chaining.
+        """
 
 
 @runtime_checkable
 class TrainableEncoder(Encoder, Protocol):
-    """An encoder whose weights can be changed: what fine-tuning needs besides."""
+    """An encoder whose weights can be changed: what fine-tuning also needs."""
 
     @property
     def module(self) -> torch.nn.Module:
-        """Holds all weights; a head of its own may be among them."""
+        """Module that holds all weights; a head of its own may be among them."""
 
     @property
     def last_block(self) -> str | None:
         """Name of the deepest block among the submodules, None where none is known."""
 
-    def forward(self, batch: Any) -> torch.Tensor:
-        """Pooled features (n, dim) with gradients, in the mode in which the module is."""
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Compute pooled features with gradients, in the mode in which the module is.
+
+        Parameters
+        ----------
+        batch : object
+            As for `embed`.
+
+        Returns
+        -------
+        Tensor, shape (n, dim)
+            Float32, on the encoder's device.
+        """

@@ -1,22 +1,41 @@
-"""From texts to padded batches of token ids: truncation, words of sentences, parts of like length.
+"""From texts to padded batches of token ids: truncation, words, parts of similar length.
 
 Padding is on the right for every model, and masked. Nothing here knows a model or imports torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from transferscope.encoders._encoder import Prepared, Sample
+from transferscope.encoders._pretrained import Tokenizer
 from transferscope.errors import EncoderError
+
+#: What a tokenizer makes of one text: token ids and masks by name.
+Encoded: TypeAlias = dict[str, list[int]]
+#: First and last character of each token.
+Offsets: TypeAlias = Sequence[tuple[int, int]]
+
+
+class WordOfSentence(Protocol):
+    """One word of a sentence, see `transferscope.datasets.Word`."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All words of the sentence."""
+
+    @property
+    def position(self) -> int:
+        """Which of them it is."""
 
 
 class PassSize(NamedTuple):
-    """What a forward pass may hold, and costs by itself; both in tokens, padding included."""
+    """How much a forward pass may hold, and costs by itself; both in tokens, with padding."""
 
     tokens: int
     overhead: int
@@ -31,7 +50,7 @@ ELSEWHERE = PassSize(8192, 2048)
 
 
 class TextPart(NamedTuple):
-    """Token sequences of like length, padded on the right; arrays of shape (n_sequences, width)."""
+    """Token sequences of similar length, padded on the right to (n_sequences, width)."""
 
     inputs: dict[str, npt.NDArray[np.int64]]
     rows: npt.NDArray[np.int64]  # which samples of the batch come from it
@@ -54,25 +73,34 @@ class TextPreprocessing:
 
     Parameters
     ----------
-    tokenizer : transformers tokenizer
+    tokenizer : tokenizer of transformers
     limit : int or None
-        Tokens that the model can read.
+        Number of tokens that are read; None: all.
     prompt : str
-        What the checkpoint puts before every text.
+        Text that is put before every text.
     key : str
         The same for tokenizers that give the same tokens.
     size : PassSize
         Of the parts; one text alone may be longer.
     """
 
-    tokenizer: Any
+    tokenizer: Tokenizer
     limit: int | None
     prompt: str
     key: str
     size: PassSize = ON_CPU
 
-    def prepare(self, sample: Any) -> Any:
+    def prepare(self, sample: Sample) -> Prepared:
         """Check one sample; tokens are made batch by batch.
+
+        Parameters
+        ----------
+        sample : str, tuple of str, or Word
+
+        Returns
+        -------
+        str, tuple of str, or Word
+            The sample itself.
 
         Raises
         ------
@@ -85,12 +113,21 @@ class TextPreprocessing:
         if hasattr(sample, "words"):
             return sample
         raise EncoderError(
-            f"This encoder takes texts, and a sample is a {type(sample).__name__}. "
+            f"sample must be a text for this encoder; got {type(sample).__name__}. "
             "Choose encoders for such data, such as mini/all for images."
         )
 
-    def collate(self, prepared: Sequence[Any]) -> TextBatch:
-        """Make tokens of prepared samples, sort them by length and pad them."""
+    def collate(self, prepared: Sequence[Prepared]) -> TextBatch:
+        """Make tokens of prepared samples, sort them by length and pad them.
+
+        Parameters
+        ----------
+        prepared : sequence of n texts, pairs of texts, or words
+
+        Returns
+        -------
+        TextBatch
+        """
         if hasattr(prepared[0], "words"):
             return self._of_words(prepared)
         pairs = isinstance(prepared[0], tuple)
@@ -109,61 +146,62 @@ class TextPreprocessing:
                 encoded[i] = one
         parts = [
             TextPart(self._padded([encoded[i] for i in rows]), rows, None)
-            for rows in self._alike([len(one["input_ids"]) for one in encoded])
+            for rows in self._groups([len(one["input_ids"]) for one in encoded])
         ]
         return TextBatch(parts, truncated)
 
-    def _of_words(self, samples: Sequence[Any]) -> TextBatch:
+    def _of_words(self, samples: Sequence[WordOfSentence]) -> TextBatch:
         rows_of: dict[tuple[str, ...], list[int]] = {}
         for row, sample in enumerate(samples):
             rows_of.setdefault(sample.words, []).append(row)
         truncated = np.zeros(len(samples), np.int32)
-        stretches: list[dict[str, Any]] = []
-        places: list[list[tuple[int, int, int]]] = []  # per stretch: row, first token, stop
+        sequences: list[Encoded] = []
+        places: list[list[tuple[int, int, int]]] = []  # per sequence: row, first token, stop
         for words, rows in rows_of.items():
-            pieces = list(self._stretches(words))
-            n_tokens = [len(piece["input_ids"]) for _, piece in pieces]
-            for (first, piece), own in zip(pieces, n_tokens, strict=True):
-                spans = piece.pop("spans")
+            pieces = list(self._pieces(words))
+            n_tokens = [len(encoded["input_ids"]) for _, encoded, _ in pieces]
+            for (first, encoded, spans), own in zip(pieces, n_tokens, strict=True):
                 inside = [row for row in rows if 0 <= samples[row].position - first < len(spans)]
                 if inside:
                     truncated[inside] = sum(n_tokens) - own
-                    stretches.append(piece)
+                    sequences.append(encoded)
                     places.append([(row, *spans[samples[row].position - first]) for row in inside])
         parts = []
-        for chosen in self._alike([len(piece["input_ids"]) for piece in stretches]):
+        for chosen in self._groups([len(encoded["input_ids"]) for encoded in sequences]):
             found = [(number, *place) for number, i in enumerate(chosen) for place in places[i]]
             table = np.array(found, dtype=np.int64)
-            inputs = self._padded([stretches[i] for i in chosen])
+            inputs = self._padded([sequences[i] for i in chosen])
             parts.append(TextPart(inputs, table[:, 1], table[:, [0, 2, 3]]))
         return TextBatch(parts, truncated)
 
-    def _stretches(self, words: Sequence[str], first: int = 0) -> Iterator[tuple[int, Any]]:
-        """Parts of a sentence that can be read at once: position of the first word, and tokens."""
+    def _pieces(
+        self, words: Sequence[str], first: int = 0
+    ) -> Iterator[tuple[int, Encoded, list[tuple[int, int]]]]:
+        """Cut a sentence into pieces that can be read: first word, tokens, span of each word."""
         if not getattr(self.tokenizer, "is_fast", False):
             raise EncoderError(
-                f"Tags per word need a tokenizer that says where its tokens stand; "
-                f"{type(self.tokenizer).__name__} does not. Save the fast form of it "
-                "(tokenizer.json), or choose another encoder."
+                f"tokenizer {type(self.tokenizer).__name__} does not give the places of its "
+                "tokens, which tags per word need. Save the fast form of it (tokenizer.json), or "
+                "choose another encoder."
             )
         text = " ".join(words)
-        (encoded,) = self._tokens([(text,)], return_offsets_mapping=True)
-        offsets = encoded.pop("offset_mapping")
+        encoded, offsets = self._with_offsets(text)
         n_tokens = len(encoded["input_ids"])
         if self.limit is not None and n_tokens > self.limit:
             if len(words) > 1:
                 middle = len(words) // 2
-                yield from self._stretches(words[:middle], first)
-                yield from self._stretches(words[middle:], first + middle)
+                yield from self._pieces(words[:middle], first)
+                yield from self._pieces(words[middle:], first + middle)
                 return
-            (encoded,) = self._tokens(
-                [(text,)], return_offsets_mapping=True, truncation=True, max_length=self.limit
-            )
-            offsets = encoded.pop("offset_mapping")
-        encoded["spans"] = _word_spans(words, offsets)
-        yield first, encoded
+            encoded, offsets = self._with_offsets(text, truncation=True, max_length=self.limit)
+        yield first, encoded, _word_spans(words, offsets)
 
-    def _tokens(self, texts: Sequence[tuple[str, ...]], **options: Any) -> list[dict[str, Any]]:
+    def _with_offsets(self, text: str, **options: object) -> tuple[Encoded, Offsets]:
+        (encoded,) = self._tokens([(text,)], return_offsets_mapping=True, **options)
+        offsets: Offsets = encoded.pop("offset_mapping")  # type: ignore[assignment]  # pairs
+        return encoded, offsets
+
+    def _tokens(self, texts: Sequence[tuple[str, ...]], **options: object) -> list[Encoded]:
         columns = [list(column) for column in zip(*texts, strict=True)]
         encoded = self.tokenizer(
             *columns, padding=False, verbose=False, **{"truncation": False, **options}
@@ -176,8 +214,8 @@ class TextPreprocessing:
                 one |= {"offset_mapping": [(0, 0)]} if "offset_mapping" in one else {}
         return each
 
-    def _alike(self, lengths: Sequence[int]) -> list[npt.NDArray[np.int64]]:
-        """Groups of like length, cut where padding and passes together cost least."""
+    def _groups(self, lengths: Sequence[int]) -> list[npt.NDArray[np.int64]]:
+        """Group texts of similar length, so that padding and passes together cost least."""
         order = np.argsort(lengths, kind="stable")
         # cheapest way to group the first texts, from that of fewer: what it costs, and where its
         # last group starts
@@ -203,7 +241,7 @@ class TextPreprocessing:
         # masked, so that any id will do where there is none; some models count positions by it
         return 0 if self.tokenizer.pad_token_id is None else int(self.tokenizer.pad_token_id)
 
-    def _padded(self, encoded: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[np.int64]]:
+    def _padded(self, encoded: Sequence[Encoded]) -> dict[str, npt.NDArray[np.int64]]:
         width = max(len(one["input_ids"]) for one in encoded)
         padding = {"input_ids": self._padding}
         return {
@@ -218,10 +256,10 @@ class TextPreprocessing:
         }
 
 
-def _word_spans(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def _word_spans(words: Sequence[str], offsets: Offsets) -> list[tuple[int, int]]:
     """First token and stop of each word of a text that was joined with spaces.
 
-    A word that the tokenizer makes nothing of (a control character) takes the token before it.
+    A word without tokens (a control character) takes the token before it.
     """
     # word of every character; a space belongs to the word behind it
     word_of = np.repeat(

@@ -1,4 +1,4 @@
-"""Lists of encoders that are worth a try, each to be asked for by one name.
+"""Lists of encoders that are worth a try, each list under one name.
 
 As on the day in `CHECKED`. Vision: names and licences from the registry of timm 1.0.31. Text:
 every licence was looked up, in stored copies of the models' pages on the Hugging Face hub, and for

@@ -1,4 +1,4 @@
-"""The bundled zoo: what ships, what its cards say, and that its encoders keep the protocol."""
+"""The bundled encoders: what ships, what its cards say, and that its encoders keep the protocol."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transferscope.encoders import mini_zoo
-from transferscope.encoders._encoder import Encoder
-from transferscope.encoders.mini_zoo import MiniEncoder, list_mini, load_mini, mini_card
+from transferscope.encoders import Encoder, bundled_card, list_bundled
 from transferscope.errors import CheckpointError, EncoderError, UnknownNameError
 
 torch = pytest.importorskip("torch", reason="torch is needed to run the bundled encoders")
+
+from transferscope.encoders import _bundled_encoder  # noqa: E402
+from transferscope.encoders._bundled_encoder import BundledEncoder, load_bundled  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[2]
 WEIGHTS = REPOSITORY / "src" / "transferscope" / "encoders" / "mini_weights"
@@ -42,7 +43,7 @@ MEASURED = {
     "vit-signs-supervised": "97d8d120aac10dca",
 }
 
-each_encoder = pytest.mark.parametrize("name", list_mini())
+each_encoder = pytest.mark.parametrize("name", list_bundled())
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +58,10 @@ def images():
 
 class TestWhatShips:
     def test_names_are_sorted_and_unique(self):
-        assert list(list_mini()) == sorted(set(list_mini()))
+        assert list(list_bundled()) == sorted(set(list_bundled()))
 
     def test_there_is_enough_to_choose_from(self):
-        cards = [mini_card(name) for name in list_mini()]
+        cards = [bundled_card(name) for name in list_bundled()]
         assert len(cards) >= 12
         assert len({card.architecture for card in cards}) >= 3
         assert len({card.source for card in cards if card.source}) >= 4
@@ -68,7 +69,7 @@ class TestWhatShips:
         assert any(card.method == "random" and card.source is None for card in cards)
 
     def test_weights_and_cards_belong_together(self):
-        assert {path.stem for path in WEIGHTS.glob("*.safetensors")} == set(list_mini())
+        assert {path.stem for path in WEIGHTS.glob("*.safetensors")} == set(list_bundled())
 
     @each_encoder
     def test_weights_are_those_that_the_card_was_measured_on(self, name):
@@ -80,21 +81,21 @@ class TestWhatShips:
 
     def test_listing_imports_no_torch(self):
         code = (
-            "import sys; from transferscope.encoders.mini_zoo import list_mini, mini_card; "
-            "[mini_card(name) for name in list_mini()]; assert 'torch' not in sys.modules"
+            "import sys; from transferscope.encoders import list_bundled, bundled_card; "
+            "[bundled_card(name) for name in list_bundled()]; assert 'torch' not in sys.modules"
         )
-        path = str(Path(mini_zoo.__file__).parents[2])
+        path = str(Path(_bundled_encoder.__file__).parents[2])
         subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": path})
 
     def test_a_prefix_is_allowed(self):
-        assert mini_card("mini/resnet-random") == mini_card("resnet-random")
-        assert load_mini("mini/resnet-random").identifier == "mini/resnet-random"
+        assert bundled_card("mini/resnet-random") == bundled_card("resnet-random")
+        assert load_bundled("mini/resnet-random").identifier == "mini/resnet-random"
 
 
 class TestCards:
     @each_encoder
     def test_card_is_complete(self, name):
-        card = mini_card(name)
+        card = bundled_card(name)
         assert card.name == name
         assert name.startswith(card.architecture)
         assert name.endswith(card.method)
@@ -114,14 +115,14 @@ class TestCards:
 
     @each_encoder
     def test_card_tells_the_truth_about_the_network(self, name):
-        card, encoder = mini_card(name), load_mini(name)
+        card, encoder = bundled_card(name), load_bundled(name)
         assert encoder.card is card
         assert encoder.feature_dim == card.feature_dim
         assert encoder.n_parameters == card.n_parameters
-        assert (encoder.head is not None) == (card.method == "supervised")
+        assert (encoder.module.head is not None) == (card.method == "supervised")
 
     def test_encoders_learnt_their_own_task(self):
-        accuracy = [mini_card(name).accuracy for name in list_mini()]
+        accuracy = [bundled_card(name).accuracy for name in list_bundled()]
         # guessing gives 0.2 at most, for the five flowers
         assert min(value for value in accuracy if value is not None) > 0.3
 
@@ -129,7 +130,7 @@ class TestCards:
 class TestEmbedding:
     @each_encoder
     def test_follows_the_protocol(self, name):
-        encoder = load_mini(name)
+        encoder = load_bundled(name)
         assert isinstance(encoder, Encoder)
         assert encoder.identifier == f"mini/{name}"
         assert encoder.input_size == encoder.preprocessing.size == (32, 32)
@@ -138,7 +139,7 @@ class TestEmbedding:
 
     @each_encoder
     def test_every_layer_is_finite_float32_and_not_constant(self, name, images):
-        encoder = load_mini(name)
+        encoder = load_bundled(name)
         features = encoder.embed(images, encoder.layers).features
         assert tuple(features) == encoder.layers
         for values in features.values():
@@ -150,13 +151,13 @@ class TestEmbedding:
 
     @each_encoder
     def test_features_are_the_same_every_time(self, name, images):
-        once = load_mini(name).embed(images).features["pooled"]
-        again = load_mini(name).embed(images).features["pooled"]
+        once = load_bundled(name).embed(images).features["pooled"]
+        again = load_bundled(name).embed(images).features["pooled"]
         assert torch.equal(once, again)
 
     @each_encoder
     def test_features_do_not_depend_on_the_rest_of_the_batch(self, name, images):
-        encoder = load_mini(name)
+        encoder = load_bundled(name)
         together = encoder.embed(images, encoder.layers).features
         alone = [encoder.embed(image[None], encoder.layers).features for image in images]
         for layer in encoder.layers:
@@ -165,27 +166,27 @@ class TestEmbedding:
 
     @each_encoder
     def test_all_layers_come_from_one_forward_pass(self, name, images):
-        encoder = load_mini(name)
+        encoder = load_bundled(name)
         passes = []
-        encoder._network.register_forward_hook(lambda *_: passes.append(1))
+        encoder.module.register_forward_hook(lambda *_: passes.append(1))
         encoder.embed(images, encoder.layers)
         assert len(passes) == 1
 
     @each_encoder
     def test_logits_are_the_head_of_pooled(self, name, images):
-        encoder = load_mini(name)
+        encoder = load_bundled(name)
         embedded = encoder.embed(images, [])
         assert embedded.features == {}
-        if encoder.head is None:
+        if encoder.module.head is None:
             assert embedded.logits is None
             return
         with torch.inference_mode():
-            expected = encoder.head(encoder.embed(images).features["pooled"])
+            expected = encoder.module.head(encoder.embed(images).features["pooled"])
         torch.testing.assert_close(embedded.logits, expected)
         assert embedded.logits.shape == (len(images), len(encoder.card.source_classes))
 
     def test_arrays_read_only_arrays_and_tensors_give_the_same(self, images):
-        encoder = load_mini("resnet-random")
+        encoder = load_bundled("resnet-random")
         frozen = images.copy()
         frozen.flags.writeable = False
         expected = encoder.embed(images).features["pooled"]
@@ -199,37 +200,37 @@ class TestEmbedding:
         [((2, 32, 32, 3), np.float32), ((2, 3, 32, 32), np.uint8), ((32, 32, 3), np.uint8)],
     )
     def test_another_shape_or_type_is_refused(self, shape, dtype):
-        with pytest.raises(EncoderError, match=r"takes uint8 images of shape \(n, 32, 32, 3\)"):
-            load_mini("resnet-random").embed(np.zeros(shape, dtype))
+        with pytest.raises(EncoderError, match=r"must hold uint8 images of shape \(n, 32, 32, 3\)"):
+            load_bundled("resnet-random").embed(np.zeros(shape, dtype))
 
     def test_an_unknown_layer_is_refused(self, images):
         with pytest.raises(UnknownNameError, match="stage1, stage2, stage3, pooled"):
-            load_mini("resnet-random").embed(images, ["stage9"])
+            load_bundled("resnet-random").embed(images, ["stage9"])
 
 
 class TestLoading:
     def test_fingerprints_are_unique_and_stable(self):
-        prints = {name: load_mini(name).fingerprint for name in list_mini()}
+        prints = {name: load_bundled(name).fingerprint for name in list_bundled()}
         assert len(set(prints.values())) == len(prints)
-        assert all(load_mini(name).fingerprint == value for name, value in prints.items())
+        assert all(load_bundled(name).fingerprint == value for name, value in prints.items())
 
     def test_fingerprint_follows_weights_and_preprocessing_but_not_the_name(self):
-        encoder = load_mini("resnet-random")
-        network, card = encoder._network, encoder.card
-        renamed = MiniEncoder(replace(card, name="other"), network)
+        encoder = load_bundled("resnet-random")
+        network, card = encoder.module, encoder.card
+        renamed = BundledEncoder(replace(card, name="other"), network)
         assert renamed.fingerprint == encoder.fingerprint
-        shifted = MiniEncoder(replace(card, mean=(0.4, 0.4, 0.4)), network)
+        shifted = BundledEncoder(replace(card, mean=(0.4, 0.4, 0.4)), network)
         assert shifted.fingerprint != encoder.fingerprint
         with torch.no_grad():
             network.stem.weight[0, 0, 0, 0] += 1
-        assert MiniEncoder(card, network).fingerprint != encoder.fingerprint
+        assert BundledEncoder(card, network).fingerprint != encoder.fingerprint
 
-    @pytest.mark.parametrize("function", [load_mini, mini_card])
+    @pytest.mark.parametrize("function", [load_bundled, bundled_card])
     def test_an_unknown_name_lists_the_known_ones(self, function):
         with pytest.raises(UnknownNameError) as caught:
             function("mini/resnet-imagenet")
         assert "'mini/resnet-imagenet'" in str(caught.value)
-        assert all(name in str(caught.value) for name in list_mini())
+        assert all(name in str(caught.value) for name in list_bundled())
 
     @pytest.mark.parametrize("damage", ["cut short", "of another network", "absent"])
     def test_damaged_weights_are_named(self, damage, tmp_path, monkeypatch):
@@ -238,9 +239,9 @@ class TestLoading:
             content = (WEIGHTS / f"{donor}.safetensors").read_bytes()
             content = content[:1000] if damage == "cut short" else content
             (tmp_path / "resnet-random.safetensors").write_bytes(content)
-        monkeypatch.setattr(mini_zoo, "_WEIGHTS", tmp_path)
+        monkeypatch.setattr(_bundled_encoder, "WEIGHTS", tmp_path)
         with pytest.raises(CheckpointError, match=r"mini/resnet-random.*reinstall"):
-            load_mini("resnet-random")
+            load_bundled("resnet-random")
 
 
 def test_a_head_trained_on_digits_reads_other_digits():
@@ -249,7 +250,7 @@ def test_a_head_trained_on_digits_reads_other_digits():
     from sklearn.datasets import load_digits
 
     digits = load_digits(n_class=10)
-    encoder = load_mini("resnet-mnist-supervised")
+    encoder = load_bundled("resnet-mnist-supervised")
     samples = []
     for pixels in digits.images:  # 8 x 8, drawn as MNIST has them: 20 pixels high, thin, centred
         small = image_module.fromarray((pixels * (255 / 16)).astype(np.uint8))
@@ -275,8 +276,8 @@ def test_the_choice_matters():
     large = np.repeat(np.repeat(small, 4, axis=1), 4, axis=2)
     batch = np.repeat(large[..., None], 3, axis=3)
     accuracy = []
-    for name in list_mini():
-        features = load_mini(name).embed(batch).features["pooled"].numpy()
+    for name in list_bundled():
+        features = load_bundled(name).embed(batch).features["pooled"].numpy()
         # the scales differ widely: without standardisation they would decide
         probe = make_pipeline(StandardScaler(), RidgeClassifier(alpha=10))
         probe.fit(features[:100], digits.target[:100])
@@ -285,5 +286,5 @@ def test_the_choice_matters():
 
 
 def test_a_device_that_is_not_there_is_named():
-    with pytest.raises(EncoderError, match="no device 'nowhere' here"):
-        load_mini("resnet-random").to("nowhere")
+    with pytest.raises(EncoderError, match="device 'nowhere' does not exist"):
+        load_bundled("resnet-random").to("nowhere")

@@ -1,27 +1,31 @@
-"""Encoders made from a torch module or a function of one's own."""
+"""Encoders made from a torch module or a function of your own."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transferscope.encoders._encoder import Preprocessing
+from transferscope.encoders._encoder import Batch, Preprocessing
 from transferscope.encoders._torch_encoder import TorchEncoder
 from transferscope.errors import InputError
+from transferscope.numerics.arrays import NumpyArray
+
+#: From a batch to features or logits.
+Function: TypeAlias = Callable[[Batch], Tensor | NumpyArray]
 
 
 def from_module(
-    module: nn.Module | Callable[[Any], Any],
+    module: nn.Module | Function,
     preprocessing: Preprocessing,
     *,
-    identifier: str,
+    identifier: str | None = None,
     feature_dim: int | None = None,
-    head: nn.Module | Callable[[Any], Any] | None = None,
+    head: nn.Module | Function | None = None,
 ) -> TorchEncoder:
     """Make an encoder of a torch module or of a function.
 
@@ -36,11 +40,11 @@ def from_module(
         mean and std; with preprocessing of your own it is what ``collate`` gives.
     preprocessing : Preprocessing
         How each image or other sample is prepared.
-    identifier : str
-        A name for it. Of a function it is also what tells its stored features from those of
-        another function: change it when the function changes.
+    identifier : str, optional
+        A name for it; by default the name of the module's class. Functions need one, which also
+        separates their stored features: change it when the function changes.
     feature_dim : int, optional
-        Dimension of the features. Estimate where the preprocessing is an `ImagePreprocessing`;
+        Dimension of the features. Measured where the preprocessing is an `ImagePreprocessing`;
         otherwise needed before the first batch.
     head : torch.nn.Module or callable, optional
         From pooled features to the logits of the source's classes.
@@ -53,12 +57,19 @@ def from_module(
     Raises
     ------
     InputError
-        If `module` cannot be called, or the identifier is empty.
+        If `module` cannot be called, or is a function without an identifier.
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import torch
     >>> from transferscope.encoders import ImagePreprocessing
+    >>> module = torch.nn.Conv2d(3, 16, kernel_size=3)
+    >>> from_module(module, ImagePreprocessing(size=(32, 32), resize=36))
+    TorchEncoder('Conv2d')
+
+    A function gets and gives NumPy arrays:
+
+    >>> import numpy as np
     >>> def brightness(images):
     ...     return images.mean(axis=(2, 3))
     >>> encoder = from_module(
@@ -67,11 +78,16 @@ def from_module(
     >>> encoder.embed(np.zeros((2, 8, 8, 3), np.uint8)).features["pooled"].shape
     torch.Size([2, 3])
     """
-    if not identifier:
-        raise InputError("The identifier is empty. Give the encoder a name, such as 'my-resnet'.")
     if not callable(module):
         raise InputError(
-            f"An encoder must be a torch module or a function; given: {type(module).__name__}."
+            f"module must be a torch module or a function; got {type(module).__name__}. "
+            "Give one that returns features."
+        )
+    if identifier is None and isinstance(module, nn.Module):
+        identifier = type(module).__name__
+    if not identifier:
+        raise InputError(
+            "identifier must be a name that is not empty. Give one, such as 'my-resnet'."
         )
     # in one module, so that the weights of both move and are hashed together
     parts = nn.ModuleDict(
@@ -82,7 +98,7 @@ def from_module(
         }
     )
 
-    def run(inputs: Any) -> tuple[Tensor, Tensor | None]:
+    def run(inputs: Batch) -> tuple[Tensor, Tensor | None]:
         pooled = _call(module, inputs)
         if isinstance(pooled, Tensor) and pooled.ndim == 4:
             pooled = pooled.mean(dim=(2, 3))
@@ -99,15 +115,16 @@ def from_module(
     )
 
 
-def _call(part: nn.Module | Callable[[Any], Any], inputs: Any) -> Any:
-    """Call a module with tensors, and a function with arrays; tensors come back."""
+def _call(part: nn.Module | Function, inputs: Batch) -> Tensor:
+    """Call a module with tensors, and a function with arrays; return tensors."""
     if isinstance(part, nn.Module):
-        return part(inputs)
+        result: Tensor = part(inputs)
+        return result
     outputs = part(inputs.cpu().numpy() if isinstance(inputs, Tensor) else inputs)
     # a copy: the function may give a view of its input or of what it keeps, or a read-only array
     return torch.from_numpy(outputs.copy()) if isinstance(outputs, np.ndarray) else outputs
 
 
 def _structure(module: nn.Module) -> str:
-    """How the module prints itself, which shows kernel sizes, activations and the like."""
+    """Describe a module by how it prints: kernel sizes, activations and the like."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module))

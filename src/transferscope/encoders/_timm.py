@@ -2,7 +2,7 @@
 
 **Input.** As timm itself evaluates by default: ``input_size``, ``crop_pct``, ``crop_mode``,
 ``interpolation``, ``mean`` and ``std`` of the model's own pre-trained configuration. Some
-configurations also carry ``test_input_size``, a larger input that scores a little better on
+configurations also hold ``test_input_size``, a larger input that scores a little better on
 ImageNet; it is not used, as timm's ``resolve_data_config`` does not use it unless asked.
 
 **Features.** The input of the model's own classifier: ``forward_features``, then
@@ -11,8 +11,8 @@ popular ``num_classes=0`` is avoided: on the ResNets of CLIP it replaces a train
 on others it drops layers between pooling and classifier. A model with two heads on two tokens
 (distilled DeiT) gives the mean of both tokens, and logits as the model itself makes them.
 
-**Image-text towers** (CLIP and its kin) end in a projection to the space shared with text. Its
-input is the feature; its output is no vote for classes, so there are no logits.
+**Image-text towers** (CLIP and similar ones) end in a projection to the space shared with text. Its
+input is the feature; its output is no score of classes, so there are no logits.
 
 This module imports torch and timm when used, and is imported only then.
 """
@@ -22,16 +22,30 @@ from __future__ import annotations
 import difflib
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import Tensor, nn
 
-from transferscope.encoders._encoder import ImagePreprocessing
+from transferscope.encoders._encoder import Batch
+from transferscope.encoders._image_preprocessing import ImagePreprocessing
+from transferscope.encoders._pretrained import first_line
 from transferscope.encoders._torch_encoder import Layer, TorchEncoder
 from transferscope.errors import EncoderError, UnknownNameError, require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    class TimmModel(nn.Module):
+        """What timm's models have in common by convention; timm has no class for it."""
+
+        pretrained_cfg: Mapping[str, Any]
+        num_classes: int
+
+        def forward_features(self, images: Tensor) -> Tensor: ...
+
+        def forward_head(self, trunk: Tensor, *, pre_logits: bool = False) -> Tensor: ...
+
 
 PREFIX = "timm/"
 
@@ -74,7 +88,7 @@ def load_timm(name: str) -> TorchEncoder:
     try:
         model = timm.create_model(f"local-dir:{bare}" if is_folder else bare, pretrained=True)
     except Exception as error:
-        # anything may come out of a download or a damaged file, and each names its own classes
+        # a download or a damaged file may raise anything
         if is_folder:
             remedy = "The folder must hold config.json and model.safetensors as timm saves them."
         else:
@@ -84,21 +98,28 @@ def load_timm(name: str) -> TorchEncoder:
                 f"{PREFIX}<folder>."
             )
         raise EncoderError(
-            f"The weights of {PREFIX}{bare} cannot be loaded "
-            f"({type(error).__name__}: {_first_line(error)}). {remedy}"
+            f"weights of {PREFIX}{bare} cannot be loaded "
+            f"({type(error).__name__}: {first_line(error)}). {remedy}"
         ) from error
     return wrap_timm(model, PREFIX + bare)
 
 
-def wrap_timm(model: nn.Module, identifier: str, *, has_head: bool = True) -> TorchEncoder:
-    """Make a timm model, weights in place, an encoder.
+def is_timm(model: nn.Module) -> TypeGuard[TimmModel]:
+    """Whether a module is a model of timm that knows how to prepare its input."""
+    return bool(getattr(model, "pretrained_cfg", None)) and hasattr(model, "forward_head")
+
+
+def wrap_timm(
+    model: TimmModel, identifier: str | None = None, *, has_head: bool = True
+) -> TorchEncoder:
+    """Make an encoder of a timm model with its weights.
 
     Parameters
     ----------
     model : torch.nn.Module
         Made by ``timm.create_model``; its ``pretrained_cfg`` decides the preprocessing.
-    identifier : str
-        The name under which it was asked for.
+    identifier : str, optional
+        Name under which it was requested; by default ``timm/`` and its architecture.
     has_head : bool, default True
         Whether its classifier is trained. If not, there are no logits.
 
@@ -112,43 +133,44 @@ def wrap_timm(model: nn.Module, identifier: str, *, has_head: bool = True) -> To
     EncoderError
         If it does not take RGB images.
     """
-    # timm's models share these attributes by convention, not by a class that a type checker knows
-    timm_model: Any = model
-    config: Mapping[str, Any] = timm_model.pretrained_cfg
-    has_logits = has_head and timm_model.num_classes > 0 and not _projects_to_text(timm_model)
+    architecture = model.pretrained_cfg["architecture"]
+    identifier = identifier or PREFIX + architecture
+    has_logits = has_head and model.num_classes > 0 and not _projects_to_text(model)
 
-    def run(images: Tensor) -> tuple[Tensor, Tensor | None]:
-        trunk = timm_model.forward_features(images)
-        pooled = timm_model.forward_head(trunk, pre_logits=True)
+    def run(images: Batch) -> tuple[Tensor, Tensor | None]:
+        trunk = model.forward_features(images)
+        pooled = model.forward_head(trunk, pre_logits=True)
         # from the trunk again and not from `pooled`: some heads look at more than that (VOLO, two
         # heads of DeiT); only the pooling is done twice
-        return pooled, timm_model.forward_head(trunk) if has_logits else None
+        return pooled, model.forward_head(trunk) if has_logits else None
 
     return TorchEncoder(
         model,
         run,
         preprocessing=_preprocessing(model, identifier),
         identifier=identifier,
-        architecture=f"timm/{config['architecture']}/{'with' if has_logits else 'no'} head",
-        head_parameters=_head_parameters(timm_model),
-        layers=_layers(timm_model),
+        architecture=f"timm/{architecture}/{'with' if has_logits else 'no'} head",
+        head_parameters=_head_parameters(model),
+        layers=_layers(model),
     )
 
 
-def _unknown(timm: Any, name: str) -> UnknownNameError:
+def _unknown(timm: ModuleType, name: str) -> UnknownNameError:
     architecture = name.split(".")[0]
     tagged = timm.list_pretrained()
     near = difflib.get_close_matches(name, tagged, n=3, cutoff=0.6)
     near += [known for known in tagged if known.split(".")[0] == architecture][:3]
-    hint = f"Near it: {', '.join(dict.fromkeys(near))}. " if near else ""
+    hint = f"Similar names: {', '.join(dict.fromkeys(near))}. " if near else ""
     return UnknownNameError(
         f"timm has no pre-trained model {name!r}, and there is no folder of this name. {hint}"
         "List all with: transferscope encoders 'timm/*'"
     )
 
 
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), "no message")
+def classifier_paths(model: TimmModel) -> tuple[str, ...]:
+    """Names of the submodules that are the classifier, by the model's own configuration."""
+    names = model.pretrained_cfg.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _preprocessing(model: nn.Module, identifier: str) -> ImagePreprocessing:
@@ -158,7 +180,7 @@ def _preprocessing(model: nn.Module, identifier: str) -> ImagePreprocessing:
     channels, height, width = config["input_size"]
     if channels != 3:
         raise EncoderError(
-            f"{identifier} takes images of {channels} channels; encoders here take RGB. "
+            f"encoder {identifier} takes images of {channels} channels, and must take RGB. "
             "Choose weights for three channels."
         )
     scaled = (
@@ -182,18 +204,16 @@ def _preprocessing(model: nn.Module, identifier: str) -> ImagePreprocessing:
     return ImagePreprocessing(resize=scaled, keep_ratio="cover", **common)
 
 
-def _projects_to_text(model: Any) -> bool:
+def _projects_to_text(model: TimmModel) -> bool:
     config = model.pretrained_cfg
     names = f"{config['architecture']} {config.get('tag')} {config.get('hf_hub_id')}".lower()
-    kin = any(word in names for word in ("clip", "pe_core", "vitamin"))
-    return kin and model.num_classes in _PROJECTION_WIDTHS
+    with_texts = any(word in names for word in ("clip", "pe_core", "vitamin"))
+    return with_texts and model.num_classes in _PROJECTION_WIDTHS
 
 
-def _head_parameters(model: Any) -> list[nn.Parameter]:
-    names = model.pretrained_cfg.get("classifier") or ()
-    paths = (names,) if isinstance(names, str) else names
+def _head_parameters(model: TimmModel) -> list[nn.Parameter]:
     parameters: list[nn.Parameter] = []
-    for path in filter(None, paths):  # TResNet names one of its stages ""
+    for path in filter(None, classifier_paths(model)):  # TResNet names one of its stages ""
         try:
             parameters += model.get_submodule(path).parameters()
         except AttributeError:
@@ -201,9 +221,8 @@ def _head_parameters(model: Any) -> list[nn.Parameter]:
     return parameters
 
 
-def _layers(model: Any) -> dict[str, Layer]:
-    # VOLO does not say so
-    is_volo = type(model).__name__ == "VOLO"
+def _layers(model: TimmModel) -> dict[str, Layer]:
+    is_volo = type(model).__name__ == "VOLO"  # which does not declare its format
     channels_last = is_volo or getattr(model, "output_fmt", "NCHW") == "NHWC"
     n_prefix_tokens = getattr(model, "num_prefix_tokens", 0)
     if type(model).__name__ in _STAGES_OF_SEVERAL_OUTPUTS:

@@ -1,16 +1,16 @@
-"""The three small networks of the bundled zoo, for 32 x 32 RGB images, in plain torch.
+"""The networks of the bundled encoders, for 32 x 32 RGB images, in plain torch.
 
-Every network maps a normalised (n, 3, 32, 32) tensor to a dict of layer name -> (n, dim) tensor:
-the activations after each stage, averaged over all positions, from one forward pass.
-The last entry is ``"pooled"``, the input of a head. Each network ends in a normalisation after its
-last stage, so that ``"pooled"`` is not the same numbers as the last stage again.
+Every network maps a normalised (n, 3, 32, 32) tensor to pooled features (n, dim), averaged over all
+positions: the input of a head. Each network ends in a normalisation after its last stage, so that
+the pooled features are not the same numbers as the last stage again.
 
-This module imports torch at the top; `mini_zoo` imports it only when an encoder is loaded.
+This module imports torch at the top; it is imported only when an encoder is loaded.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -18,33 +18,35 @@ from torch.nn import functional
 
 from transferscope.errors import UnknownNameError
 
+#: The layers of the convolutional networks.
+_STAGES = {"stage1": "stage1", "stage2": "stage2", "stage3": "stage3"}
+
 
 def _average(activations: Tensor) -> Tensor:
     """Mean over height and width: (n, channels, h, w) -> (n, channels)."""
     return activations.mean(dim=(2, 3))
 
 
-class MiniNetwork(nn.Module):
-    """What the three networks share: named layers, and the width of the pooled one.
+class BundledNetwork(nn.Module):
+    """Base of the networks: named layers, the width of the pooled features, and a head.
 
     Parameters
     ----------
-    layers : tuple of str
-        Names of the layers in order of depth; the last one is ``"pooled"``.
+    layers : dict of str to str
+        Name of each layer, in order of depth -> the submodule whose output it is.
     feature_dim : int
-        Width of the pooled layer.
+        Width of the pooled features.
     """
 
-    #: Name of the deepest block.
-    last_block = "stage3"
-
-    def __init__(self, layers: tuple[str, ...], feature_dim: int) -> None:
+    def __init__(self, layers: dict[str, str], feature_dim: int) -> None:
         super().__init__()
         self.layers = layers
         self.feature_dim = feature_dim
+        #: From pooled features to the logits of the source's classes, where it was trained so.
+        self.head: nn.Linear | None = None
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Averaged activations of every layer for normalised (n, 3, 32, 32) images."""
+    def forward(self, images: Tensor) -> Tensor:
+        """Pooled features (n, feature_dim) of normalised (n, 3, 32, 32) images."""
         raise NotImplementedError
 
 
@@ -71,28 +73,21 @@ class _ResidualBlock(nn.Module):
         return result
 
 
-class MiniResNet(MiniNetwork):
+class MiniResNet(BundledNetwork):
     """A residual network of three blocks, one per resolution (16, 8, 4)."""
 
     def __init__(self, widths: tuple[int, int, int] = (32, 64, 96)) -> None:
-        super().__init__(("stage1", "stage2", "stage3", "pooled"), widths[2])
+        super().__init__(_STAGES, widths[2])
         self.stem = nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False)
         self.stage1 = _ResidualBlock(widths[0], widths[0], stride=1)
         self.stage2 = _ResidualBlock(widths[0], widths[1], stride=2)
         self.stage3 = _ResidualBlock(widths[1], widths[2], stride=2)
         self.norm = nn.BatchNorm2d(widths[2])
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Averaged activations of every layer for normalised (n, 3, 32, 32) images."""
-        stage1 = self.stage1(self.stem(images))
-        stage2 = self.stage2(stage1)
-        stage3 = self.stage3(stage2)
-        return {
-            "stage1": _average(stage1),
-            "stage2": _average(stage2),
-            "stage3": _average(stage3),
-            "pooled": _average(functional.relu(self.norm(stage3))),
-        }
+    def forward(self, images: Tensor) -> Tensor:
+        """Pooled features (n, feature_dim) of normalised (n, 3, 32, 32) images."""
+        activations = self.stage3(self.stage2(self.stage1(self.stem(images))))
+        return _average(functional.relu(self.norm(activations)))
 
 
 class _SeparableBlock(nn.Sequential):
@@ -109,13 +104,13 @@ class _SeparableBlock(nn.Sequential):
         )
 
 
-class MiniSeparableNet(MiniNetwork):
+class MiniSeparableNet(BundledNetwork):
     """A network of depthwise-separable convolutions, two per resolution (16, 8, 4)."""
 
     def __init__(
         self, widths: tuple[int, int, int] = (48, 96, 160), feature_dim: int = 128
     ) -> None:
-        super().__init__(("stage1", "stage2", "stage3", "pooled"), feature_dim)
+        super().__init__(_STAGES, feature_dim)
         narrow, middle, wide = widths
         self.stem = nn.Sequential(
             nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()
@@ -133,17 +128,9 @@ class MiniSeparableNet(MiniNetwork):
             nn.Conv2d(wide, feature_dim, 1, bias=False), nn.BatchNorm2d(feature_dim), nn.ReLU()
         )
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Averaged activations of every layer for normalised (n, 3, 32, 32) images."""
-        stage1 = self.stage1(self.stem(images))
-        stage2 = self.stage2(stage1)
-        stage3 = self.stage3(stage2)
-        return {
-            "stage1": _average(stage1),
-            "stage2": _average(stage2),
-            "stage3": _average(stage3),
-            "pooled": _average(self.mix(stage3)),
-        }
+    def forward(self, images: Tensor) -> Tensor:
+        """Pooled features (n, feature_dim) of normalised (n, 3, 32, 32) images."""
+        return _average(self.mix(self.stage3(self.stage2(self.stage1(self.stem(images))))))
 
 
 class _TransformerBlock(nn.Module):
@@ -172,7 +159,7 @@ class _TransformerBlock(nn.Module):
         return result
 
 
-class MiniVisionTransformer(MiniNetwork):
+class MiniVisionTransformer(BundledNetwork):
     """A vision transformer of four blocks over 6 x 6 overlapping patches, no class token.
 
     Patches are 7 pixels wide and 5 apart, which covers 32 pixels exactly; 36 tokens take about half
@@ -180,37 +167,34 @@ class MiniVisionTransformer(MiniNetwork):
     """
 
     def __init__(self, width: int = 64, depth: int = 4, n_heads: int = 2) -> None:
-        super().__init__((*(f"block{i + 1}" for i in range(depth)), "pooled"), width)
-        self.last_block = f"blocks.{depth - 1}"
+        super().__init__({f"block{i + 1}": f"blocks.{i}" for i in range(depth)}, width)
         self.patches = nn.Conv2d(3, width, kernel_size=7, stride=5)
         self.positions = nn.Parameter(torch.randn(1, 36, width) / math.sqrt(width))
         self.blocks = nn.ModuleList(_TransformerBlock(width, n_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
-    def tokens(self, images: Tensor) -> dict[str, Tensor]:
-        """Layer name -> (n, 36, width) tokens, before they are averaged."""
+    def tokens(self, images: Tensor) -> Tensor:
+        """Tokens (n, 36, width) after the last block, before they are averaged."""
         tokens: Tensor = self.patches(images).flatten(2).transpose(1, 2) + self.positions
-        layers = {}
-        for number, block in enumerate(self.blocks, start=1):
+        for block in self.blocks:
             tokens = block(tokens)
-            layers[f"block{number}"] = tokens
-        layers["pooled"] = self.norm(tokens)
-        return layers
+        normalised: Tensor = self.norm(tokens)
+        return normalised
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Averaged activations of every layer for normalised (n, 3, 32, 32) images."""
-        return {layer: tokens.mean(dim=1) for layer, tokens in self.tokens(images).items()}
+    def forward(self, images: Tensor) -> Tensor:
+        """Pooled features (n, feature_dim) of normalised (n, 3, 32, 32) images."""
+        return self.tokens(images).mean(dim=1)
 
 
-NETWORKS: dict[str, type[MiniNetwork]] = {
+_NETWORKS: dict[str, Callable[[], BundledNetwork]] = {
     "resnet": MiniResNet,
     "separable": MiniSeparableNet,
     "vit": MiniVisionTransformer,
 }
 
 
-def build_network(architecture: str) -> MiniNetwork:
-    """An untrained network of one of the three architectures.
+def build_network(architecture: str) -> BundledNetwork:
+    """Build an untrained network.
 
     Parameters
     ----------
@@ -222,9 +206,9 @@ def build_network(architecture: str) -> MiniNetwork:
     UnknownNameError
         If there is no such architecture.
     """
-    if architecture not in NETWORKS:
+    if architecture not in _NETWORKS:
         raise UnknownNameError(
-            f"There is no mini architecture {architecture!r}. "
-            f"Choose one of: {', '.join(sorted(NETWORKS))}."
+            f"architecture {architecture!r} of bundled encoders does not exist. "
+            f"Choose one of: {', '.join(sorted(_NETWORKS))}."
         )
-    return NETWORKS[architecture]()  # type: ignore[call-arg]
+    return _NETWORKS[architecture]()

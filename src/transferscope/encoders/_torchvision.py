@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from transferscope.encoders._encoder import ImagePreprocessing
+from transferscope.encoders._image_preprocessing import ImagePreprocessing
+from transferscope.encoders._pretrained import first_line
 from transferscope.encoders._torch_encoder import Layer, TorchEncoder, before_heads
 from transferscope.errors import EncoderError, UnknownNameError, require
 
@@ -59,7 +60,7 @@ def load_torchvision(name: str) -> TorchEncoder:
     identifier = PREFIX + name.removeprefix(PREFIX)
     if architecture not in models.list_models():
         near = difflib.get_close_matches(architecture, models.list_models(module=models), n=3)
-        hint = f"Near it: {', '.join(near)}. " if near else ""
+        hint = f"Similar names: {', '.join(near)}. " if near else ""
         raise UnknownNameError(
             f"torchvision has no model {architecture!r}. {hint}"
             "List them with: python -c 'import torchvision; "
@@ -68,17 +69,18 @@ def load_torchvision(name: str) -> TorchEncoder:
     available = models.get_model_weights(architecture)
     if (weights_name or "DEFAULT") not in available.__members__:
         raise UnknownNameError(
-            f"{architecture} of torchvision has no weights {weights_name!r}. "
-            f"It has: {', '.join(available.__members__) or 'none'}."
+            f"model {architecture} of torchvision has no weights {weights_name!r}. "
+            f"Choose from: {', '.join(available.__members__) or 'none'}."
         )
     weights = available[weights_name or "DEFAULT"]
     preprocessing = _preprocessing(weights, identifier)
     try:
         model = models.get_model(architecture, weights=weights)
     except Exception as error:
-        # a download and a damaged file fail with classes of many libraries
+        # a download or a damaged file may raise anything
         raise EncoderError(
-            f"The weights of {identifier} cannot be loaded ({type(error).__name__}: {error}). They "
+            f"weights of {identifier} cannot be loaded "
+            f"({type(error).__name__}: {first_line(error)}). They "
             "are downloaded once and then kept: run this once with a connection, or put "
             f"{weights.url} into the folder checkpoints of torch.hub.get_dir()."
         ) from error
@@ -98,7 +100,7 @@ def _preprocessing(weights: Any, identifier: str) -> ImagePreprocessing:
     transforms = weights.transforms()
     if type(transforms).__name__ != "ImageClassification":
         raise EncoderError(
-            f"{identifier} is no image classifier: its weights prepare input for "
+            f"model {identifier} is no image classifier: its weights prepare input for "
             f"{type(transforms).__name__}. Choose a classification model."
         )
     return ImagePreprocessing(

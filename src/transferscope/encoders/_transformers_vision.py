@@ -1,0 +1,181 @@
+"""Encoders ``hf/<id>`` and ``hf/<folder>`` for images: vision models of transformers.
+
+The configuration decides which class is loaded. **Features** are, per kind of checkpoint:
+
+===========================================  ======================================================
+a classifier (``…ForImageClassification``)   the input of its head; the logits are its own
+ViT, DeiT, MAE, MSN                          the class token after the last normalisation. (The
+                                             ``pooler`` of ViT is not used: most checkpoints have
+                                             none, and transformers then fills it at random.)
+DINOv2, DINOv3, CLIP and SigLIP towers,      ``pooler_output``: the normalised class token; for
+BEiT, Swin, ConvNeXt, ResNet and others      SigLIP its attention pooling; for BEiT the mean of the
+                                             patches if its configuration says so; for Swin and
+                                             convolutions the mean over all positions
+without any pooling (I-JEPA)                 the mean of the last hidden state
+===========================================  ======================================================
+
+Of image-text models (CLIP, SigLIP) the vision tower alone is loaded. The projection to the space
+shared with text is left out, as for timm's towers.
+
+**Named layers** ``layer1``, ``layer2``, … are the outputs of the blocks, or of the stages of a
+hierarchical model, averaged over all positions without class and register tokens.
+
+**Input** is prepared as the checkpoint's image processor does, see `_image_processor`.
+
+This module imports torch at the top; transformers is passed in.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from transferscope.encoders._encoder import Batch
+from transferscope.encoders._image_processor import translate_processor
+from transferscope.encoders._pretrained import (
+    Config,
+    decisive,
+    from_pretrained,
+    require_weights,
+)
+from transferscope.encoders._torch_encoder import Layer, Run, TorchEncoder, before_heads
+
+_CLASS_TOKEN = frozenset({"vit", "deit", "vit_mae", "vit_msn"})
+
+# tokens before the first patch, without the registers that the configuration counts
+_N_PREFIX_TOKENS = {
+    "beit": 1,
+    "clip_vision_model": 1,
+    "data2vec-vision": 1,
+    "deit": 2,
+    "dinov2": 1,
+    "dinov2_with_registers": 1,
+    "dinov3_vit": 1,
+    "metaclip_2_vision_model": 1,
+    "vit": 1,
+    "vit_mae": 1,
+    "vit_msn": 1,
+}
+
+
+def load_vision(
+    transformers: ModuleType, identifier: str, source: str, config: Config
+) -> TorchEncoder:
+    """Load a vision model of transformers with its weights.
+
+    Parameters
+    ----------
+    transformers : module
+    identifier, source : str
+        Its whole name; and id or folder.
+    config : configuration of transformers
+
+    Returns
+    -------
+    TorchEncoder
+        On the CPU, in float32.
+
+    Raises
+    ------
+    EncoderError
+        If it cannot be loaded, lacks weights, or prepares its images in a way that cannot be
+        translated.
+    """
+    processor = from_pretrained(identifier, transformers.AutoImageProcessor.from_pretrained, source)
+    preprocessing = translate_processor(processor, identifier)
+    model = _model(transformers, config, identifier, source)
+    vision = getattr(config, "vision_config", config)
+    heads = _heads(model)
+    if heads:
+        run: Run = before_heads(heads, lambda images: model(pixel_values=images).logits)
+    else:
+        run = _pooling(model, vision)
+    return TorchEncoder(
+        model,
+        run,
+        preprocessing=preprocessing,
+        identifier=identifier,
+        architecture=f"transformers/{type(model).__name__}/{decisive(config)}",
+        head_parameters=[parameter for head in heads for parameter in head.parameters()],
+        layers=_layers(model, vision),
+    )
+
+
+def _model(transformers: ModuleType, config: Config, identifier: str, source: str) -> nn.Module:
+    """Load the model that gives the features, with its weights."""
+    options: dict[str, object] = {"config": config}
+    auto = transformers.AutoModel
+    if any("ForImageClassification" in name for name in config.architectures or ()):
+        # by its own name: for DeiT, "auto" would drop the head of the teacher
+        auto = getattr(transformers, config.architectures[0])
+    elif hasattr(config, "vision_config"):
+        auto = transformers.MODEL_MAPPING[type(config.vision_config)]
+        options = {}
+    elif config.model_type in {"vit", "deit"}:
+        options["add_pooling_layer"] = False
+    elif config.model_type == "vit_mae":
+        config.mask_ratio = 0.0
+    model, report = from_pretrained(
+        identifier, auto.from_pretrained, source, output_loading_info=True, **options
+    )
+    # mask tokens serve pre-training only, and a fresh layer norm changes nothing (pooler of BEiT)
+    needed = (
+        key
+        for key in report["missing_keys"]
+        if not key.endswith("mask_token") and "pooler.layernorm" not in key
+    )
+    require_weights(identifier, model, needed)
+    module: nn.Module = model.float()  # from version 5 on, models come in the checkpoint's type
+    return module
+
+
+def _heads(model: nn.Module) -> list[nn.Module]:
+    """Find the last linear layer of each top-level part that is named a classifier."""
+    if "ForImageClassification" not in type(model).__name__:
+        return []
+    heads: list[nn.Module] = []
+    for name, part in model.named_children():
+        linear = [module for module in part.modules() if isinstance(module, nn.Linear)]
+        if linear and ("classifier" in name or name == "head"):
+            heads.append(linear[-1])
+    return heads
+
+
+def _pooling(model: nn.Module, config: Config) -> Run:
+    def run(images: Batch) -> tuple[Tensor, None]:
+        options = {}
+        if config.model_type == "vit_mae":
+            # by default patches are dropped and shuffled at random; this noise keeps their order
+            n_patches = (config.image_size // config.patch_size) ** 2
+            order = torch.arange(n_patches, device=images.device, dtype=torch.float32)
+            options["noise"] = order.expand(len(images), -1)
+        outputs = model(pixel_values=images, **options)
+        hidden: Tensor = outputs.last_hidden_state
+        if config.model_type in _CLASS_TOKEN:
+            return hidden[:, 0], None
+        pooled = outputs.get("pooler_output")
+        if pooled is not None:
+            return pooled.flatten(1), None
+        return hidden.mean(dim=1 if hidden.ndim == 3 else (2, 3)), None
+
+    return run
+
+
+def _layers(model: nn.Module, config: Config) -> dict[str, Layer]:
+    # the outermost list of several modules holds the blocks or stages
+    lists = [
+        (path.count("."), path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) > 1
+    ]
+    if not lists:
+        return {}
+    _, path, blocks = min(lists, key=lambda entry: entry[0])
+    n_prefix_tokens = _N_PREFIX_TOKENS.get(config.model_type, 0)
+    n_prefix_tokens += getattr(config, "num_register_tokens", 0)
+    return {
+        f"layer{number}": Layer(f"{path}.{number - 1}", n_prefix_tokens=n_prefix_tokens)
+        for number in range(1, len(blocks) + 1)
+    }
