@@ -35,6 +35,7 @@ from transferscope.errors import (  # noqa: E402
 )
 from transferscope.extraction import (  # noqa: E402
     Extracted,
+    ExtractionSettings,
     _batches,
     _pass,
     _sinks,
@@ -333,6 +334,10 @@ def test_a_damaged_shard_is_computed_again(vectors, tmp_path):
     np.testing.assert_array_equal(features_of(again), whole)
 
 
+def settings(store: FeatureStore | None) -> ExtractionSettings:
+    return ExtractionSettings(store, device="cpu", batch_size=12)
+
+
 def test_weights_are_freed_before_more_are_loaded(vectors, tmp_path, monkeypatch):
     import gc
     import weakref
@@ -386,9 +391,7 @@ def test_each_encoder_is_loaded_once_for_several_data_sets(vectors, tmp_path, mo
     for store in (None, FeatureStore(tmp_path)):
         loaded.clear()
         names = ["one", "three"]
-        rows = list(
-            extract_together([vectors, other], names, store=store, device="cpu", batch_size=12)
-        )
+        rows = list(extract_together([vectors, other], names, settings(store)))
         assert loaded == names
         for name, row in zip(names, rows, strict=True):
             assert [item.identifier for item in row] == [name, name]
@@ -400,7 +403,7 @@ def test_each_encoder_is_loaded_once_for_several_data_sets(vectors, tmp_path, mo
 
 def test_the_same_data_set_twice_is_read_as_two(vectors):
     ((one, two),) = extract_together(
-        [vectors, vectors], encoder_of(Counting(), "mine"), store=None, device="cpu", batch_size=12
+        [vectors, vectors], encoder_of(Counting(), "mine"), settings(None)
     )
     np.testing.assert_array_equal(one.features, two.features)
     assert (one.embedding().n_samples, two.embedding().n_samples) == (N, N)
@@ -410,9 +413,7 @@ def test_an_encoder_may_fail_on_one_of_two_data_sets(vectors, pictures):
     ((good, bad),) = extract_together(
         [open_dataset(pictures), vectors],
         "mini/resnet-random",
-        store=None,
-        device="cpu",
-        batch_size=12,
+        settings(None),
     )
     assert good.error is None
     assert good.features.shape == (40, good.feature_dim)

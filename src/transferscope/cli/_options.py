@@ -159,20 +159,17 @@ class ExtractionOptions:
         self, datasets: Sequence[Dataset], encoders: str, seed: int
     ) -> list[tuple[Extracted, ...]]:
         """Features of each data set, per encoder, with a progress bar."""
-        from transferscope.extraction import extract_together
+        from transferscope.extraction import ExtractionSettings, extract_together
 
         with progress_bar() as progress:
-            return list(
-                extract_together(
-                    datasets,
-                    encoders,
-                    store=self.store or "cache",
-                    batch_size=self.batch_size,
-                    device=self.device,
-                    seed=seed,
-                    progress=progress,
-                )
+            settings = ExtractionSettings(
+                self.store or "cache",
+                batch_size=self.batch_size,
+                device=self.device,
+                seed=seed,
+                progress=progress,
             )
+            return list(extract_together(datasets, encoders, settings))
 
     def extract_one(
         self, datasets: Sequence[Dataset], encoder: str, seed: int

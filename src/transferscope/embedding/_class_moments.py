@@ -37,7 +37,16 @@ class ClassStatistics(NamedTuple):
     within_squares: Array
 
     def padded(self, n_classes: int) -> ClassStatistics:
-        """The same with room for `n_classes` classes, the new ones without samples."""
+        """The same with room for `n_classes` classes, the new ones without samples.
+
+        Parameters
+        ----------
+        n_classes : int
+
+        Returns
+        -------
+        ClassStatistics
+        """
         missing = n_classes - int(self.counts.shape[0])
         if missing <= 0:
             return self
@@ -50,7 +59,16 @@ class ClassStatistics(NamedTuple):
         )
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
-        """Statistics of both sets of samples together; both have the same classes."""
+        """Statistics of both sets of samples together; both have the same classes.
+
+        Parameters
+        ----------
+        other : ClassStatistics
+
+        Returns
+        -------
+        ClassStatistics
+        """
         xp = arrays.namespace(self.means)
         both = self.counts + other.counts
         share = (other.counts / xp.where(both > 0, both, 1.0))[:, None]

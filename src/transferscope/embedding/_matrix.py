@@ -11,7 +11,12 @@ from transferscope.numerics.arrays import Array
 
 
 class FeatureMatrix:
-    """Features (n_rows, n_features) in the dtype, library and place in which they were given."""
+    """Features in the dtype, library and place in which they were given.
+
+    Parameters
+    ----------
+    given : array of shape (n_rows, n_features)
+    """
 
     def __init__(self, given: Array) -> None:
         self.given = given

@@ -4,6 +4,7 @@ from transferscope.extraction._extracted import Extracted
 from transferscope.extraction._layers import Layers
 from transferscope.extraction._pass import (
     Encoders,
+    ExtractionSettings,
     ProgressCallback,
     extract,
     extract_together,
@@ -13,6 +14,7 @@ from transferscope.extraction._sinks import Store
 __all__ = [
     "Encoders",
     "Extracted",
+    "ExtractionSettings",
     "Layers",
     "ProgressCallback",
     "Store",

@@ -103,9 +103,9 @@ def extract(
     progress : callable, optional
         Called as ``progress(text, done, total)``.
 
-    Yields
-    ------
-    Extracted
+    Returns
+    -------
+    iterator of Extracted
         One per encoder, in the order given; a failed one with its error.
 
     Raises
@@ -131,59 +131,54 @@ def extract(
     (True, (200,))
     """
     data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    together = extract_together(
-        [data],
-        encoders,
-        store=store,
-        layers=layers,
-        batch_size=batch_size,
-        device=device,
-        seed=seed,
-        progress=progress,
-    )
-    return (item for (item,) in together)
+    settings = ExtractionSettings(store, layers, batch_size, device, seed, progress)
+    return (item for (item,) in extract_together([data], encoders, settings))
+
+
+@dataclass(frozen=True)
+class ExtractionSettings:
+    """How features are computed; the fields are parameters of `extract`."""
+
+    store: Store = "cache"
+    layers: Layers = "last"
+    batch_size: int = 64
+    device: str | None = None
+    seed: int = 0
+    progress: ProgressCallback | None = None
 
 
 def extract_together(
-    datasets: Sequence[Dataset],
-    encoders: Encoders,
-    *,
-    store: Store = "cache",
-    layers: Layers = "last",
-    batch_size: int = 64,
-    device: str | None = None,
-    seed: int = 0,
-    progress: ProgressCallback | None = None,
+    datasets: Sequence[Dataset], encoders: Encoders, given: ExtractionSettings
 ) -> Iterator[tuple[Extracted, ...]]:
     """Compute the features of several data sets; each encoder is loaded once for all of them.
 
     Parameters
     ----------
     datasets : sequence of Dataset
-    encoders, store, layers, batch_size, device, seed, progress
-        As `extract` takes them.
+    encoders : str, Encoder, torch.nn.Module, or sequence of these
+    given : ExtractionSettings
 
-    Yields
-    ------
-    tuple of Extracted
-        One tuple per encoder, in the order given, with one item per data set.
-
-    Raises
-    ------
-    DatasetError, StoreError, InputError, UnknownNameError, MissingExtraError
-        As `extract` does.
+    Returns
+    -------
+    iterator of tuple of Extracted
+        One tuple per encoder, in the order given, with one item per data set. Errors are those of
+        `extract`.
     """
-    check_batch_size(batch_size)
+    check_batch_size(given.batch_size)
     specs = expand_encoders(encoders)
     settings = _Settings(
-        parse_layers(layers), open_store(store), batch_size, device or _best_device(), seed
+        parse_layers(given.layers),
+        open_store(given.store),
+        given.batch_size,
+        given.device or _best_device(),
+        given.seed,
     )
-    return _extract_in_groups(datasets, specs, settings, progress)
+    return _extract_in_groups(datasets, specs, settings, given.progress)
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """How features are computed; the same for all encoders and data sets."""
+    """The settings, looked into: the same for all encoders and data sets."""
 
     layers: ParsedLayers
     store: FeatureStore | None

@@ -115,6 +115,11 @@ def measure_all(
         With the seconds it took, shared parts being paid by the first that needs them.
     skipped : dict of str to str
 
+    Parameters
+    ----------
+    embedding : Embedding
+    metrics : iterable of Metric
+
     Raises
     ------
     FeatureError

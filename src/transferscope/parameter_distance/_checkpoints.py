@@ -15,6 +15,7 @@ from transferscope.parameter_distance._stored_tensors import open_safetensors
 from transferscope.parameter_distance._tensors import Tensor, tensor_in_memory
 from transferscope.storage import read_weights_file
 from transferscope.storage.safetensors_files import is_safetensors
+from transferscope.storage.weights_files import find_state_dict
 
 if TYPE_CHECKING:
     from torch import nn
@@ -215,20 +216,3 @@ def _of_mapping(content: Mapping[str, object], *, is_mapped: bool = False) -> di
         name: tensor_in_memory(value, is_mapped=is_mapped)
         for name, value in find_state_dict(content).items()
     }
-
-
-def find_state_dict(content: Mapping[str, object]) -> dict[str, object]:
-    """The largest mapping of names to tensors in a nested one; modules count as their weights."""
-    todo: list[Mapping[str, object]] = [content]
-    seen = {id(content)}
-    largest: dict[str, object] = {}
-    for mapping in todo:  # grows while it is walked
-        named = {k: v for k, v in mapping.items() if isinstance(k, str) and hasattr(v, "shape")}
-        if len(named) > len(largest):
-            largest = named
-        for value in mapping.values():
-            nested = value.state_dict() if _is_module(value) else value
-            if isinstance(nested, Mapping) and id(nested) not in seen:
-                seen.add(id(nested))
-                todo.append(nested)
-    return largest

@@ -8,6 +8,7 @@ from transferscope.datasets import open_dataset, open_reference
 from transferscope.encoders import expand_encoders
 from transferscope.extraction import (
     Encoders,
+    ExtractionSettings,
     Layers,
     ProgressCallback,
     Store,
@@ -110,16 +111,8 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     data = open_dataset(dataset)
     datasets = [data] if reference is None else [data, open_reference(reference)]
     candidates: list[Candidate] = []
-    for item, *references in extract_together(
-        datasets,
-        specs,
-        store=store,
-        layers=layers,
-        batch_size=batch_size,
-        device=device,
-        seed=seed,
-        progress=progress,
-    ):
+    settings = ExtractionSettings(store, layers, batch_size, device, seed, progress)
+    for item, *references in extract_together(datasets, specs, settings):
         if progress is not None:
             progress(f"scoring {item.identifier}", len(candidates), len(specs))
         reference_item = references[0] if references else None

@@ -97,6 +97,13 @@ class Damage:
 class StoreEntry:
     """The shards of one (data set, encoder, layer); get one from `FeatureStore.entry`.
 
+    Parameters
+    ----------
+    root : Path
+        Folder of the store.
+    facts : dict
+        What the entry is of.
+
     Attributes
     ----------
     key : str

@@ -80,14 +80,34 @@ class Header:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins like a safetensors file; False where it cannot be read."""
+    """Whether a file begins like a safetensors file; False where it cannot be read.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    bool
+    """
     with suppress(OSError), path.open("rb") as file:
         return file.read(9)[8:] == b"{"  # after the length of the header
     return False
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Read the header of an open file; damage is a ValueError, as in `parse_header`."""
+    """Read the header of an open file; damage is a ValueError, as in `parse_header`.
+
+    Parameters
+    ----------
+    file : binary file
+        Open for reading.
+
+    Returns
+    -------
+    dict
+        Name -> where and what its tensor is.
+    """
     n_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = file.read(8)
