@@ -552,7 +552,7 @@ def test_a_wrong_name_is_wrong_usage(pictures, spec):
 
 
 def test_what_is_no_encoder_is_wrong_usage(vectors):
-    with pytest.raises(InputError, match="use from_module"):
+    with pytest.raises(InputError, match="from_module"):
         run(vectors, [Counting()])
 
 

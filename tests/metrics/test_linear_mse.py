@@ -106,5 +106,5 @@ def test_what_makes_no_sense_is_refused():
     for penalty in (-1.0, np.nan):
         with pytest.raises(InputError, match="penalty"):
             linear_mse(features, targets, penalty=penalty)
-    with pytest.raises(InputError, match="targets="):
+    with pytest.raises(InputError, match="Pass targets"):
         measure(Embedding(features, np.arange(80) % 3))

@@ -125,7 +125,7 @@ def test_singleton_classes():
 
 
 def test_large_samples_are_subsampled_and_say_so(monkeypatch):
-    monkeypatch.setattr("transferscope.embedding.INFLUENCE_SAMPLES", 300)
+    monkeypatch.setattr("transferscope.embedding._embedding.INFLUENCE_SAMPLES", 300)
     features, labels = task(1000, 5)
     measured = measure(Embedding(features, labels))
     assert measured.warnings == ("300 stratified samples stand for 1000",)

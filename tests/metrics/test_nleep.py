@@ -123,7 +123,7 @@ def test_seed_decides_the_start():
 
 def test_subsample_and_clusters_are_stated(monkeypatch):
     monkeypatch.setattr(module, "MAX_SAMPLES", 400)
-    monkeypatch.setattr("transferscope.embedding.INFLUENCE_SAMPLES", 300)
+    monkeypatch.setattr("transferscope.embedding._embedding.INFLUENCE_SAMPLES", 300)
     features, labels = task(1000, 6)
     measured = measure(Embedding(features, labels))
     assert measured.warnings == ("the mixture is of 400 stratified samples of 1000",)
