@@ -29,6 +29,13 @@ RULES = {
     "RT01": "what is returned is not documented",
     "YD01": "what is yielded is not documented",
 }
+#: What serves the other rooms alone.
+INTERNAL = (
+    "transferscope.numerics",
+    "transferscope.storage.atomic",
+    "transferscope.storage.file_names",
+    "transferscope.storage.safetensors_files",
+)
 #: Every module that is reached without an underscore, whatever room it belongs to.
 MODULES = [
     "transferscope",
@@ -37,7 +44,7 @@ MODULES = [
         for module in pkgutil.walk_packages(transferscope.__path__, "transferscope.")
         if not any(part.startswith("_") for part in module.name.split("."))
         and not module.name.startswith("transferscope.cli")  # its help is its documentation
-        and not module.name.startswith("transferscope.numerics")  # for the other rooms alone
+        and not module.name.startswith(INTERNAL)
     ),
 ]
 OUR_ERRORS = {

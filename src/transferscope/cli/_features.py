@@ -30,7 +30,7 @@ from transferscope.cli._terminal import (
 )
 from transferscope.errors import InputError
 from transferscope.results import ScoreTable
-from transferscope.storage import clean_file_name
+from transferscope.storage.file_names import clean_file_name
 
 FeatureFileArgument = Annotated[
     Path,

@@ -32,7 +32,7 @@ from transferscope.cli._terminal import (
     write_text,
 )
 from transferscope.errors import EncoderError, InputError, UnknownNameError
-from transferscope.storage import clean_file_name
+from transferscope.storage.file_names import clean_file_name
 
 TestSplitOption = Annotated[
     str | None,

@@ -98,46 +98,14 @@ class TextEncoder(ModuleEncoder[TextPreprocessing]):
         return next((path for depth, path in reversed(stacks) if depth == outermost), None)
 
     def forward(self, batch: TextBatch) -> Tensor:
-        """Compute pooled features with gradients, in the mode in which the module is.
-
-        Parameters
-        ----------
-        batch : TextBatch
-            As for `embed`.
-
-        Returns
-        -------
-        Tensor, shape (n, dim)
-            Float32, on the encoder's device.
-        """
+        """Compute pooled features with gradients, in the mode in which the module is."""
         with autocast(self._device):
             parts = [dict(self._embed_part(part, (POOLED,)))[POOLED] for part in batch.parts]
         rows = np.argsort(np.concatenate([part.rows for part in batch.parts]), kind="stable")
         return torch.cat(parts)[torch.from_numpy(rows).to(self._device)].float()
 
     def embed(self, batch: TextBatch, layers: Sequence[str] = (POOLED,)) -> Embedded:
-        """Compute features of the named layers, and logits of a head, in one forward pass.
-
-        Parameters
-        ----------
-        batch : TextBatch
-            n samples as `preprocessing` prepares and collates them.
-        layers : sequence of str, default ("pooled",)
-            Some of `layers`.
-
-        Returns
-        -------
-        Embedded
-            Features per layer (n, dim) and logits (n, n_source_classes) or None, float32 on the
-            encoder's device; and how many tokens of each text were not read.
-
-        Raises
-        ------
-        UnknownNameError
-            If a layer has another name.
-        EncoderError
-            If the model gives another number of layers than its configuration has.
-        """
+        """Compute features of the named layers, and logits of a head, in one forward pass."""
         self._require_layers(layers)
         made: dict[str, Tensor] = {}
         with evaluating(self._weights()), torch.inference_mode(), autocast(self._device):
@@ -159,23 +127,7 @@ class TextEncoder(ModuleEncoder[TextPreprocessing]):
         )
 
     def to(self, device: str) -> TextEncoder:
-        """Move the encoder to another device, in place, unless it is spread over devices.
-
-        Parameters
-        ----------
-        device : str
-            Such as ``"cpu"`` or ``"cuda"``.
-
-        Returns
-        -------
-        TextEncoder
-            The same object, for chaining.
-
-        Raises
-        ------
-        EncoderError
-            If there is no such device.
-        """
+        """Move the encoder to another device, in place, unless it is spread over devices."""
         if not self._model.spread:
             self._device = existing_device(device)
             self._preprocessing = _sized(self._preprocessing, self._device)

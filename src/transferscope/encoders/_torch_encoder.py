@@ -169,53 +169,14 @@ class TorchEncoder(ModuleEncoder[Preprocessing]):
         return next((layer.path for layer in reversed(self._layers.values())), None)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Compute pooled features with gradients, in the mode in which the module is.
-
-        Parameters
-        ----------
-        batch : object
-            As for `embed`.
-
-        Returns
-        -------
-        Tensor, shape (n, dim)
-            Float32, on the encoder's device.
-
-        Raises
-        ------
-        EncoderError
-            If the batch has another shape or type, or the module gives no vector per sample.
-        """
+        """Compute pooled features with gradients, in the mode in which the module is."""
         inputs = self._input(batch)
         with self._precision():
             pooled, _ = self._run(inputs)
         return self._checked(pooled)
 
     def embed(self, batch: Batch, layers: Sequence[str] = (POOLED,)) -> Embedded:
-        """Compute features of the named layers, and logits of a head, in one forward pass.
-
-        Parameters
-        ----------
-        batch : array or Tensor of shape (n, height, width, 3), uint8
-            Images as `preprocessing` prepares and collates them; arrays may be read-only.
-            On CUDA a tensor in pinned memory is still being copied when this returns.
-            With preprocessing of your own: what it collates.
-        layers : sequence of str, default ("pooled",)
-            Some of `layers`.
-
-        Returns
-        -------
-        Embedded
-            Features per layer (n, dim), and logits (n, n_source_classes) or None; float32, on the
-            encoder's device.
-
-        Raises
-        ------
-        UnknownNameError
-            If a layer has another name.
-        EncoderError
-            If the batch has another shape or type, or the module gives no vector per sample.
-        """
+        """Compute features of the named layers, and logits of a head, in one forward pass."""
         self._require_layers(layers)
         inputs = self._input(batch)
         wanted = {name: self._layers[name] for name in layers if name != POOLED}
@@ -234,23 +195,7 @@ class TorchEncoder(ModuleEncoder[Preprocessing]):
         )
 
     def to(self, device: str) -> Self:
-        """Move the encoder to another device, in place.
-
-        Parameters
-        ----------
-        device : str
-            Such as ``"cpu"`` or ``"cuda"``.
-
-        Returns
-        -------
-        TorchEncoder
-            The same object, for chaining.
-
-        Raises
-        ------
-        EncoderError
-            If there is no such device.
-        """
+        """Move the encoder to another device, in place."""
         self._device = existing_device(device)
         self._module.to(self._device)
         if isinstance(self._preprocessing, ImagePreprocessing):

@@ -1,9 +1,7 @@
 """What is kept on disk: the feature store, files of features, files of weights."""
 
-from transferscope.storage.atomic import remove_stale_files, write_atomically
 from transferscope.storage.feature_files import KNOWN_ARRAYS, read_feature_file, write_feature_file
 from transferscope.storage.feature_store import Damage, EntrySummary, FeatureStore, StoreEntry
-from transferscope.storage.file_names import clean_file_name
 from transferscope.storage.weights_files import read_weights_file
 
 __all__ = [
@@ -12,10 +10,7 @@ __all__ = [
     "EntrySummary",
     "FeatureStore",
     "StoreEntry",
-    "clean_file_name",
     "read_feature_file",
     "read_weights_file",
-    "remove_stale_files",
-    "write_atomically",
     "write_feature_file",
 ]

@@ -74,17 +74,7 @@ def write_atomically(
 
 
 def remove_stale_files(folder: Path) -> int:
-    """Delete the temporary files that killed runs left in a folder.
-
-    Parameters
-    ----------
-    folder : Path
-
-    Returns
-    -------
-    int
-        Bytes freed.
-    """
+    """Delete the temporary files that killed runs left in a folder."""
     freed = 0
     for path in folder.glob("*.tmp"):
         with suppress(OSError):

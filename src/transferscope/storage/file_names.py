@@ -8,15 +8,6 @@ import re
 def clean_file_name(name: str) -> str:
     """Make a file name of any text, such as the name of an encoder.
 
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    str
-        With an underscore for everything but ASCII letters, digits, hyphens and dots.
-
     Examples
     --------
     >>> clean_file_name("timm/resnet50 (v2)")

@@ -80,34 +80,14 @@ class Header:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins like a safetensors file; False where it cannot be read.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    bool
-    """
+    """Whether a file begins like a safetensors file; False where it cannot be read."""
     with suppress(OSError), path.open("rb") as file:
         return file.read(9)[8:] == b"{"  # after the length of the header
     return False
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Read the header of an open file; damage is a ValueError, as in `parse_header`.
-
-    Parameters
-    ----------
-    file : binary file
-        Open for reading.
-
-    Returns
-    -------
-    dict
-        Name -> where and what its tensor is.
-    """
+    """Read the header of an open file; damage is a ValueError, as in `parse_header`."""
     n_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = file.read(8)
