@@ -126,7 +126,7 @@ class Embedding:
     raise `FeatureError`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  one parameter for each input that a metric may need
         self,
         features: ArrayLike,
         labels: ArrayLike | None = None,
