@@ -27,6 +27,7 @@ PUBLIC = [
     "evaluate",
     "extract",
     "from_module",
+    "get_metric",
     "layer_transferability",
     "list_encoders",
     "list_metrics",

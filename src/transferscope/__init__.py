@@ -1,4 +1,4 @@
-"""transferscope: which pre-trained encoder will transfer best to your data, how sure, and why.
+"""Which pre-trained encoder will transfer best to your data, how sure, and why.
 
 Everything here is loaded when first used, so that ``import transferscope`` costs next to nothing.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transferscope.errors import TransferscopeError, TransferscopeWarning
     from transferscope.evaluation import evaluate
     from transferscope.extraction import extract
-    from transferscope.metrics import list_metrics, score
+    from transferscope.metrics import get_metric, list_metrics, score
     from transferscope.parameter_distance import layer_transferability
     from transferscope.ranking import rank
     from transferscope.relatedness import task_relatedness
@@ -46,6 +46,7 @@ __all__ = [
     "evaluate",
     "extract",
     "from_module",
+    "get_metric",
     "layer_transferability",
     "list_encoders",
     "list_metrics",
@@ -66,7 +67,7 @@ _ROOMS = {
     "errors": ("TransferscopeError", "TransferscopeWarning"),
     "evaluation": ("evaluate",),
     "extraction": ("extract",),
-    "metrics": ("list_metrics", "score"),
+    "metrics": ("get_metric", "list_metrics", "score"),
     "parameter_distance": ("layer_transferability",),
     "ranking": ("rank",),
     "relatedness": ("task_relatedness",),
