@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from transferscope.errors import StoreError
+from transferscope.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,18 +68,18 @@ def short_bytes(count: int) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text to a file, and make its folder where there is none.
+    """Write text to a file whole or not at all, and make its folder where there is none.
 
     Raises
     ------
     StoreError
         If it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error}). Choose another file.") from error
+    text = text.rstrip("\n") + "\n"
+    if path.exists() and not path.is_file():  # a device such as /dev/stdout is no file to replace
+        path.write_text(text, encoding="utf-8")
+        return
+    write_atomically(path, text, elsewhere="choose another file")
 
 
 @contextmanager
