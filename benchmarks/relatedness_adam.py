@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from transferscope.numerics import arrays, transport
-from transferscope.relatedness._head import Head, Numbers, beside, product
+from transferscope.relatedness._head import LinearHead, Numbers, convert, product
 from transferscope.relatedness._transform import SMALLEST_SHARE, Side, Transform, label_map
 from transferscope.relatedness._transport import Ids
 
@@ -24,7 +24,7 @@ START = 5.0
 def learn_by_adam(
     reference: Side,
     target: Side,
-    head: Head,
+    head: LinearHead,
     shares: Numbers,
     *,
     learn_labels: bool,
@@ -58,7 +58,7 @@ def learn_by_adam(
         target_counts = np.bincount(t, minlength=n_target)
         column_weights: Numbers = (prior / np.maximum(target_counts, 1))[t]
         column_weights = column_weights / column_weights.sum()
-        moved = z @ beside(theta["A"].T, z) + beside(theta["b"], z)
+        moved = z @ convert(theta["A"].T, z) + convert(theta["b"], z)
         distance = arrays.to_numpy(transport.ground_cost(moved, x, "euclidean"))
         difference = label_matrix[:, y].T[:, None, :] - np.eye(n_target)[t][None, :, :]
         apart = np.sqrt(np.sum(difference**2, axis=2))
@@ -78,7 +78,7 @@ def learn_by_adam(
         )
         pull = TRANSPORT_WEIGHT * plan.coupling / np.maximum(distance, 1e-9)
         by_moved = arrays.to_numpy(
-            beside(pull.sum(axis=1), z)[:, None] * moved - beside(pull, z) @ x
+            convert(pull.sum(axis=1), z)[:, None] * moved - convert(pull, z) @ x
         ).astype(np.float64)
         gradient = {
             "A": product(z.T, by_moved).T

@@ -22,8 +22,8 @@ from transferscope.encoders import ImagePreprocessing, from_module, load_encoder
 from transferscope.errors import EncoderError, FeatureError, InputError, StoreError  # noqa: E402
 from transferscope.training import finetune, fit_logistic, pretrain, probe  # noqa: E402
 from transferscope.training._data import Data, augmented  # noqa: E402
+from transferscope.training._fine_tuning import hold_out  # noqa: E402
 from transferscope.training._objective import Objective  # noqa: E402
-from transferscope.training.fine_tuning import hold_out  # noqa: E402
 
 ENCODER = "mini/resnet-random"
 QUICK = {"learning_rates": (3e-3,), "weight_decays": (1e-4,), "n_seeds": 1, "patience": None}
@@ -346,13 +346,13 @@ def test_hold_out_takes_its_share_of_every_class_and_spares_the_rarest():
 def test_augmentation_shifts_and_mirrors():
     images = striped(40)[0]
     copy = images.copy()
-    shifted = augmented(images, False, np.random.default_rng(0))
+    shifted = augmented(images, np.random.default_rng(0), mirror=False)
     assert shifted.shape == images.shape
     assert not np.array_equal(shifted, images)
     padded = np.pad(images[0], ((4, 4), (4, 4), (0, 0)), mode="reflect")
     windows = [padded[t : t + 32, s : s + 32] for t in range(9) for s in range(9)]
     assert any(np.array_equal(shifted[0], window) for window in windows)
-    mirrored = augmented(images, True, np.random.default_rng(0))
+    mirrored = augmented(images, np.random.default_rng(0), mirror=True)
     turned = [not np.array_equal(a, b) for a, b in zip(shifted, mirrored, strict=True)]
     assert 8 < sum(turned) < 32
     assert np.array_equal(images, copy)

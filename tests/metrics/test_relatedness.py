@@ -21,7 +21,7 @@ from transferscope.extraction import extract
 from transferscope.metrics import relatedness, relatedness_unlabelled
 from transferscope.metrics._relatedness import measure_relatedness
 from transferscope.plots import plot_relatedness, save_figure
-from transferscope.relatedness import SETTINGS, Head, _bound, task_relatedness
+from transferscope.relatedness import SETTINGS, LinearHead, _bound, task_relatedness
 from transferscope.relatedness._head import train_head
 from transferscope.relatedness._transform import Side, Transform, label_map
 from transferscope.storage.feature_files import write_feature_file
@@ -72,7 +72,7 @@ def test_terms_are_those_of_the_literal_formula(n_reference):
     x, t = task(2, 24, 3, 3)
     shares = rng.dirichlet(np.ones(n_reference), 3) if n_reference > 2 else np.eye(2)[[0, 1, 1]]
     learned = Transform(rng.standard_normal((3, 3)), rng.standard_normal(3), shares)
-    head = Head(rng.standard_normal((n_reference, 3)), rng.standard_normal(n_reference))
+    head = LinearHead(rng.standard_normal((n_reference, 3)), rng.standard_normal(n_reference))
     terms = _bound.evaluate(head, learned, Side(z, y), Side(x, t), t)
     label_matrix, prior = label_map(shares, np.bincount(t) / len(t))
     np.testing.assert_allclose(label_matrix.sum(axis=0), 1)
@@ -114,7 +114,7 @@ def test_stored_values(setting, reference_loss, wasserstein, transformed_loss, b
 
 
 def test_a_bound_that_is_none_is_an_error(monkeypatch):
-    monkeypatch.setattr(Head, "steepness", 0.0)
+    monkeypatch.setattr(LinearHead, "steepness", 0.0)
     z, y = task(0)
     x, t = task(1)
     with pytest.raises(BoundError, match="no finite number above the loss"):
@@ -152,7 +152,7 @@ def test_the_head_is_the_best_of_its_steepness(tau):
     assert head.steepness <= tau * (1 + 1e-12)
 
     def unpack(theta):
-        return Head(theta[:12].reshape(3, 4), theta[12:])
+        return LinearHead(theta[:12].reshape(3, 4), theta[12:])
 
     def loss(theta):
         return -np.mean(unpack(theta).log_probabilities(z)[np.arange(400), y])
@@ -259,7 +259,7 @@ def test_given_head_is_used_on_the_features_as_they_are():
         reference_head=head,
     )
     rows = np.arange(600)
-    log_p = Head(*head).log_probabilities(z)
+    log_p = LinearHead(*head).log_probabilities(z)
     assert found.reference_loss == pytest.approx(-log_p[rows, y].mean(), rel=0.25)
     with pytest.raises(InputError, match="reference_head must be weights"):
         task_relatedness(

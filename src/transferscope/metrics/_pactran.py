@@ -158,7 +158,7 @@ class _Classifier:
             bias = xp.log(self.embedding.moments.counts)[None, :]
             zeros = xp.zeros_like(self.variances)[:, None] * bias
             weights = xp.concat([zeros, bias])
-            start = _Minimum(weights, math.inf, TYPICAL_CURVATURE, math.inf, False)
+            start = _Minimum(weights, math.inf, TYPICAL_CURVATURE, math.inf, settled=False)
             found = self._descend(share, start, FIRST_STEPS, tolerance)
             while found.curvature < start.curvature / 2:
                 start, found = found, self._descend(share, found, FIRST_STEPS, tolerance)

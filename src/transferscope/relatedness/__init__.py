@@ -5,6 +5,6 @@ NeurIPS 2024.
 """
 
 from transferscope.relatedness._bound import MATCHES, SETTINGS, task_relatedness
-from transferscope.relatedness._head import Head
+from transferscope.relatedness._head import LinearHead
 
-__all__ = ["MATCHES", "SETTINGS", "Head", "task_relatedness"]
+__all__ = ["MATCHES", "SETTINGS", "LinearHead", "task_relatedness"]

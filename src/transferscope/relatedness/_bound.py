@@ -11,8 +11,8 @@ import scipy.optimize
 from transferscope.errors import BoundError, InputError
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
-from transferscope.relatedness._head import Head, Numbers, train_best_head, train_head
-from transferscope.relatedness._sides import Task, match_classes, prepare, restricted
+from transferscope.relatedness._head import LinearHead, Numbers, train_best_head, train_head
+from transferscope.relatedness._sides import PreparedTask, match_classes, prepare, restricted
 from transferscope.relatedness._transform import (
     Side,
     Transform,
@@ -39,7 +39,7 @@ VIEW = 300
 LARGEST_CONDITION = 1e12
 
 
-def task_relatedness(
+def task_relatedness(  # noqa: PLR0913  one parameter for each input and choice of the analysis
     features: ArrayLike,
     labels: ArrayLike | None = None,
     *,
@@ -242,8 +242,12 @@ def _check_options(setting: str, match: str, tau: float | None) -> None:
 
 
 def _reference_head(
-    reference: Task, given: tuple[Any, Any] | None, chosen: Ids, n_classes: int, tau: float | None
-) -> Head:
+    reference: PreparedTask,
+    given: tuple[Any, Any] | None,
+    chosen: Ids,
+    n_classes: int,
+    tau: float | None,
+) -> LinearHead:
     if given is None:
         tau = STEEPNESS / len(reference.mean) ** 0.5 if tau is None else tau
         return train_head(*reference.learn, len(chosen), tau, reference.judge)
@@ -257,7 +261,7 @@ def _reference_head(
     if not (np.all(np.isfinite(weights)) and np.all(np.isfinite(bias))):
         raise InputError("reference_head must be finite.")
     bias = bias + weights @ reference.mean
-    return Head((weights * reference.deviation)[chosen], bias[chosen])
+    return LinearHead((weights * reference.deviation)[chosen], bias[chosen])
 
 
 class Terms(NamedTuple):
@@ -281,7 +285,7 @@ class Terms(NamedTuple):
 
 
 def evaluate(
-    head: Head, learned: Transform, reference: Side, target: Side, learning_labels: Ids
+    head: LinearHead, learned: Transform, reference: Side, target: Side, learning_labels: Ids
 ) -> Terms:
     """The terms of the bound on held-out samples, with exact transport class by class.
 
@@ -295,7 +299,7 @@ def evaluate(
     counts = np.maximum(np.bincount(learning_labels, minlength=n_target), 0.5)
     prior = counts / counts.sum()
     label_matrix, _ = label_map(learned.shares, prior)
-    carried = learned.carry(target.features)
+    carried = learned.transform(target.features)
     log_p = head.log_probabilities(carried)
     rows = np.arange(len(target.labels))
     logs = log_labels(log_p, label_matrix)

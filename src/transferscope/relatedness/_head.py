@@ -22,7 +22,7 @@ PENALTY = 10.0
 RIDGE, RIDGES = 1e-6, (1e-1, 1e-2, 1e-3, 1e-4)
 
 
-class Head(NamedTuple):
+class LinearHead(NamedTuple):
     """A linear classifier.
 
     Attributes
@@ -56,19 +56,19 @@ class Head(NamedTuple):
         """
         return float(self.distances().max())
 
-    def held_to(self, tau: float | None) -> Head:
+    def limited_to(self, tau: float | None) -> LinearHead:
         """This head, or one with weights so short that its steepness is tau."""
         if tau is None or self.steepness <= tau:
             return self
-        return Head(self.weights * (tau / self.steepness), self.bias)
+        return LinearHead(self.weights * (tau / self.steepness), self.bias)
 
 
 def product(features: Array, matrix: Numbers) -> Numbers:
     """``features @ matrix`` in the dtype and on the device of the features, handed to the host."""
-    return arrays.to_numpy(features @ beside(matrix, features)).astype(np.float64)
+    return arrays.to_numpy(features @ convert(matrix, features)).astype(np.float64)
 
 
-def beside(matrix: Numbers, features: Array) -> Array:
+def convert(matrix: Numbers, features: Array) -> Array:
     """Host numbers in the library, dtype and place of the features."""
     wide = "64" in str(features.dtype)
     return arrays.from_numpy(matrix if wide else matrix.astype(np.float32), features)
@@ -82,8 +82,8 @@ def train_head(
     held_out: tuple[Array, npt.NDArray[np.int64]],
     *,
     ridge: float = RIDGE,
-    start: Head | None = None,
-) -> Head:
+    start: LinearHead | None = None,
+) -> LinearHead:
     """Fit a softmax head by L-BFGS, and keep the step that is best on held-out samples.
 
     Parameters
@@ -98,7 +98,7 @@ def train_head(
         What the steps are judged on.
     ridge : float
         Half of it is the price of the weights' squared norm.
-    start : Head, optional
+    start : LinearHead, optional
         To start from; zeros by default.
 
     Notes
@@ -115,11 +115,13 @@ def train_head(
     # weights in units of tau: their size is then that of the bias, which L-BFGS needs
     unit = 1.0 if tau is None else tau
 
-    def unpack(theta: Numbers) -> Head:
+    def unpack(theta: Numbers) -> LinearHead:
         weights = unit * theta[: n_classes * d].reshape(n_classes, d)
-        return Head(weights, theta[n_classes * d :])
+        return LinearHead(weights, theta[n_classes * d :])
 
-    def loss(head: Head, features: Array, labels: npt.NDArray[np.int64]) -> tuple[float, Numbers]:
+    def loss(
+        head: LinearHead, features: Array, labels: npt.NDArray[np.int64]
+    ) -> tuple[float, Numbers]:
         """Mean loss, and probabilities minus one-hot."""
         log_p = head.log_probabilities(features)
         index = np.arange(len(labels))
@@ -131,7 +133,7 @@ def train_head(
         head = unpack(theta)
         value, residual = loss(head, features, labels)
         # this way round the product keeps its speed on many threads
-        by_weights = arrays.to_numpy(features.T @ beside(residual, features)).T / n
+        by_weights = arrays.to_numpy(features.T @ convert(residual, features)).T / n
         by_weights = by_weights + ridge * head.weights
         value += ridge / 2 * float(np.sum(head.weights**2))
         if tau is not None:
@@ -145,7 +147,7 @@ def train_head(
     def judge(intermediate_result: Any) -> None:
         nonlocal best
         theta = intermediate_result.x
-        value = loss(unpack(theta).held_to(tau), *held_out)[0]
+        value = loss(unpack(theta).limited_to(tau), *held_out)[0]
         if value < best[0]:
             best = (value, theta.copy())
         lowest.append(best[0])
@@ -163,7 +165,7 @@ def train_head(
         callback=judge,
         options={"maxiter": MAX_STEPS, "ftol": 1e-10, "gtol": 1e-7},
     )
-    return unpack(found.x if best[1] is None else best[1]).held_to(tau)
+    return unpack(found.x if best[1] is None else best[1]).limited_to(tau)
 
 
 def train_best_head(
@@ -171,7 +173,7 @@ def train_best_head(
     labels: npt.NDArray[np.int64],
     n_classes: int,
     held_out: tuple[Array, npt.NDArray[np.int64]],
-) -> Head:
+) -> LinearHead:
     """A head as steep as is good for its loss on held-out samples.
 
     The ridge is lowered as long as that loss falls, each head starting from the last.

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.optimize
 
 from transferscope.errors import FeatureError, InputError, first_few
 from transferscope.numerics import arrays, checks
-from transferscope.numerics.arrays import Array, ArrayLike
+from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 from transferscope.numerics.sampling import by_class
-from transferscope.relatedness._head import Numbers, beside
+from transferscope.relatedness._head import Numbers, convert
 from transferscope.relatedness._transform import Side, class_means
 from transferscope.relatedness._transport import Ids
 
@@ -20,13 +19,13 @@ from transferscope.relatedness._transport import Ids
 HELD_OUT, JUDGING = 0.2, 0.25
 
 
-class Task(NamedTuple):
+class PreparedTask(NamedTuple):
     """One task: samples to learn from, to judge the learning, and to evaluate on."""
 
     learn: Side
     judge: Side
     held_out: Side
-    names: npt.NDArray[Any]
+    names: NumpyArray
     mean: Numbers
     deviation: Numbers
     held_out_rows: Ids | None  # None where they were given apart
@@ -41,7 +40,7 @@ def prepare(
     like: Array | None,
     seed: int,
     warnings: list[str],
-) -> Task:
+) -> PreparedTask:
     """Check a task, leave out what cannot be used, standardise and divide it.
 
     Without `labels` all samples are of one class, "unlabelled". Classes with fewer than three
@@ -73,7 +72,7 @@ def prepare(
     else:
         held = _features(test_features, f"{prefix}test_features", matrix)
         held_ids = _known_labels(
-            test_labels, int(held.shape[0]), held, names, labels is None, prefix
+            test_labels, int(held.shape[0]), held, names, prefix, unlabelled=labels is None
         )
     learn, judge = _divided(rows, ids, JUDGING, rng)
     mean, deviation = _scale(_rows(matrix, rows))
@@ -85,9 +84,9 @@ def prepare(
     deviation = np.where(deviation > 0, deviation, 1.0)
 
     def side(features: Array, ids: Ids) -> Side:
-        return Side((features - beside(mean, features)) / beside(deviation, features), ids)
+        return Side((features - convert(mean, features)) / convert(deviation, features), ids)
 
-    return Task(
+    return PreparedTask(
         side(_rows(matrix, learn), ids[learn]),
         side(_rows(matrix, judge), ids[judge]),
         side(held, held_ids),
@@ -111,7 +110,7 @@ def _features(features: ArrayLike, name: str, like: Array | None) -> Array:
     return arrays.convert_like(matrix, like)
 
 
-def _labels(labels: Any, n: int, like: Array, prefix: str) -> tuple[Ids, npt.NDArray[Any]]:
+def _labels(labels: ArrayLike | None, n: int, like: Array, prefix: str) -> tuple[Ids, NumpyArray]:
     if labels is None:
         return np.zeros(n, np.int64), np.array(["unlabelled"])
     try:
@@ -122,7 +121,13 @@ def _labels(labels: Any, n: int, like: Array, prefix: str) -> tuple[Ids, npt.NDA
 
 
 def _known_labels(
-    labels: Any, n: int, like: Array, names: npt.NDArray[Any], unlabelled: bool, prefix: str
+    labels: ArrayLike | None,
+    n: int,
+    like: Array,
+    names: NumpyArray,
+    prefix: str,
+    *,
+    unlabelled: bool,
 ) -> Ids:
     """Ids of test labels among the names of the training classes."""
     if unlabelled:
@@ -169,7 +174,7 @@ def _scale(matrix: Array) -> tuple[Numbers, Numbers]:
 
 
 def match_classes(
-    reference: Task, target: Task, match: str, n_wanted: int | None, seed: int
+    reference: PreparedTask, target: PreparedTask, match: str, n_wanted: int | None, seed: int
 ) -> tuple[Ids, Numbers]:
     """Choose reference classes for the target's: one for each, or `n_wanted` in all.
 
@@ -231,7 +236,7 @@ def _with_more(choice: Ids, gaps: Numbers, n_wanted: int) -> tuple[Ids, Numbers]
     return chosen, (shares / shares.sum(axis=1, keepdims=True))[:, chosen]
 
 
-def restricted(task: Task, chosen: Ids) -> Task:
+def restricted(task: PreparedTask, chosen: Ids) -> PreparedTask:
     """The task with these classes only, numbered anew."""
 
     def side(side: Side) -> Side:

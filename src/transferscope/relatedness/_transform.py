@@ -14,7 +14,7 @@ import numpy as np
 
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
-from transferscope.relatedness._head import Head, Numbers, beside, product
+from transferscope.relatedness._head import LinearHead, Numbers, convert, product
 from transferscope.relatedness._transport import Coupled, Ids, couple, make_blocks
 
 #: Samples of one side that are coupled at a time while the map is learned.
@@ -55,9 +55,9 @@ class Transform:
     shares: Numbers
     trace: tuple[float, ...] = ()
 
-    def carry(self, features: Array) -> Array:
+    def transform(self, features: Array) -> Array:
         """Target features in the reference's space."""
-        return features @ beside(self.matrix.T, features) + beside(self.offset, features)
+        return features @ convert(self.matrix.T, features) + convert(self.offset, features)
 
 
 def identity(d: int, shares: Numbers) -> Transform:
@@ -85,18 +85,18 @@ def log_labels(log_p: Numbers, label_matrix: Numbers) -> Numbers:
         return np.asarray(np.log(np.exp(log_p - top) @ label_matrix.T) + top)
 
 
-def pseudo_labels(head: Head, transform: Transform, label_matrix: Numbers, x: Array) -> Ids:
+def pseudo_labels(head: LinearHead, transform: Transform, label_matrix: Numbers, x: Array) -> Ids:
     """Most probable target class of each sample under the transformed head."""
-    log_p = head.log_probabilities(transform.carry(x))
+    log_p = head.log_probabilities(transform.transform(x))
     return np.asarray(np.argmax(log_labels(log_p, label_matrix), axis=1), np.int64)
 
 
-def learn_transform(
+def learn_transform(  # noqa: PLR0913  samples to learn from and to choose by, what may move
     reference: Side,
     target: Side,
     judge_reference: Side,
     judge_target: Side,
-    head: Head,
+    head: LinearHead,
     shares: Numbers,
     *,
     learn_shares: bool,
@@ -119,7 +119,7 @@ def learn_transform(
         To learn from.
     judge_reference, judge_target : Side
         To judge by.
-    head : Head
+    head : LinearHead
         Of the reference.
     shares : float64 numpy array of shape (n_target_classes, n_reference_classes)
         To start from.
@@ -131,80 +131,113 @@ def learn_transform(
     seed : int
         Of the division into blocks.
     """
+    losses = _class_losses(head, reference, len(shares[0]))
+    objective = _Objective(reference, judge_reference, judge_target, losses, head.steepness,
+                           len(shares), relabel, seed)  # fmt: skip
     d = int(reference.features.shape[1])
-    log_p = head.log_probabilities(reference.features)
-    n_reference = len(shares[0])
-    own = log_p[np.arange(len(reference.labels)), reference.labels]
-    counts = np.maximum(np.bincount(reference.labels, minlength=n_reference), 1)
-    losses = -np.bincount(reference.labels, weights=own, minlength=n_reference) / counts
-    tau = head.steepness
-    current = identity(d, shares)
-    rate, penalty, ridge_unit = 1.0, 0.0, 0.0
-    trace: list[float] = []
-    several = learn_shares and bool(np.any((shares > 0).sum(axis=1) > 1))
-
-    def labelled(side: Side, transform: Transform) -> Side:
-        return side if relabel is None else Side(side.features, relabel(transform, side.features))
-
-    def prior_of(labels: Ids) -> Numbers:
-        return np.bincount(labels, minlength=len(shares)) / len(labels)
-
-    def objective(cost: float, shares: Numbers, labels: Ids) -> float:
-        return _label_terms(shares, prior_of(labels), losses) + tau * cost
-
-    def coupled(transform: Transform, side: Side) -> tuple[float, list[Coupled]]:
-        blocks = make_blocks(
-            side.labels, reference.labels, transform.shares, BLOCK, np.random.default_rng(seed)
-        )
-        return couple(transform.carry(side.features), reference.features, blocks)
-
-    def judged(transform: Transform) -> float:
-        """The bound on the judging samples."""
-        side = labelled(judge_target, transform)
-        blocks = make_blocks(side.labels, judge_reference.labels, transform.shares, 4 * BLOCK)
-        cost, _ = couple(transform.carry(side.features), judge_reference.features, blocks)
-        return objective(cost, transform.shares, side.labels)
-
-    side = labelled(target, current)
+    current, side = identity(d, shares), objective.labelled(target, identity(d, shares))
     if learn_assignment and relabel is None:
-        current = replace(
-            current,
-            shares=_reassigned(current, side, reference, losses, tau, prior_of(side.labels)),
-        )
-        if judged(current) > judged(identity(d, shares)):
-            current = identity(d, shares)
-    best, best_judged = current, judged(current)
-    cost, solved = coupled(current, side)
+        current = _with_best_assignment(objective, current, side)
+    several = learn_shares and bool(np.any((shares > 0).sum(axis=1) > 1))
+    rate, penalty, ridge = 1.0, 0.0, 0.0
+    trace: list[float] = []
+    best, best_judged = current, objective.judged(current)
+    cost, solved = objective.coupled(current, side)
     for step in range(MAX_ROUNDS):
-        before = objective(cost, current.shares, side.labels) + tau * penalty
+        before = objective.value(cost, current.shares, side.labels) + head.steepness * penalty
         trace.append(before)
         if several:
-            moved = _moved_shares(current, solved, reference.labels, losses, tau, rate)
+            moved = _moved_shares(current, solved, reference.labels, losses, head.steepness, rate)
             proposal = replace(current, shares=moved)
-            new_cost, new_solved = coupled(proposal, side)
-            if objective(new_cost, moved, side.labels) + tau * penalty < before:
+            new_cost, new_solved = objective.coupled(proposal, side)
+            after = objective.value(new_cost, moved, side.labels) + head.steepness * penalty
+            if after < before:
                 current, cost, solved = proposal, new_cost, new_solved
             else:
                 rate /= 4
         moments = _moments(side.features, reference.features, solved)
         if step == 0:
-            ridge_unit = float(moments.mass)
-            candidates = [_solved(current, moments, r * ridge_unit) for r in RIDGES]
-            scores = [judged(candidate) for candidate in candidates]
-            chosen = int(np.argmin(scores))
-            ridge, current, value = RIDGES[chosen] * ridge_unit, candidates[chosen], scores[chosen]
+            ridge, current, value = _best_ridge(objective, current, moments)
         else:
             current = _solved(current, moments, ridge)
-            value = judged(current)
+            value = objective.judged(current)
         last = best_judged if step else np.inf  # the first round is never the last
         if value < best_judged:
             best, best_judged = current, value
         penalty = ridge / 2 * float(np.sum((current.matrix - np.eye(d)) ** 2))
-        side = labelled(target, current)
+        side = objective.labelled(target, current)
         if last - value < SMALLEST_GAIN * abs(value):
             break
-        cost, solved = coupled(current, side)
+        cost, solved = objective.coupled(current, side)
     return replace(best, trace=tuple(trace))
+
+
+def _class_losses(head: LinearHead, reference: Side, n_classes: int) -> Numbers:
+    """Mean loss of the head on each reference class."""
+    log_p = head.log_probabilities(reference.features)
+    own = log_p[np.arange(len(reference.labels)), reference.labels]
+    counts = np.maximum(np.bincount(reference.labels, minlength=n_classes), 1)
+    return -np.bincount(reference.labels, weights=own, minlength=n_classes) / counts
+
+
+@dataclass(frozen=True)
+class _Objective:
+    """The bound, on the samples that are learned from and on those that choose."""
+
+    reference: Side
+    judge_reference: Side
+    judge_target: Side
+    losses: Numbers
+    tau: float
+    n_target_classes: int
+    relabel: Callable[[Transform, Array], Ids] | None
+    seed: int
+
+    def labelled(self, side: Side, transform: Transform) -> Side:
+        """The samples with their labels, or with pseudo-labels."""
+        if self.relabel is None:
+            return side
+        return Side(side.features, self.relabel(transform, side.features))
+
+    def prior_of(self, labels: Ids) -> Numbers:
+        """Share of each target class."""
+        return np.bincount(labels, minlength=self.n_target_classes) / len(labels)
+
+    def value(self, cost: float, shares: Numbers, labels: Ids) -> float:
+        """The bound, given the cost of the coupling."""
+        return _label_terms(shares, self.prior_of(labels), self.losses) + self.tau * cost
+
+    def coupled(self, transform: Transform, side: Side) -> tuple[float, list[Coupled]]:
+        """The coupling of the samples to learn from, block by block."""
+        reference, rng = self.reference, np.random.default_rng(self.seed)
+        blocks = make_blocks(side.labels, reference.labels, transform.shares, BLOCK, rng)
+        return couple(transform.transform(side.features), reference.features, blocks)
+
+    def judged(self, transform: Transform) -> float:
+        """The bound on the samples that choose."""
+        reference, side = self.judge_reference, self.labelled(self.judge_target, transform)
+        blocks = make_blocks(side.labels, reference.labels, transform.shares, 4 * BLOCK)
+        cost, _ = couple(transform.transform(side.features), reference.features, blocks)
+        return self.value(cost, transform.shares, side.labels)
+
+
+def _with_best_assignment(objective: _Objective, start: Transform, side: Side) -> Transform:
+    """The start with other reference classes for target classes, where that lowers the bound."""
+    prior = objective.prior_of(side.labels)
+    shares = _reassigned(start, side, objective.reference, objective.losses, objective.tau, prior)
+    other = replace(start, shares=shares)
+    return start if objective.judged(other) > objective.judged(start) else other
+
+
+def _best_ridge(
+    objective: _Objective, current: Transform, moments: _Moments
+) -> tuple[float, Transform, float]:
+    """The ridge of the lowest bound on the samples that choose, its map, and that bound."""
+    unit = float(moments.mass)
+    candidates = [_solved(current, moments, ridge * unit) for ridge in RIDGES]
+    scores = [objective.judged(candidate) for candidate in candidates]
+    best = int(np.argmin(scores))
+    return RIDGES[best] * unit, candidates[best], scores[best]
 
 
 def _label_terms(shares: Numbers, prior: Numbers, losses: Numbers) -> float:
@@ -234,15 +267,15 @@ def _moments(targets: Array, references: Array, solved: list[Coupled]) -> _Momen
         points = xp.take(references, arrays.from_numpy(block.references, references), axis=0)
         rows.append(block.targets)
         weights.append(weight)
-        centres.append(beside(pull / weight[:, None], references) @ points)
+        centres.append(convert(pull / weight[:, None], references) @ points)
     weight = np.concatenate(weights)
     mass = float(weight.sum())
     x = xp.take(targets, arrays.from_numpy(np.concatenate(rows), targets), axis=0)
     z = xp.concat(centres, axis=0)
     target_mean, reference_mean = product(x.T, weight) / mass, product(z.T, weight) / mass
-    root = beside(np.sqrt(weight), x)[:, None]
-    x = (x - beside(target_mean, x)) * root
-    z = (z - beside(reference_mean, z)) * root
+    root = convert(np.sqrt(weight), x)[:, None]
+    x = (x - convert(target_mean, x)) * root
+    z = (z - convert(reference_mean, z)) * root
     scatter, crossed = (arrays.to_numpy(m).astype(np.float64) for m in (x.T @ x, z.T @ x))
     return _Moments(mass, target_mean, reference_mean, scatter, crossed)
 
@@ -298,7 +331,7 @@ def _reassigned(
     turn until none changes. Distances are those of Gaussians of the classes' means and spreads.
     """
     n_target, n_reference = current.shares.shape
-    means, spread = class_means(current.carry(target.features), target.labels, n_target)
+    means, spread = class_means(current.transform(target.features), target.labels, n_target)
     centres, radii = class_means(reference.features, reference.labels, n_reference)
     gaps = np.sum((means[:, None, :] - centres[None, :, :]) ** 2, axis=2)
     price = losses[None, :] + tau * np.sqrt(gaps + spread[:, None] + radii[None, :])

@@ -5,14 +5,14 @@ Importing this module imports no torch; training does.
 
 from __future__ import annotations
 
-from transferscope.training.fine_tuning import (
+from transferscope.training._fine_tuning import (
     TEST,
     finetune,
     hold_out,
     pretrain,
     refuse_other_classes,
 )
-from transferscope.training.probe import STRENGTHS, fit_logistic, probe
+from transferscope.training._probe import STRENGTHS, fit_logistic, probe
 
 __all__ = [
     "STRENGTHS",

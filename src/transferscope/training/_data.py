@@ -46,7 +46,7 @@ class Data:
 
 
 def augmented(
-    images: npt.NDArray[np.uint8], mirror: bool, rng: np.random.Generator
+    images: npt.NDArray[np.uint8], rng: np.random.Generator, *, mirror: bool
 ) -> npt.NDArray[np.uint8]:
     """Shift each image by up to an eighth of its side, edges reflected; mirror every second one."""
     if not (isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype == np.uint8):

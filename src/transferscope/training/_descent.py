@@ -188,7 +188,7 @@ class Run:
     def _choose_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters that the mode trains, by name; sets gradients on them and on no others."""
         module, mode = self.encoder.module, self.hyperparameters.mode
-        module.requires_grad_(False)
+        module.requires_grad_(requires_grad=False)
         module.eval()
         self._training: list[nn.Module] = []
         if mode == "head":
@@ -243,7 +243,7 @@ class Run:
                     group["lr"] = rate
                 batch = data.batch(rows.tolist(), self._pool)
                 if hyper.augment != "none":
-                    batch = augmented(batch, hyper.augment == "flip", rng)
+                    batch = augmented(batch, rng, mirror=hyper.augment == "flip")
                 given = targets[torch.from_numpy(rows).to(targets.device)]
                 outputs = self._head(self._features(batch))
                 loss = self.objective.loss(outputs, given)

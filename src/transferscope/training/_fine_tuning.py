@@ -37,7 +37,7 @@ VALIDATION = 0.2
 TEST = 0.3
 
 
-def finetune(
+def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
     encoder: str | Encoder | nn.Module,
     train: Dataset,
     test: Dataset | None = None,
@@ -192,7 +192,7 @@ def finetune(
     )
 
 
-def pretrain(
+def pretrain(  # noqa: PLR0913  data, hyper-parameters and how it is run
     encoder: str | Encoder | nn.Module,
     dataset: Dataset,
     test: Dataset | None = None,
