@@ -303,6 +303,8 @@ def plot_relatedness(results: Relatedness | Mapping[str, Relatedness]) -> Figure
 
     Raises
     ------
+    InputError
+        If the one result came from JSON, which leaves out what is drawn.
     MissingExtraError
         If matplotlib is not installed.
     """
@@ -364,6 +366,11 @@ def plot_relatedness(results: Relatedness | Mapping[str, Relatedness]) -> Figure
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure; the ending says how (.png, .pdf, .svg).
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    path : path
 
     Raises
     ------

@@ -35,12 +35,26 @@ class LinearHead(NamedTuple):
     bias: Numbers
 
     def log_probabilities(self, features: Array) -> Numbers:
-        """Of each class for each sample, (n, n_classes), on the host."""
+        """Of each class for each sample, (n, n_classes), on the host.
+
+        Parameters
+        ----------
+        features : array of shape (n, d)
+
+        Returns
+        -------
+        float64 NumPy array of shape (n, n_classes)
+        """
         logits = product(features, self.weights.T) + self.bias
         return np.asarray(scipy.special.log_softmax(logits, axis=1))
 
     def distances(self) -> Numbers:
-        """Between the weights of every two classes, (n_classes, n_classes)."""
+        """Between the weights of every two classes, (n_classes, n_classes).
+
+        Returns
+        -------
+        float64 NumPy array of shape (n_classes, n_classes)
+        """
         centred = self.weights - self.weights.mean(axis=0)
         gram = centred @ centred.T
         squares = np.add.outer(np.diag(gram), np.diag(gram)) - 2 * gram
@@ -57,7 +71,17 @@ class LinearHead(NamedTuple):
         return float(self.distances().max())
 
     def limited_to(self, tau: float | None) -> LinearHead:
-        """This head, or one with weights so short that its steepness is tau."""
+        """This head, or one with weights so short that its steepness is tau.
+
+        Parameters
+        ----------
+        tau : float or None
+            None: no limit.
+
+        Returns
+        -------
+        LinearHead
+        """
         if tau is None or self.steepness <= tau:
             return self
         return LinearHead(self.weights * (tau / self.steepness), self.bias)

@@ -89,6 +89,7 @@ class Agreement(Record):
         dataset, metric = key
         return self.per_dataset[dataset][metric]
 
+    @property
     def headline(self) -> str:
         """The metric of the highest mean weighted tau."""
         taus = {
@@ -137,6 +138,10 @@ class Agreement(Record):
         """One row per data set, metric and measure: value, low, high, reason.
 
         The rows of the averages come last, their data set is called ``average``.
+
+        Returns
+        -------
+        pandas.DataFrame
         """
         import pandas as pd
 

@@ -95,6 +95,7 @@ class LayerDistances(Record):
     unmatched: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
     def headline(self) -> str:
         """The mean transferability over the layers."""
         if self.overall is None:
@@ -105,7 +106,12 @@ class LayerDistances(Record):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per layer."""
+        """One row per layer.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
         import pandas as pd
 
         return pd.DataFrame([asdict(layer) for layer in self.layers]).set_index("name")
@@ -135,6 +141,7 @@ class DatasetFactors(Record):
     variance: str
     warnings: tuple[str, ...] = ()
 
+    @property
     def headline(self) -> str:
         """Size, domain gap and variance."""
         gap = "none" if self.domain_gap is None else f"{self.domain_gap:.4g}"
@@ -144,7 +151,12 @@ class DatasetFactors(Record):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row."""
+        """One row.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
         import pandas as pd
 
         return pd.DataFrame([{**asdict(self), "warnings": "; ".join(self.warnings)}])
@@ -179,6 +191,7 @@ class TransferabilityForecast(Record):
     remark: str
     warnings: tuple[str, ...] = ()
 
+    @property
     def headline(self) -> str:
         """The prediction, with its interval."""
         if self.transferability is None or self.low is None or self.high is None:
@@ -189,7 +202,12 @@ class TransferabilityForecast(Record):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per term: ours with its interval, then the published ones."""
+        """One row per term: ours with its interval, then the published ones.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
         import pandas as pd
 
         frame = pd.DataFrame(self.coefficients).T

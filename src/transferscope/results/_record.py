@@ -33,8 +33,14 @@ class Record(ABC):
 
     @abstractmethod
     def to_frame(self) -> pd.DataFrame:
-        """The record as a frame with typed columns."""
+        """The record as a frame with typed columns.
 
+        Returns
+        -------
+        pandas.DataFrame
+        """
+
+    @property
     @abstractmethod
     def headline(self) -> str:
         """What the record says, in one sentence."""
@@ -90,7 +96,7 @@ class Record(ABC):
         some = frame.iloc[:TERMINAL_ROWS, :6]
         shown = some.to_string(max_colwidth=40, float_format="{:.4g}".format)
         return "\n".join(
-            [f"{type(self).__name__}: {self.headline()}", shown, *_more(frame, TERMINAL_ROWS)]
+            [f"{type(self).__name__}: {self.headline}", shown, *_more(frame, TERMINAL_ROWS)]
         )
 
     def _repr_html_(self) -> str:
@@ -98,7 +104,7 @@ class Record(ABC):
         table = frame.iloc[:NOTEBOOK_ROWS].to_html(
             escape=True, border=0, float_format="{:.4g}".format, na_rep=""
         )
-        lines = [self.headline(), *_more(frame, NOTEBOOK_ROWS)]
+        lines = [self.headline, *_more(frame, NOTEBOOK_ROWS)]
         notes = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
         return f"<div>{notes}{table}</div>"
 

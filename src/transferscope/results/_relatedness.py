@@ -102,6 +102,7 @@ class Relatedness(Record):
         """Bound minus the loss of a head trained on the target; None without labels."""
         return None if self.target_loss is None else self.bound - self.target_loss
 
+    @property
     def headline(self) -> str:
         """The bound and its terms."""
         return (
@@ -111,7 +112,12 @@ class Relatedness(Record):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per quantity: the terms, the bound, what was measured."""
+        """One row per quantity: the terms, the bound, what was measured.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
         import pandas as pd
 
         names = (

@@ -82,13 +82,19 @@ class ScoreTable(Record):
             f"the table has no metric {metric!r}, only {', '.join(names)}.{hint}"
         )
 
+    @property
     def headline(self) -> str:
         """What was scored."""
         classes = f", {self.n_classes} classes" if self.n_classes else ""
         return f"{self.n_samples:,} samples, {self.n_features:,} features{classes}."
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per metric asked for: value, seconds, warnings, and why it was skipped."""
+        """One row per metric asked for: value, seconds, warnings, and why it was skipped.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
         import pandas as pd
 
         names = [*self.scores, *self.skipped]
@@ -229,6 +235,7 @@ class Ranking(Record):
             names.update(dict.fromkeys(row.scores))
         return list(names)
 
+    @property
     def headline(self) -> str:
         """What to do."""
         return self.advice
@@ -238,6 +245,10 @@ class Ranking(Record):
 
         Columns of numbers are float64 or Int64, all others string or boolean; a cell without a
         value is missing. ``skipped`` says which metrics an encoder has no score by, and why.
+
+        Returns
+        -------
+        pandas.DataFrame
         """
         import pandas as pd
 
@@ -275,7 +286,12 @@ class Ranking(Record):
         }
 
     def layers_to_frame(self) -> pd.DataFrame:
-        """One row per encoder and layer that was measured, by depth; a column per metric."""
+        """One row per encoder and layer that was measured, by depth; a column per metric.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
         import pandas as pd
 
         rows = [
@@ -289,11 +305,21 @@ class Ranking(Record):
         )
 
     def to_csv(self) -> str:
-        """CSV text of `to_frame`."""
+        """CSV text of `to_frame`.
+
+        Returns
+        -------
+        str
+        """
         return str(self.to_frame().to_csv())
 
     def to_markdown(self) -> str:
-        """A Markdown table, the advice below it."""
+        """A Markdown table, the advice below it.
+
+        Returns
+        -------
+        str
+        """
         metrics = self.metrics
         layered = any(row.layer for row in self.encoders)
         head = [
@@ -360,13 +386,19 @@ class PedTrace(Record):
     displacement: float
     warnings: tuple[str, ...] = ()
 
+    @property
     def headline(self) -> str:
         """How the potential energy declined."""
         first, last = self.energies[0], self.energies[-1]
         return f"{len(self.class_names)} classes; potential energy {first:.4g} to {last:.4g}."
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per class: where it was, where it went."""
+        """One row per class: where it was, where it went.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
         import pandas as pd
 
         rows = [(*b, *a, r) for b, a, r in zip(self.before, self.after, self.radii, strict=True)]
@@ -375,7 +407,16 @@ class PedTrace(Record):
 
 
 def score_digits(scores: Iterable[Score | None]) -> int:
-    """Decimals at which one metric's scores are shown: two digits of the typical interval."""
+    """Decimals at which one metric's scores are shown: two digits of the typical interval.
+
+    Parameters
+    ----------
+    scores : iterable of Score or None
+
+    Returns
+    -------
+    int
+    """
     halves = sorted(
         (s.high - s.low) / 2
         for s in scores
@@ -387,7 +428,18 @@ def score_digits(scores: Iterable[Score | None]) -> int:
 
 
 def format_score(score: Score | None, digits: int) -> str:
-    """A score for people: its value and half the width of its interval."""
+    """A score for people: its value and half the width of its interval.
+
+    Parameters
+    ----------
+    score : Score or None
+    digits : int
+        Decimals.
+
+    Returns
+    -------
+    str
+    """
     if score is None:
         return "-"
     if score.low is None or score.high is None:

@@ -80,13 +80,19 @@ class FineTuningResult(Record):
     n_test: int
     seconds: float
 
+    @property
     def headline(self) -> str:
         """What fine-tuning reached."""
         spread = "" if self.spread is None else f" ± {self.spread:.4f}"
         return f"{self.encoder} on {self.dataset}: {self.measure} {self.value:.4f}{spread}."
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per run."""
+        """One row per run.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
         import pandas as pd
 
         return pd.DataFrame([asdict(run) for run in self.runs])
@@ -118,12 +124,18 @@ class ProbeResult(Record):
     n_test: int
     seconds: float
 
+    @property
     def headline(self) -> str:
         """What the head reached."""
         return f"accuracy {self.value:.4f} on {self.n_test:,} test samples (C = {self.strength:g})."
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per penalty that was tried."""
+        """One row per penalty that was tried.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
         import pandas as pd
 
         columns = {

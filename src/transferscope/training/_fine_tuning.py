@@ -208,7 +208,7 @@ def pretrain(  # noqa: PLR0913  data, hyper-parameters and how it is run
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> FineTuningResult:
-    """Train an encoder with labels, from the weights it has, and keep both ends.
+    """Train an encoder with labels; keep the weights it had before and those it has after.
 
     Parameters
     ----------
@@ -219,10 +219,15 @@ def pretrain(  # noqa: PLR0913  data, hyper-parameters and how it is run
         As in `finetune`.
     out : path
         Folder for ``initial.safetensors`` and ``final.safetensors``: the weights before and after
-        (θ_r and θ_A of parameter distance), beside the log. The same call goes on after a kill.
-    learning_rate, weight_decay, epochs, batch_size, augment, max_gradient_norm, device, seed, \
-progress
-        As in `finetune`. No epoch is left out: the best one on the held-out fifth is kept.
+        (θ_r and θ_A of parameter distance), with the log. A killed run continues with the same call.
+    learning_rate, weight_decay : float
+    epochs, batch_size : int
+    augment : {"none", "shift", "flip"}
+    max_gradient_norm : float, optional
+    device : str, optional
+    seed : int
+    progress : callable, optional
+        All as in `finetune`, the best epoch on the held-out fifth being kept.
 
     Returns
     -------
@@ -361,6 +366,10 @@ def _parts(train: Dataset, test: Dataset | None, seed: int) -> dict[str, Dataset
 
 def refuse_other_classes(train: Dataset, test: Dataset) -> None:
     """Refuse a test part whose class ids do not mean those of the training part.
+
+    Parameters
+    ----------
+    train, test : Dataset
 
     Raises
     ------
