@@ -219,7 +219,7 @@ def pretrain(  # noqa: PLR0913  data, hyper-parameters and how it is run
         As in `finetune`.
     out : path
         Folder for ``initial.safetensors`` and ``final.safetensors``: the weights before and after
-        (θ_r and θ_A of parameter distance), with the log. A killed run continues with the same call.
+        (θ_r and θ_A of parameter distance), with the log. The same call continues a killed run.
     learning_rate, weight_decay : float
     epochs, batch_size : int
     augment : {"none", "shift", "flip"}
