@@ -46,7 +46,7 @@ def plot_ped(trace: PedTrace) -> Figure:
     moves = (frame["x_after"] - x, frame["y_after"] - y)
     longest = float((moves[0] ** 2 + moves[1] ** 2).max() ** 0.5)
     extent = float(max(x.max() - x.min(), y.max() - y.min(), frame["radius"].max()))
-    # movements are small beside the distances of the means: magnified until they can be seen
+    # movements are small compared with the distances of the means: magnified until they can be seen
     times = max(1, round(0.12 * extent / longest)) if longest > 0 else 1
     colours = [colormaps["tab20"](i % 20) for i in range(len(names))]
     for name, x_i, y_i, radius, colour in zip(names, x, y, frame["radius"], colours, strict=True):
@@ -280,7 +280,7 @@ def plot_layer_distances(targets: Mapping[str, LayerDistances]) -> Figure:
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     axes.set_ylabel("transferability (times closer than random weights)")
     axes.set_title(
-        "How far pre-training carried each layer to where fine-tuning ended\n"
+        "How much closer pre-training brought each layer to where fine-tuning ended\n"
         "(in brackets: mean without the head; dashed: no closer than random weights)",
         fontsize=9,
     )
@@ -289,13 +289,13 @@ def plot_layer_distances(targets: Mapping[str, LayerDistances]) -> Figure:
 
 
 def plot_relatedness(results: Relatedness | Mapping[str, Relatedness]) -> Figure:
-    """Draw the terms of the bound, stacked, beside the measured losses.
+    """Draw the terms of the bound, stacked, next to the measured losses.
 
     Parameters
     ----------
     results : Relatedness, or mapping of name to Relatedness
-        Of one, also how the target was carried to the reference: held-out samples in the plane of
-        the reference's first two principal axes.
+        Of one, also how the target was transformed to the reference: held-out samples in the plane
+        of the reference's first two principal axes.
 
     Returns
     -------
@@ -346,8 +346,8 @@ def plot_relatedness(results: Relatedness | Mapping[str, Relatedness]) -> Figure
     bars.set_title("The bound and its terms", fontsize=9)
     bars.legend(fontsize=8, loc="upper left", ncols=1 if alone else 2)
     for one in named.values() if alone else ():
-        colours = {"reference": "#4c72b0", "target": "0.7", "carried": "#c44e52"}
-        labels = {"target": "target as it is", "carried": "target carried to the reference"}
+        colours = {"reference": "#4c72b0", "target": "0.7", "transformed": "#c44e52"}
+        labels = {"target": "target as it is", "transformed": "target transformed to the reference"}
         for kind, colour in colours.items():
             if one.view is None:
                 raise InputError(

@@ -366,5 +366,5 @@ def _view(reference: Array, target: Array, learned: Transform) -> dict[str, Any]
     plane[: min(2, len(axes))] = axes[:2]
     return {
         name: tuple((float(x), float(y)) for x, y in (values - centre) @ plane.T)
-        for name, values in (("reference", points), ("target", before), ("carried", carried))
+        for name, values in (("reference", points), ("target", before), ("transformed", carried))
     }

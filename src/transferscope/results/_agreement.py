@@ -107,7 +107,7 @@ class Agreement(Record):
     def _to_plain(self) -> object:
         """As all records, but with plain numbers by measure.
 
-        Beside each stand ``<measure>_low`` and ``<measure>_high``; a number that is null has its
+        Next to each are ``<measure>_low`` and ``<measure>_high``; a number that is null has its
         ``<measure>_reason``.
         """
         plain = to_plain(self)

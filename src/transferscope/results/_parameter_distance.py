@@ -1,4 +1,4 @@
-"""How far pre-training carried the weights, and what of a data set goes with that."""
+"""How much closer pre-training brought the weights, and what of a data set goes with that."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class LayerDistance:
 
 @dataclass(frozen=True, repr=False)
 class LayerDistances(Record):
-    """How far pre-training carried each layer to where fine-tuning ended.
+    """How much closer pre-training brought each layer to where fine-tuning ended.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ class LayerDistances(Record):
 
 @dataclass(frozen=True, repr=False)
 class DatasetFactors(Record):
-    """What of a data set goes with how far pre-training carries the weights.
+    """What of a data set goes with how much closer pre-training brings the weights.
 
     Attributes
     ----------

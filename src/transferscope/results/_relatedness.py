@@ -34,7 +34,7 @@ class Relatedness(Record):
         has anywhere.
     wasserstein : float
         Mean distance, in standard deviations of the reference features, between target samples
-        that were carried back and the reference samples they are coupled with, class by class.
+        that were transformed back and the reference samples they are coupled with, class by class.
     transformed_loss, transformed_accuracy : float
         Of the transformed head on the target: by its labels, or by pseudo-labels where
         `unlabelled`.
@@ -48,8 +48,8 @@ class Relatedness(Record):
     condition_number : float or None
         Of A; None where A⁻¹ has no inverse.
     matrix, offset : float64 numpy arrays of shapes (d, d) and (d,), or None
-        A⁻¹ and −A⁻¹b: ``matrix @ x + offset`` carries standardised target features to standardised
-        reference features.
+        A⁻¹ and −A⁻¹b: ``matrix @ x + offset`` transforms standardised target features to
+        standardised reference features.
     label_matrix : float64 numpy array of shape (n_target_classes, n_reference_classes)
         B.
     reference_prior : float64 numpy array of shape (n_reference_classes,)
@@ -58,8 +58,8 @@ class Relatedness(Record):
     trace : tuple of float
         Objective on the samples it was learned from, by round.
     view : dict of str to tuple of (float, float)
-        Held-out ``reference``, ``target`` and ``carried`` (the target carried back), in the plane
-        of the first two principal axes of the reference.
+        Held-out ``reference``, ``target`` and ``transformed`` (the target transformed back), in
+        the plane of the first two principal axes of the reference.
     target_terms : float64 numpy array
         How much each held-out target sample contributes to the bound; their mean is the bound.
     held_out_rows : int64 numpy array or None
