@@ -121,3 +121,20 @@ def test_every_backend_alike(backend):
     assert arrays.device_of(found.point) == arrays.device_of(like)
     expected = minimise(loss, start, **EXACT).point
     np.testing.assert_allclose(arrays.to_numpy(found.point), expected, atol=1e-8)
+
+
+def test_callback_sees_each_step_and_ends_the_descent():
+    loss, start = softmax_loss()
+    seen = []
+
+    def third(point):
+        seen.append(point)
+        return len(seen) == 3
+
+    found = minimise(loss, start, unit=2.0, callback=third, **EXACT)
+    assert len(seen) == 3
+    np.testing.assert_array_equal(found.point, seen[-1])
+    values = [loss(point)[0] for point in seen]
+    assert values == sorted(values, reverse=True)
+    assert found.value == pytest.approx(values[-1])
+    assert found.value > minimise(loss, start, **EXACT).value

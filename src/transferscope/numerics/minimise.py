@@ -53,6 +53,7 @@ def minimise(
     max_steps: int,
     value_tolerance: float,
     gradient_tolerance: float,
+    callback: Callable[[Array], bool] | None = None,
 ) -> Minimum:
     """Minimise a smooth function by L-BFGS.
 
@@ -69,6 +70,8 @@ def minimise(
         Ends when a step lowers the value by less than this share of it (of 1 if that is more).
     gradient_tolerance : float
         Ends when no entry of the gradient, in these units, is larger.
+    callback : callable, optional
+        Called with the point after each step; the descent ends when it returns True.
 
     Returns
     -------
@@ -94,9 +97,11 @@ def minimise(
         value, gradient = function(unit * xp.reshape(theta, start.shape))
         return value, xp.reshape(unit * gradient, (-1,))
 
-    found = _descend(
-        in_units, xp.reshape(start / unit, (-1,)), max_steps, value_tolerance, gradient_tolerance
-    )
+    def ends(theta: Array) -> bool:
+        return callback is not None and callback(unit * xp.reshape(theta, start.shape))
+
+    theta = xp.reshape(start / unit, (-1,))
+    found = _descend(in_units, theta, max_steps, value_tolerance, gradient_tolerance, ends)
     return replace(found, point=unit * xp.reshape(found.point, start.shape))
 
 
@@ -106,6 +111,7 @@ def _descend(
     max_steps: int,
     value_tolerance: float,
     gradient_tolerance: float,
+    ends: Callable[[Array], bool],
 ) -> Minimum:
     """`minimise` for a point of shape (n,)."""
     value, gradient = function(start)
@@ -126,6 +132,8 @@ def _descend(
         if bend > 0:
             pairs.append((moved, turned, bend))
         at = found
+        if ends(at.point):
+            return Minimum(at.point, at.value, settled=True)
     return Minimum(at.point, at.value, settled=False)
 
 
