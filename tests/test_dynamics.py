@@ -215,7 +215,7 @@ def test_a_displaced_embedding_is_one_of_displaced_features(backend, offset):
             arrays.to_numpy(given), expected, rtol=1e-9, atol=1e-9, err_msg=name
         )
     np.testing.assert_allclose(
-        arrays.to_numpy(moved.spread.spectrum.values), again.spectrum.values, rtol=1e-10
+        arrays.to_numpy(moved.spread.spectrum.values), again.spread.spectrum.values, rtol=1e-10
     )
     parts = [arrays.to_numpy(part) for _, part in moved.matrix.chunks()]
     np.testing.assert_array_equal(np.concatenate(parts), arrays.to_numpy(moved.features))

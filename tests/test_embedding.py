@@ -202,7 +202,7 @@ def test_root_leaves_out_what_rounding_makes_of_nothing():
     for seed in range(20):
         mixing = np.random.default_rng(seed).standard_normal((6, 2))
         copies = np.column_stack([features, features @ mixing]).astype(np.float32)
-        assert Embedding(copies, labels).root.shape == (8, 6)
+        assert Embedding(copies, labels).spread.root.shape == (8, 6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -314,7 +314,7 @@ def test_displaced_is_a_second_embedding(backend):
     expected = Embedding(features + move[labels], labels)
     np.testing.assert_allclose(arrays.to_numpy(after.features), expected.features)
     np.testing.assert_allclose(
-        arrays.to_numpy(after.spread.spectrum.values), expected.spectrum.values, rtol=1e-9
+        arrays.to_numpy(after.spread.spectrum.values), expected.spread.spectrum.values, rtol=1e-9
     )
     assert after.quartic_sum == pytest.approx(expected.quartic_sum)
     np.testing.assert_array_equal(arrays.to_numpy(before.spread.spectrum.values), kept)

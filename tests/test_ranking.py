@@ -282,6 +282,7 @@ def test_a_metric_without_finite_influences_is_left_out(data, monkeypatch):
         ({"encoders": "mini/nothing"}, UnknownNameError),
         ({"encoders": ""}, InputError),
         ({"batch_size": 0}, InputError),
+        ({"seed": -1}, InputError),
         ({"dataset": "no/such/folder"}, DatasetError),
         ({"layers": "first"}, InputError),
     ],

@@ -156,7 +156,7 @@ def test_truncation_is_reported_now_and_when_read_again(
 def test_pictures_and_texts_are_told_apart(bert: str, tmp_path: Path) -> None:
     ranking = transferscope.rank(DIGITS, f"{bert},mini/resnet-random", "knn", store=tmp_path)
     assert ranking.best.encoder == "mini/resnet-random"
-    assert "takes texts, and a sample is a Image" in (ranking.encoders[1].error or "")
+    assert "sample must be a text for this encoder; got Image" in (ranking.encoders[1].error or "")
 
 
 # --- layers in a ranking ------------------------------------------------------------------------

@@ -17,12 +17,11 @@ def table() -> str:
     lines = ["| metric | what it is | range | scores | needs besides | source |"]
     lines.append("|" + " --- |" * 6)
     for metric in METRICS.values():
-        scores = "classes, numbers" if "regression" in metric.tasks else "classes"
         cells = (
             f"`{metric.name}`",
             metric.about.summary,
             metric.about.range,
-            scores,
+            metric.scores,
             ", ".join(f"`{need}`" for need in metric.needs),
             metric.about.publication,
         )

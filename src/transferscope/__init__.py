@@ -90,4 +90,4 @@ if not TYPE_CHECKING:
         raise AttributeError(f"module 'transferscope' has no attribute {name!r}")
 
     def __dir__():
-        return sorted([*globals(), *__all__])
+        return sorted([*__all__, "__version__"])

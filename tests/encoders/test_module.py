@@ -225,6 +225,8 @@ def test_what_cannot_be_an_encoder_is_refused() -> None:
         from_module(len, PREPROCESSING)
     with pytest.raises(InputError, match="module or a function; got int"):
         from_module(3, PREPROCESSING, identifier="three")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="must be a Preprocessing; got str"):
+        from_module(network(), "mine")  # type: ignore[arg-type]
     with pytest.raises(EncoderError, match=re.escape(RIGHT_LINE)):
         load_encoder(network())
     with pytest.raises(InputError, match="got int"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -95,6 +96,24 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], str]] = {
 DECODERS = {"gpt2", "llama", "qwen2", "qwen3"}
 
 
+WORD_PIECE_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def _word_pieces(normalizer: Any, splitter: Any) -> dict[str, int]:
+    """A vocabulary of every character and of every second word; the others are cut.
+
+    Its library's trainer is not used: among equal counts it chooses differently in each process.
+    """
+    words = {
+        word
+        for text in TEXTS
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
+    }
+    letters = sorted(set("".join(words)))
+    pieces = [*WORD_PIECE_TOKENS, *letters, *(f"##{letter}" for letter in letters)]
+    return {piece: i for i, piece in enumerate(dict.fromkeys(pieces + sorted(words)[::2]))}
+
+
 @cache
 def _trained(kind: str) -> Any:
     from tokenizers import (
@@ -109,26 +128,36 @@ def _trained(kind: str) -> Any:
 
     special = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
     if kind == "wordpiece":
-        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer()
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer: Any = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special)
+        normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        pieces = _word_pieces(normalizer, splitter)
+        tokenizer = Tokenizer(models.WordPiece(vocab=pieces, unk_token="[UNK]"))
+        tokenizer.normalizer = normalizer
+        tokenizer.pre_tokenizer = splitter
+        tokenizer.add_special_tokens(WORD_PIECE_TOKENS)
     elif kind.startswith("bpe"):
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         special = special[3:4] if kind == "bpe-bare" else special
-        trainer = trainers.BpeTrainer(
-            vocab_size=400, special_tokens=special, initial_alphabet=alphabet
+        tokenizer.train_from_iterator(
+            TEXTS,
+            trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet),
         )
     else:
         tokenizer = Tokenizer(models.Unigram())
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>")
-    tokenizer.train_from_iterator(TEXTS, trainer)
+        tokenizer.train_from_iterator(
+            TEXTS,
+            trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>"),
+        )
+        # the trainer's order of equal scores, and their last digits, differ from process to process
+        trained = json.loads(tokenizer.to_str())["model"]["vocab"][len(special) :]
+        rounded = [(piece, round(score, 4)) for piece, score in trained]
+        rounded.sort(key=lambda item: (-item[1], item[0]))
+        vocabulary = [(token, 0.0) for token in special] + rounded
+        tokenizer.model = models.Unigram(vocabulary, special.index("<unk>"), False)
     ends = {
         "wordpiece": ("[CLS]", "[SEP]"),
         "bpe": ("<s>", "</s>"),

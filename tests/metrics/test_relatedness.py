@@ -233,8 +233,8 @@ def test_unlabelled_finds_the_classes_and_says_how_well():
     found = task_relatedness(x + 1, t, reference_features=z, reference_labels=y, unlabelled=True)
     assert found.pseudo_label_agreement > 0.9
     blind = task_relatedness(x + 1, reference_features=z, reference_labels=y)
-    assert (blind.pseudo_label_agreement, blind.target_loss, blind.gap) == (None, None, None)
-    assert json.loads(blind.to_json())["target_head"] is None
+    assert (blind.pseudo_label_agreement, blind.target_loss) == (None, None)
+    assert json.loads(blind.to_json())["target_accuracy"] is None
 
 
 def test_pseudo_class_that_was_not_met_while_learning():
@@ -369,9 +369,8 @@ def test_record_and_figures(tmp_path):
     x, t = task(15)
     found = task_relatedness(x, t, reference_features=z, reference_labels=y)
     record = json.loads(found.to_json())
-    assert record["transformed_head"]["loss"] == found.transformed_loss
+    assert record["transformed_loss"] == found.transformed_loss
     assert record["bound"] == found.bound
-    assert found.gap == found.bound - found.target_loss
     assert found.to_frame()["value"]["bound"] == found.bound
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     figure = plot_relatedness(found)
@@ -460,7 +459,8 @@ def test_command(tmp_path):
     assert found["bound"] == expected.bound
     assert set(found) >= {
         "setting", "bound", "reference_loss", "label_mismatch", "distribution_mismatch", "tau",
-        "wasserstein", "transformed_head", "target_head", "condition_number", "seconds", "warnings",
+        "wasserstein", "transformed_loss", "transformed_accuracy", "target_loss", "target_accuracy",
+        "condition_number", "seconds", "warnings",
     }  # fmt: skip
     shown = CliRunner().invoke(app, [*files, "--unlabelled", "--plot", str(tmp_path / "f.png")])
     assert "pseudo label agreement" in shown.output

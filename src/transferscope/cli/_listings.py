@@ -68,7 +68,6 @@ def metrics(*, format: FormatOption = "table") -> None:
     for name in ("metric", "what it is", "range", "scores", "also needs"):
         table.add_column(name, no_wrap=name == "metric", overflow="fold")
     for m in rows:
-        scores = "classes, numbers" if "regression" in m.tasks else "classes"
         what = f"{m.about.summary} ({m.about.publication})"
-        table.add_row(m.name, what, m.about.range, scores, ", ".join(m.needs))
+        table.add_row(m.name, what, m.about.range, m.scores, ", ".join(m.needs))
     stdout.print(table)

@@ -23,6 +23,7 @@ Prepared: TypeAlias = Any
 Batch: TypeAlias = Any
 
 
+@runtime_checkable
 class Preprocessing(Protocol):
     """How an encoder wants its samples: `prepare` each sample, `collate` each batch."""
 

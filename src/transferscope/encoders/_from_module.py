@@ -57,7 +57,8 @@ def from_module(
     Raises
     ------
     InputError
-        If `module` cannot be called, or is a function without an identifier.
+        If `module` cannot be called, is a function without an identifier, or `preprocessing` is not
+        a `Preprocessing`.
 
     Examples
     --------
@@ -82,6 +83,11 @@ def from_module(
         raise InputError(
             f"module must be a torch module or a function; got {type(module).__name__}. "
             "Give one that returns features."
+        )
+    if not isinstance(preprocessing, Preprocessing):
+        raise InputError(
+            f"preprocessing must be a Preprocessing; got {type(preprocessing).__name__}. "
+            "Give an ImagePreprocessing for images."
         )
     if identifier is None and isinstance(module, nn.Module):
         identifier = type(module).__name__

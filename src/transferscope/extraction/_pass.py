@@ -165,6 +165,8 @@ def extract_together(
         `extract`.
     """
     check_batch_size(given.batch_size)
+    if given.seed < 0:
+        raise InputError(f"seed must not be negative, got {given.seed}; 0 is the default.")
     specs = expand_encoders(encoders)
     settings = _Settings(
         parse_layers(given.layers),

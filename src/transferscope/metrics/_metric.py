@@ -104,3 +104,9 @@ class Metric:
     from_moments: bool = False
     behaviour: Behaviour = Behaviour()
     parts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> str:
+        """The targets that it scores, in the words of the tables: classes, numbers, or both."""
+        kinds = {"classes": CLASSES, "numbers": NUMBERS}
+        return ", ".join(word for word, tasks in kinds.items() if set(tasks) & set(self.tasks))

@@ -67,6 +67,10 @@ def plan_metrics(metrics: str | Sequence[str] = DEFAULT_METRICS) -> MetricPlan:
     InputError
         If none is named, or one with ``+ped`` that PED does not apply to.
     """
+    if not isinstance(metrics, str) and not (
+        isinstance(metrics, Sequence) and all(isinstance(name, str) for name in metrics)
+    ):
+        raise InputError(f"metrics must be a name or several, got {metrics!r}. Pass 'logme,knn'.")
     if isinstance(metrics, str):
         metrics = [part.strip() for part in metrics.split(",") if part.strip()]
     after_ped = [name + SUFFIX for name, metric in METRICS.items() if applies_to(metric)]

@@ -105,6 +105,12 @@ def class_labels(labels: ArrayLike, n_samples: int, like: Array) -> tuple[Array,
         raise InputError(
             f"labels must not be negative, got {values.min()}; drop unlabelled samples first."
         )
+    kinds = {type(value).__name__ for value in values} if values.dtype.kind == "O" else set()
+    if len(kinds) > 1 or "NoneType" in kinds:
+        raise InputError(
+            f"labels must be all text or all whole numbers, got {' and '.join(sorted(kinds))}; "
+            "drop unlabelled samples and write the ids in one way."
+        )
     names, ids = np.unique(values, return_inverse=True)
     if names.size < 2:
         raise InputError(

@@ -152,7 +152,8 @@ class Agreement(Record):
             for measure, m in measures.items()
         ]
         columns = ["dataset", "metric", "measure", "value", "low", "high", "reason"]
-        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:6], float))
+        kinds = dict.fromkeys(columns, "string") | dict.fromkeys(columns[3:6], "float64")
+        return pd.DataFrame(rows, columns=columns).astype(kinds)
 
 
 def _flat(measures: Mapping[str, Estimate]) -> dict[str, float | str | None]:

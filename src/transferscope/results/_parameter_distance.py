@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from transferscope.results._record import Record
+from transferscope.results._record import Record, frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,9 +112,8 @@ class LayerDistances(Record):
         -------
         pandas.DataFrame
         """
-        import pandas as pd
 
-        return pd.DataFrame([asdict(layer) for layer in self.layers]).set_index("name")
+        return frame_of(LayerDistance, self.layers).set_index("name")
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,9 +156,8 @@ class DatasetFactors(Record):
         -------
         pandas.DataFrame
         """
-        import pandas as pd
 
-        return pd.DataFrame([{**asdict(self), "warnings": "; ".join(self.warnings)}])
+        return frame_of(DatasetFactors, [self])
 
 
 @dataclass(frozen=True, repr=False)

@@ -6,7 +6,7 @@ import html
 import json
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -73,14 +73,24 @@ class Record(ABC):
         InputError
             If the text is not the JSON of such a record; the message says where it differs.
         """
+        if not isinstance(text, str):
+            raise InputError(f"text must be a str, got {type(text).__name__}. Read the file first.")
         try:
-            plain = json.loads(text)
+            plain = json.loads(text, parse_constant=_refuse_constant)
         except ValueError as error:
             raise InputError(
                 f"text must be the JSON of a {cls.__name__}; it is no JSON ({error}). "
                 "Pass what to_json gave."
             ) from error
-        return cls._from_plain(plain)
+        try:
+            return cls._from_plain(plain)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            if isinstance(error, InputError):
+                raise
+            # a value that its record refuses, or a mapping that is none
+            raise InputError(
+                f"text must be the JSON of a {cls.__name__}; {error}. Pass what to_json gave."
+            ) from error
 
     def _to_plain(self) -> object:
         return to_plain(self)
@@ -93,16 +103,22 @@ class Record(ABC):
 
     def __repr__(self) -> str:
         frame = self.to_frame()
-        some = frame.iloc[:TERMINAL_ROWS, :6]
-        shown = some.to_string(max_colwidth=40, float_format="{:.4g}".format)
+        some = self._short(frame).iloc[:TERMINAL_ROWS]
+        shown = some.to_string(max_colwidth=40, float_format="{:.4g}".format, na_rep="")
         return "\n".join(
             [f"{type(self).__name__}: {self.headline}", shown, *_more(frame, TERMINAL_ROWS)]
         )
 
+    def _short(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The columns that a person needs first."""
+        return frame.iloc[:, :8]
+
     def _repr_html_(self) -> str:
         frame = self.to_frame()
-        table = frame.iloc[:NOTEBOOK_ROWS].to_html(
-            escape=True, border=0, float_format="{:.4g}".format, na_rep=""
+        table = (
+            self._short(frame)
+            .iloc[:NOTEBOOK_ROWS]
+            .to_html(escape=True, border=0, float_format="{:.4g}".format, na_rep="")
         )
         lines = [self.headline, *_more(frame, NOTEBOOK_ROWS)]
         notes = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
@@ -112,6 +128,25 @@ class Record(ABC):
 def _more(frame: pd.DataFrame, shown: int) -> list[str]:
     hidden = len(frame) - shown
     return [f"... and {hidden} more rows: to_frame() has all"] if hidden > 0 else []
+
+
+def frame_of(kind: type, records: Sequence[object]) -> pd.DataFrame:
+    """One row per record of a kind, a typed column per field; texts in tuples are joined."""
+    import pandas as pd
+
+    names = [field.name for field in fields(kind)]
+    kinds = {name: _column_type(_hints(kind)[name]) for name in names}
+    rows = [
+        ["; ".join(v) if isinstance(v := getattr(one, name), tuple) else v for name in names]
+        for one in records
+    ]
+    return pd.DataFrame(rows, columns=names).astype(kinds)
+
+
+def _column_type(hint: Any) -> str:
+    inner = [one for one in get_args(hint) if one is not type(None)]
+    plain = inner[0] if get_origin(hint) in (Union, types.UnionType) else hint
+    return {float: "float64", int: "Int64", bool: "boolean"}.get(plain, "string")
 
 
 def to_plain(value: object) -> object:
@@ -171,9 +206,11 @@ def from_plain(hint: Any, value: object, where: str) -> object:
     if origin is np.ndarray:
         return np.asarray(_expected(list, value, where))
     if origin is Literal:
-        return _expected(str, value, where)
-    if hint is float:
-        return float(_expected((int, float), value, where))
+        if value not in inner:
+            raise _differs(where, f"one of {', '.join(map(str, inner))}", repr(value))
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
     return _expected(hint, value, where)
 
 
@@ -191,10 +228,14 @@ def _record_of(hint: type, value: object, where: str) -> object:
 
 
 def _expected(kind: Any, value: object, where: str) -> Any:
-    if kind is object or (isinstance(value, kind) and not (kind is not bool and value is True)):
+    # a bool is an int to Python, and no number here
+    if kind is object or (isinstance(value, kind) and isinstance(value, bool) <= (kind is bool)):
         return value
-    name = getattr(kind, "__name__", "number")
-    raise _differs(where, f"a {name}", type(value).__name__)
+    raise _differs(where, f"a {kind.__name__}", type(value).__name__)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _differs(where: str, expected: str, found: str) -> InputError:

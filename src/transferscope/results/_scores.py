@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,18 @@ class ScoreTable(Record):
         raise UnknownNameError(
             f"the table has no metric {metric!r}, only {', '.join(names)}.{hint}"
         )
+
+    def __contains__(self, metric: object) -> bool:
+        """Whether there is a score by this metric."""
+        return metric in self.scores
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the metrics that have a score."""
+        return iter(self.scores)
+
+    def __len__(self) -> int:
+        """Number of scores."""
+        return len(self.scores)
 
     @property
     def headline(self) -> str:
@@ -208,6 +220,14 @@ class Ranking(Record):
     advice: str
     seed: int = 0
 
+    def __iter__(self) -> Iterator[EncoderResult]:
+        """The encoders, best first, the failed ones last."""
+        return iter(self.encoders)
+
+    def __len__(self) -> int:
+        """Number of encoders."""
+        return len(self.encoders)
+
     @property
     def best(self) -> EncoderResult:
         """The first encoder that could be ranked.
@@ -229,7 +249,7 @@ class Ranking(Record):
 
     @property
     def metrics(self) -> list[str]:
-        """Names of the metrics, in the order asked for."""
+        """Names of the metrics that any encoder has a score by, in the order asked for."""
         names: dict[str, None] = {}
         for row in self.encoders:
             names.update(dict.fromkeys(row.scores))
@@ -253,14 +273,19 @@ class Ranking(Record):
         import pandas as pd
 
         layered = any(row.layer for row in self.encoders)
-        frame = pd.DataFrame(
-            [self._frame_row(row, layered=layered) for row in self.encoders]
-        ).set_index("encoder")
+        rows = [self._frame_row(row, layered=layered) for row in self.encoders]
+        empty = self._frame_row(EncoderResult(""), layered=layered)
+        frame = pd.DataFrame(rows, columns=list(empty)).set_index("encoder")
         kinds = dict.fromkeys(["rank", "n_parameters", "feature_dim"], "Int64")
         kinds |= dict.fromkeys(["input_size", "warnings", "skipped", "error"], "string")
         kinds |= {"layer": "string"} if layered else {}
         kinds["tied_with_best"] = "boolean"
         return frame.astype({name: kinds.get(name, "float64") for name in frame.columns})
+
+    def _short(self, frame: pd.DataFrame) -> pd.DataFrame:
+        names = ["rank", "layer", *self.metrics, "p_best", "samples_per_second", "error"]
+        failed = any(row.error is not None for row in self.encoders)
+        return frame[[n for n in names if n in frame and (n != "error" or failed)]]
 
     def _frame_row(self, row: EncoderResult, *, layered: bool) -> dict[str, object]:
         cells: dict[str, object] = {"encoder": row.encoder, "rank": row.rank}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from transferscope.results._record import Record
+from transferscope.results._record import Record, frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,9 +93,8 @@ class FineTuningResult(Record):
         -------
         pandas.DataFrame
         """
-        import pandas as pd
 
-        return pd.DataFrame([asdict(run) for run in self.runs])
+        return frame_of(TrainingRun, self.runs)
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,0 +1,231 @@
+"""What every record of results keeps to: JSON and back, typed frames, short displays."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from transferscope import results
+from transferscope.errors import EncoderError, InputError, SkippedMetricError, UnknownNameError
+from transferscope.results import (
+    Agreement,
+    Comparison,
+    DatasetFactors,
+    DatasetSummary,
+    EncoderResult,
+    Estimate,
+    FineTuningResult,
+    LayerDistance,
+    LayerDistances,
+    PedTrace,
+    ProbeResult,
+    Ranking,
+    Relatedness,
+    Score,
+    ScoreTable,
+    TrainingRun,
+    TransferabilityForecast,
+)
+
+HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>&'
+DIGITS = DatasetSummary("digits", "all", "classification", 1_797, 10, 0, "f00d")
+
+
+def encoder(i: int, **more) -> EncoderResult:
+    scores = {
+        name: Score(0.5 - i / 10, ("careful",) if i else (), 0.25, 0.4 - i / 10, 0.6 - i / 10)
+        for name in ("logme", "knn", "h_score")
+    }
+    return EncoderResult(
+        f"mini/encoder-{i}", i + 1, scores, 0.9 if i == 0 else 0.01, i == 1, 10**6, 96, (32, 32),
+        1_000.0, {"leep": "no head"}, **more,
+    )  # fmt: skip
+
+
+def ranking(n: int = 8) -> Ranking:
+    failed = EncoderResult("timm/broken", error="out of memory\nat last")
+    rows = (*map(encoder, range(n)), failed)
+    return Ranking(DIGITS, "consensus of logme, knn, h_score", rows, "Fine-tune mini/encoder-0.", 3)
+
+
+LAYERED = encoder(0, layer="layer2", layers={"layer1": {"logme": Score(0.25)}}, warnings=("cut",))
+LAYER = LayerDistance("stem", 1.5, None, 2.0, 1.5, 100, 0.1, 0.9, 0.2, 3.0, "freeze", None)
+RELATED = Relatedness(
+    setting="sparse", bound=1.5, reference_loss=0.25, label_mismatch=0.5,
+    distribution_mismatch=0.75, tau=0.5, wasserstein=1.5, transformed_loss=1.0,
+    transformed_accuracy=0.5, target_loss=None, target_accuracy=None, unlabelled=True,
+    pseudo_label_agreement=None, condition_number=3.0,
+    matrix=None, offset=None, label_matrix=np.eye(2), reference_prior=np.array([0.5, 0.5]),
+    reference_classes=("a", "b"), target_classes=("c", "d"), trace=(2.0, 1.5), view=None,
+    target_terms=None, held_out_rows=None, seconds=1.0, warnings=("few samples",),
+)  # fmt: skip
+RUN = TrainingRun(0.1, 0.0, 0, "runs/0", 3, 5, 0.9, 0.3, None, None, 12.0)
+TAU = {"weighted_tau": Estimate(0.5, 0.1, 0.75), "rel@1": Estimate(None, reason="tied")}
+AGREEMENT = Agreement(
+    {"pets": {"logme": TAU}},
+    {"logme": {"weighted_tau": Estimate(0.5)}},
+    (Comparison("logme", "knn", 0.25, None, None, 0.5, 3),),
+    {"pets": {"logme": {"a": 0.5}}},
+    {"pets": {"a": 90.0}},
+    ("few encoders",),
+)  # fmt: skip
+
+#: One of each record; a new one is tested by itself once it stands here.
+EXAMPLES = {
+    type(example).__name__: example
+    for example in (
+        ranking(),
+        AGREEMENT,
+        ScoreTable(10, 4, 2, {"knn": Score(0.5, ("x",), 0.25)}, {"leep": "no head"}),
+        RELATED,
+        LayerDistances(1.5, (LAYER, replace(LAYER, name="head", transferability=None)), "l2", "all",
+                       "3 seeds", 0.01, None, ("head",), {"missing": ("a.b",)}, ("note",)),
+        DatasetFactors(None, 0.5, 100, 10, "frechet", "relative", ("no reference",)),
+        TransferabilityForecast(1.5, 1.0, 2.0, {"constant": {"value": 1.0, "low": 0.5, "high": 1.5,
+                                "p_value": 0.01}}, 0.9, 12, {"resnet50": {"constant": 0.5}}, "how"),
+        FineTuningResult("a", "pets", "accuracy", "full", 0.9, None, 0.1, 0.0, (RUN,),
+                         8, 2, 5, 1.0),
+        ProbeResult(0.9, 1.0, (0.1, 1.0), (0.8, 0.9), (0.5, 0.3), 8, 2, 5, 1.0),
+        PedTrace(("a", "b"), ((0.0, 1.0), (1.0, 0.0)), ((0.0, 2.0), (2.0, 0.0)), (0.5, 0.5), 0.75,
+                 (1.0, 0.5), 3.0, ()),
+    )
+}  # fmt: skip
+RECORDS = [
+    name
+    for name in results.__all__
+    if inspect.isclass(found := getattr(results, name)) and hasattr(found, "from_json")
+]
+each = pytest.mark.parametrize("name", RECORDS)
+
+
+def test_every_record_has_an_example():
+    assert set(RECORDS) == set(EXAMPLES)
+
+
+@each
+def test_json_and_back(name):
+    example = EXAMPLES[name]
+    text = example.to_json()
+    again = type(example).from_json(text)
+    assert again == example
+    assert again.to_json() == text
+    json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} in JSON"))
+    for field in fields(example):
+        found, expected = getattr(again, field.name), getattr(example, field.name)
+        if isinstance(expected, np.ndarray):
+            np.testing.assert_array_equal(found, expected)
+        else:
+            assert type(found) is type(expected), field.name
+
+
+@each
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '{"a": 1}', '{"scores": NaN}'])
+def test_foreign_json_is_refused_by_name(name, text):
+    with pytest.raises(InputError, match=rf"{name}.*Pass what to_json gave"):
+        type(EXAMPLES[name]).from_json(text)
+
+
+@each
+def test_every_damaged_field_is_refused(name):
+    """Each value in turn becomes of another type, or is missing."""
+    plain = json.loads(EXAMPLES[name].to_json())
+    for key in plain:
+        for damaged in ({**plain, key: object}, {k: v for k, v in plain.items() if k != key}):
+            text = json.dumps(damaged, default=lambda _: {"un": ["expected", 1, True]})
+            with pytest.raises(InputError, match=rf"{key}|{name}"):
+                type(EXAMPLES[name]).from_json(text)
+
+
+def test_the_place_of_the_damage_is_named():
+    plain = json.loads(ranking().to_json())
+    plain["encoders"][1]["rank"] = "second"
+    with pytest.raises(InputError, match=r"encoders\[1\]\.rank in the JSON must have a int"):
+        Ranking.from_json(json.dumps(plain))
+    plain["encoders"][1]["rank"] = False
+    with pytest.raises(InputError, match=r"encoders\[1\]\.rank.*found: bool"):
+        Ranking.from_json(json.dumps(plain))
+
+
+@each
+def test_frames_have_typed_columns(name):
+    frame = EXAMPLES[name].to_frame()
+    assert len(frame) > 0
+    for column in frame.columns:
+        assert not pd.api.types.is_object_dtype(frame[column]), f"{column} is of no type"
+
+
+@each
+def test_displays_are_short_and_escape(name):
+    example = EXAMPLES[name]
+    text = repr(example)
+    assert text.startswith(f"{name}: {example.headline}")
+    assert len(text) <= 1_200, text
+    page = example._repr_html_()
+    assert page.startswith("<div>")
+    assert page.count("<tr") <= 32
+
+
+def test_displays_of_many_rows_say_how_many_are_left():
+    many = ranking(50)
+    assert "... and 43 more rows" in repr(many)
+    assert "... and 21 more rows" in many._repr_html_()
+    assert many._repr_html_().count("<tr") <= 32
+
+
+def test_hostile_strings_stay_strings():
+    row = replace(encoder(0), encoder=HOSTILE, error=HOSTILE, warnings=(HOSTILE,))
+    pages = [
+        replace(ranking(), encoders=(row, encoder(1)), advice=HOSTILE)._repr_html_(),
+        ScoreTable(1, 1, 1, {HOSTILE: Score(1.0, (HOSTILE,))}, {"b": HOSTILE})._repr_html_(),
+        replace(EXAMPLES["PedTrace"], class_names=(HOSTILE, "b"))._repr_html_(),
+        replace(EXAMPLES["DatasetFactors"], gap=HOSTILE, warnings=(HOSTILE,))._repr_html_(),
+    ]
+    for page in pages:
+        assert "<script" not in page
+        assert "<img" not in page
+        assert "&lt;script" in page
+
+
+def test_a_ranking_shows_what_a_person_needs_first():
+    text = repr(ranking())
+    for word in ("logme", "knn", "h_score", "p_best", "error", "mini/encoder-0"):
+        assert word in text
+    frame = ranking().to_frame()
+    assert frame["skipped"].iloc[0] == "leep: no head"
+    assert frame["rank"].dtype == "Int64"
+    assert frame["logme"].dtype == np.float64
+    assert pd.isna(frame.loc["timm/broken", "logme"])
+    assert Ranking(DIGITS, "nothing", (), "Nothing.").to_frame().empty
+
+
+def test_best_is_never_an_encoder_that_failed():
+    failed = EncoderResult("timm/a", error="out of memory")
+    assert ranking().best.encoder == "mini/encoder-0"
+    assert replace(ranking(), encoders=(failed, encoder(0))).best.encoder == "mini/encoder-0"
+    with pytest.raises(EncoderError, match="timm/a: out of memory"):
+        _ = replace(ranking(), encoders=(failed,)).best
+
+
+def test_a_table_says_why_there_is_no_score():
+    table = EXAMPLES["ScoreTable"]
+    with pytest.raises(SkippedMetricError) as caught:
+        table["leep"]
+    assert str(caught.value) == "leep has no score: no head"
+    assert isinstance(caught.value, KeyError)
+    with pytest.raises(UnknownNameError, match=r"only knn, leep. Did you mean 'knn'"):
+        table["knnn"]
+    frame = table.to_frame()
+    assert list(frame.index) == ["knn", "leep"]
+    assert np.isnan(frame.loc["leep", "value"])
+    assert frame.loc["leep", "skipped"] == "no head"
+
+
+def test_a_layered_ranking_survives():
+    whole = replace(ranking(), encoders=(LAYERED,))
+    assert Ranking.from_json(whole.to_json()) == whole
+    assert whole.to_frame()["layer"].iloc[0] == "layer2"
