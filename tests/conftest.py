@@ -24,7 +24,9 @@ settings.load_profile("transferscope")
 BACKENDS = ("numpy", "read-only", "strict", "torch", "cuda")
 
 #: Examples in the docstrings of these rooms run encoders.
-TORCH_ROOMS = tuple(f"transferscope.{room}" for room in ("encoders", "extraction", "ranking", "training"))
+TORCH_ROOMS = tuple(
+    f"transferscope.{room}" for room in ("encoders", "extraction", "ranking", "training")
+)
 
 #: A test of 80 MB of weights is collected only where they are installed; `make test` brings them
 #: no more than an ordinary contributor would.
