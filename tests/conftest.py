@@ -24,7 +24,9 @@ settings.load_profile("transferscope")
 BACKENDS = ("numpy", "read-only", "strict", "torch", "cuda")
 
 #: Examples in the docstrings of these rooms run encoders.
-TORCH_ROOMS = tuple(f"transferscope.{room}" for room in ("encoders", "ranking", "training"))
+TORCH_ROOMS = tuple(
+    f"transferscope.{room}" for room in ("encoders", "extraction", "ranking", "training")
+)
 
 #: A test of 80 MB of weights is collected only where they are installed; `make test` brings them
 #: no more than an ordinary contributor would.
@@ -52,6 +54,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.stats.get("skipped", []):
         reason = str(report.longrepr[2]).removeprefix("Skipped: ")
         absent = re.match(r"could not import '([\w.]+)'", reason)
+        if reason.startswith("unable to import module"):  # doctest's word for what its file imports
+            reason = "examples of a file that imports an absent package"
         reasons[f"{absent[1]} is not installed" if absent else reason] += 1
     if reasons or NOT_COLLECTED:
         terminalreporter.section("not run")

@@ -248,6 +248,7 @@ def test_options_of_a_data_set_are_the_same_in_every_command(run):
         assert "Use a stratified sample of this many." in text
 
 
+@pytest.mark.needs("torch")
 def test_a_result_is_shown_before_a_file_that_cannot_be_written(run, tmp_path):
     (tmp_path / "file").write_text("no folder")
     done = run("rank", "sklearn/digits", "-e", PAIR, "-m", "logme", "--per-class", 5, "--no-store",

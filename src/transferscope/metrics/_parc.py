@@ -226,7 +226,7 @@ def _influence(values: Array, labels: Array, pairs: _Pairs, *, whitened: bool) -
     for start in range(0, m, 512):
         some = slice(start, min(start + 512, m))
         place = xp.round((_distances(rows[some, :], rows) - low) * (STEPS / (high - low)))
-        place = xp.astype(xp.clip(place, 0, STEPS), xp.int64)
+        place = xp.astype(xp.clip(place, 0.0, float(STEPS)), xp.int64)
         unlike = labels[some][:, None] != labels[None, :]
         alike = ~unlike & (index[some][:, None] != index[None, :])
         place = xp.reshape(xp.where(unlike, place + STEPS + 1, place), (-1,))
