@@ -328,7 +328,7 @@ def test_pretraining_keeps_both_ends(train, test_part, tmp_path):
     assert trained.fingerprint != encoder.fingerprint
     frozen = finetune(trained, train, test_part, epochs=3, mode="head", **QUICK)
     assert frozen.value > finetune(encoder, train, epochs=3, mode="head", **QUICK).value
-    with pytest.raises(EncoderError, match="does not hold the weights of a mini/vit-random"):
+    with pytest.raises(EncoderError, match="does not hold the weights of mini/vit-random"):
         load_encoder(f"checkpoint:{path}?arch=mini/vit-random")
 
 
