@@ -160,7 +160,7 @@ def test_pictures_and_texts_are_told_apart(bert: str, tmp_path: Path) -> None:
         "sklearn/digits", f"{bert},mini/resnet-random", "knn", per_class=3, store=tmp_path
     )
     assert ranking.best.encoder == "mini/resnet-random"
-    assert "must be a text for this encoder; got Image" in (ranking.encoders[1].error or "")
+    assert "sample must be a text for this encoder; got Image" in (ranking.encoders[1].error or "")
 
 
 # --- layers in a ranking ------------------------------------------------------------------------
