@@ -238,7 +238,7 @@ def test_a_folder_with_weights_of_another_model_is_an_error(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("offline")
 def test_without_a_connection_the_next_step_is_named() -> None:
-    with pytest.raises(EncoderError, match=r"downloaded once .* or copy"):
+    with pytest.raises(EncoderError, match=r"downloaded and then kept.* or copy"):
         load_encoder("timm/test_resnet.r160_in1k")
 
 

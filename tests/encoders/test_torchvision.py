@@ -101,5 +101,5 @@ def test_a_damaged_download_is_an_error(downloaded: Callable[..., Any], tmp_path
     downloaded("squeezenet1_1")
     (file,) = (tmp_path / "hub" / "checkpoints").iterdir()
     file.write_bytes(b"not weights")
-    with pytest.raises(EncoderError, match=r"cannot be loaded .* downloaded once"):
+    with pytest.raises(EncoderError, match=r"cannot be loaded .* downloaded and then"):
         load_encoder("torchvision/squeezenet1_1")

@@ -282,7 +282,7 @@ def test_a_model_of_timm_is_sent_there(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("offline")
 def test_without_a_connection_the_next_step_is_named() -> None:
-    with pytest.raises(EncoderError, match=r"downloaded once .* or give hf/<folder>"):
+    with pytest.raises(EncoderError, match=r"downloaded and then kept.* or give hf/<folder>"):
         load_encoder("hf/facebook/dinov2-small")
 
 

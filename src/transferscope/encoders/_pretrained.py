@@ -37,7 +37,7 @@ def from_pretrained(
             "or tokenizer write: config.json, model.safetensors, preprocessor_config.json or "
             "tokenizer.json."
             if Path(source).is_dir()
-            else "Models are downloaded once and then kept: run this once with a connection to "
+            else "Models are downloaded and then kept: run this once with a connection to "
             f"huggingface.co, or give {PREFIX}<folder> with a local copy."
         )
         raise EncoderError(

@@ -52,7 +52,7 @@ PREFIX = "timm/"
 # widths of the spaces shared with text; no set of classes that timm's weights know has such a size
 _PROJECTION_WIDTHS = frozenset({384, 512, 640, 768, 1024, 1152, 1280})
 
-# maps of several resolutions at once, or pixels beside patches
+# maps of several resolutions at once, or pixels next to patches
 _STAGES_OF_SEVERAL_OUTPUTS = frozenset({"HighResolutionNet", "TNT"})
 
 
@@ -63,7 +63,7 @@ def load_timm(name: str) -> TorchEncoder:
     ----------
     name : str
         A timm model, with or without the tag of its weights (``resnet18.a1_in1k``), or a local
-        folder in the format of the hub (``config.json`` beside ``model.safetensors``); with or
+        folder in the format of the hub (``config.json`` and ``model.safetensors``); with or
         without ``timm/``.
 
     Returns
@@ -93,7 +93,7 @@ def load_timm(name: str) -> TorchEncoder:
             remedy = "The folder must hold config.json and model.safetensors as timm saves them."
         else:
             remedy = (
-                "Weights are downloaded once and then kept: run this once with a connection to "
+                "Weights are downloaded and then kept: run this once with a connection to "
                 "huggingface.co, or copy the model's files there into a folder and give "
                 f"{PREFIX}<folder>."
             )

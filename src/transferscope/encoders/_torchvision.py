@@ -2,7 +2,7 @@
 
 ``torchvision/resnet50`` takes the weights that torchvision calls its default;
 ``torchvision/resnet50?weights=IMAGENET1K_V1`` those of that name. The input is prepared as the
-weights' own ``transforms`` say.
+weights' own ``transforms`` do.
 
 **Features** are the input of the model's last linear layer, which gives the logits (of
 SqueezeNet, which has none, the averaged input of its last convolution). On VGG and AlexNet this is
@@ -81,7 +81,7 @@ def load_torchvision(name: str) -> TorchEncoder:
         raise EncoderError(
             f"weights of {identifier} cannot be loaded "
             f"({type(error).__name__}: {first_line(error)}). They "
-            "are downloaded once and then kept: run this once with a connection, or put "
+            "are downloaded and then kept: run this once with a connection, or put "
             f"{weights.url} into the folder checkpoints of torch.hub.get_dir()."
         ) from error
     head = _last_layer(model)

@@ -9,7 +9,7 @@ ViT, DeiT, MAE, MSN                          the class token after the last norm
                                              none, and transformers then fills it at random.)
 DINOv2, DINOv3, CLIP and SigLIP towers,      ``pooler_output``: the normalised class token; for
 BEiT, Swin, ConvNeXt, ResNet and others      SigLIP its attention pooling; for BEiT the mean of the
-                                             patches if its configuration says so; for Swin and
+                                             patches if it is configured so; for Swin and
                                              convolutions the mean over all positions
 without any pooling (I-JEPA)                 the mean of the last hidden state
 ===========================================  ======================================================

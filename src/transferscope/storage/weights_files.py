@@ -75,7 +75,7 @@ def read_weights_file(path: Path) -> Content:
     ------
     CheckpointError
         If the path is missing or a folder; if the file is empty, cut short, or no weights file; if
-        it would execute code, naming what it asked for; if what was saved is not a dictionary.
+        it would execute code, naming what it would call; if what was saved is not a dictionary.
     """
     if path.is_dir():
         raise CheckpointError(f"path {path} is a folder, not a weights file. Name the file in it.")
@@ -218,7 +218,7 @@ def _read_torch(path: Path, *, mmap: bool) -> object:
     except MemoryError:
         raise
     except Exception as error:
-        # torch says which rule was broken after advice to switch the check off: keep the rule only
+        # torch names the broken rule after advice to switch the check off: keep the rule only
         finding = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
