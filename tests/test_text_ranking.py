@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pictures import shows_data
+
 torch = pytest.importorskip("torch", reason="text encoders need torch")
 pytest.importorskip("transformers", reason="text encoders need transformers")
 
@@ -275,12 +277,12 @@ def test_ped_takes_its_scale_from_texts_of_reference(
             )  # fmt: skip
             assert not literal.skipped
             assert {name: score.value for name, score in scores.items()} == pytest.approx(
-                {name: literal[name] for name in scores}, rel=1e-3
+                {name: literal[name] for name in scores}, rel=1e-4
             )
         assert set(row.scores) == set(PED_METRICS.split(","))
         # without a reference PED's scale is the target's own, and there is nothing to compare with
         own = transferscope.score(alone(row.encoder, TEXTS, layer), labels, PED_METRICS)
-        assert own["gbc+ped"] != pytest.approx(literal["gbc+ped"], rel=2e-3)
+        assert own["gbc+ped"] != pytest.approx(literal["gbc+ped"], rel=2e-4)
         assert "frechet" in own.skipped
 
 
@@ -514,7 +516,7 @@ def test_the_command_of_the_issue(
     assert "layer" in out.splitlines()[3]
     assert sum(line.startswith("│layer") for line in out.splitlines()) == 6
     assert "samples have more tokens than it reads" in out
-    assert (tmp_path / "layers.png").stat().st_size > 10_000
+    assert shows_data(tmp_path / "layers.png")
     assert call(monkeypatch, *rank, "--input-column", "words_,more", "--layers", "best") == 0
     out = capsys.readouterr().out
     assert not any(line.startswith("│layer") for line in out.splitlines())

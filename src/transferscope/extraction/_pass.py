@@ -161,8 +161,14 @@ def extract_together(
     Returns
     -------
     iterator of tuple of Extracted
-        One tuple per encoder, in the order given, with one item per data set. Errors are those of
-        `extract`.
+        One tuple per encoder, in the order given, with one item per data set.
+
+    Raises
+    ------
+    InputError
+        If the batch size, the layers or the seed are out of their range.
+    UnknownNameError, EncoderError, DatasetError, StoreError
+        As `extract` raises them.
     """
     check_batch_size(given.batch_size)
     if given.seed < 0:

@@ -140,8 +140,8 @@ class _Classifier:
             total, along, bias = total + loss, along + by_weights, bias + by_bias
         pulled = self.ridge * weights[:-1, :]
         total = total + xp.sum(pulled * weights[:-1, :]) / 2
-        turned = arrays.as_float64(self.vectors.T @ xp.astype(along, self.vectors.dtype))
-        return float(total), xp.concat([turned + pulled, bias[None, :]])
+        back = arrays.as_float64(self.vectors.T @ xp.astype(along, self.vectors.dtype))
+        return float(total), xp.concat([back + pulled, bias[None, :]])
 
     def fit(self, share: Array, start: _Minimum | None = None) -> _Minimum:
         """Minimise the loss: from zero weights, or from a start for the jackknife, less exactly.

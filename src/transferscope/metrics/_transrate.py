@@ -107,7 +107,7 @@ def measure(
     if variance * float(xp.finfo(embedding.matrix.dtype).eps) * embedding.n_features > eps:
         warnings.append(
             f"variances reach {variance:.3g}, whose rounding in {embedding.matrix.dtype} is not "
-            "small beside eps: pass float64 or scale the features down"
+            "small compared with eps: pass float64 or scale the features down"
         )
     return Measurement(
         value,

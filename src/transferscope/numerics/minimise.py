@@ -127,10 +127,10 @@ def _descend(
         if not at.value - found.value > negligible:
             lower = min(found, at, key=lambda each: each.value)
             return Minimum(lower.point, lower.value, settled=True)
-        moved, turned = found.point - at.point, found.gradient - at.gradient
-        bend = float(moved @ turned)
-        if bend > 0:
-            pairs.append((moved, turned, bend))
+        moved, change = found.point - at.point, found.gradient - at.gradient
+        curvature = float(moved @ change)
+        if curvature > 0:
+            pairs.append((moved, change, curvature))
         at = found
         if ends(at.point):
             return Minimum(at.point, at.value, settled=True)
@@ -141,15 +141,15 @@ def _direction(gradient: Array, pairs: Sequence[_Pair]) -> Array:
     """Minus the gradient, times the inverse Hessian that the pairs tell (two-loop recursion)."""
     along = -gradient
     shares = []
-    for moved, turned, bend in reversed(pairs):
-        share = float(moved @ along) / bend
-        along = along - share * turned
+    for moved, change, curvature in reversed(pairs):
+        share = float(moved @ along) / curvature
+        along = along - share * change
         shares.append(share)
     if pairs:
-        _, turned, bend = pairs[-1]
-        along = along * (bend / float(turned @ turned))
-    for (moved, turned, bend), share in zip(pairs, reversed(shares), strict=True):
-        along = along + (share - float(turned @ along) / bend) * moved
+        _, change, curvature = pairs[-1]
+        along = along * (curvature / float(change @ change))
+    for (moved, change, curvature), share in zip(pairs, reversed(shares), strict=True):
+        along = along + (share - float(change @ along) / curvature) * moved
     return along
 
 

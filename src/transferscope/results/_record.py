@@ -176,7 +176,7 @@ def _hints(record: type) -> dict[str, Any]:
 
 
 def from_plain(hint: Any, value: object, where: str) -> object:
-    """The value of type `hint` that `to_plain` turned into `value`.
+    """The value of type `hint` that `to_plain` made `value` of.
 
     `where` is the path to it, for messages.
 

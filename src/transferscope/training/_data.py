@@ -62,6 +62,6 @@ def augmented(
         ]
     )
     if mirror:
-        turned = rng.random(n) < 0.5
-        shifted[turned] = shifted[turned, :, ::-1]
+        mirrored = rng.random(n) < 0.5
+        shifted[mirrored] = shifted[mirrored, :, ::-1]
     return shifted
