@@ -43,6 +43,7 @@ from timm.models.resnet import Bottleneck, ResNet  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 
 from transferscope.encoders import _checkpoints  # noqa: E402
+from transferscope.encoders._checkpoint_architectures import blank_timm  # noqa: E402
 from transferscope.encoders._checkpoint_matching import match_state_dict  # noqa: E402
 from transferscope.encoders._checkpoints import load_checkpoint  # noqa: E402
 from transferscope.encoders._timm import wrap_timm  # noqa: E402
@@ -633,7 +634,7 @@ def test_number_of_classes_is_that_of_the_file(tmp_path: Path, n_classes: int) -
 def test_architecture_whose_own_weights_have_no_classifier_takes_that_of_the_file() -> None:
     with torch.device("meta"):
         probed = timm.create_model("vit_small_patch16_224.dino", num_classes=10)
-    blank = _checkpoints._blank_network("vit_small_patch16_224.dino")
+    blank = blank_timm("vit_small_patch16_224.dino")
     assert match_state_dict(probed.state_dict(), blank).n_classes == 10
 
 
