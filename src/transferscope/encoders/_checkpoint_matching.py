@@ -288,7 +288,7 @@ class FileIndex:
                 found[place].names[name] = key
         # a file of thousands of parts has thousands of places where a name or two occur
         most = max(len(one.names) for one in found.values())
-        candidates = [one for one in found.values() if 2 * len(one.names) >= most]
+        candidates = [one for one in found.values() if 3 * len(one.names) >= most]
         best = max(candidates, key=lambda candidate: candidate.order)
         return _report(best, candidates), best.container.tensors
 
@@ -509,7 +509,7 @@ def _report(best: _Candidate, candidates: list[_Candidate]) -> MatchReport:
                 for one in rivals
                 if preference(one.place) > preference(best.place)
                 and not one.is_whole
-                and 2 * len(one.found) > len(best.found)
+                and 3 * len(one.found) > len(best.found)
             )
         ),
         n_classes=n_classes,

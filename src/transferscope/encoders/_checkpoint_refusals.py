@@ -212,7 +212,8 @@ def _other_classifier(arch: Architecture, report: MatchReport) -> str | None:
     """All but some layers around the last one: a classifier of several layers was replaced."""
     roots = tuple(f"{head.partition('.')[0]}." for head in arch.network.heads)
     names = (*report.missing, *(name for name, _, _ in report.mismatched))
-    if report.surplus or not names or not all(name.startswith(roots) for name in names):
+    surplus = (key.removeprefix(report.prefix) for key in report.surplus)
+    if not names or not all(name.startswith(roots) for name in (*names, *surplus)):
         return None
     return (
         f"All fits but the layers before the last one, {names[0].rpartition('.')[0]}: another "

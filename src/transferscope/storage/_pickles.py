@@ -440,7 +440,11 @@ _NAMES: dict[str, object] = {
     "collections.defaultdict": Builder(lambda *_: {}),
     "_codecs.encode": Builder(_encode),
     "numpy.dtype": Builder(_dtype),
-    **dict.fromkeys(("builtins.set", "__builtin__.set", "builtins.frozenset"), Builder(_set)),
+    **{
+        f"{module}.{name}": Builder(_set)
+        for module in ("builtins", "__builtin__")
+        for name in ("set", "frozenset")
+    },
 }
 for _module in ("numpy.core", "numpy._core"):  # as NumPy 1 and 2 call it
     _NAMES |= {
