@@ -396,9 +396,7 @@ CAUSES: dict[str, tuple[Callable[[], State], str, str]] = {
 
 
 @pytest.mark.parametrize("name", CAUSES)
-def test_a_refusal_names_the_likeliest_cause(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusal_names_the_likeliest_cause(tmp_path: Path, name: str) -> None:
     content, arch, said = CAUSES[name]
     message = refused({"state_dict": content()}, arch, tmp_path)
     assert said in message

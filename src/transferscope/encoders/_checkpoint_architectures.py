@@ -102,7 +102,7 @@ class Architecture:
             own, _ = FileIndex(converted).search(self.network)
             if own.complete:
                 original = next(c.tensors for c in index.containers if c.path == path)
-                return own.moved(path, prefix, original), converted
+                return own.moved(self.network, path, prefix, original), converted
         return report, tensors
 
 

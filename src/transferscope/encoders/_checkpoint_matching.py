@@ -82,12 +82,17 @@ class MatchReport:
     normalisation: Normalisation | None
 
     def moved(
-        self, container: tuple[str, ...], prefix: str, tensors: Mapping[str, Tensor]
+        self,
+        network: Network,
+        container: tuple[str, ...],
+        prefix: str,
+        tensors: Mapping[str, Tensor],
     ) -> MatchReport:
         """Make the same report of tensors that were taken from another place and renamed.
 
         Parameters
         ----------
+        network : Network
         container : tuple of str
         prefix : str
         tensors : mapping of str to Tensor
@@ -98,11 +103,13 @@ class MatchReport:
         MatchReport
         """
         layout = layout_of(".".join(container), tensors)
+        heads = network.heads if layout.projects else ()
         return replace(
             self,
             layout=layout.name,
             container=container,
             prefix=prefix,
+            sources={n: key for n, key in self.sources.items() if not n.startswith(heads)},
             n_classes=None if layout.projects else self.n_classes,
             normalisation=layout.normalisation,
         )
