@@ -340,7 +340,7 @@ def test_validation_folder_by_any_of_its_names(tmp_path):
     shutil.rmtree(tmp_path / "train")
     assert open_dataset(tmp_path).split == "valid"
     write_tree(tmp_path / "test", per_class=2)
-    with pytest.raises(DatasetError, match=r"none is called train: test, valid"):
+    with pytest.raises(DatasetError, match=r"\(test, valid\), and none is called train"):
         open_dataset(tmp_path)
 
 

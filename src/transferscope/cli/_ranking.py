@@ -25,6 +25,7 @@ from transferscope.cli._options import (
 from transferscope.cli._terminal import (
     progress_bar,
     short_count,
+    show_notes,
     stdout,
     write_figure,
     write_line,
@@ -123,6 +124,7 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
     if data.n_skipped:
         size += f", {data.n_skipped} unreadable ones left out"
     console.print(f"[bold]{escape(data.name)}[/] ({data.split}): {size}", soft_wrap=True)
+    show_notes(data.notes, console)
     ranked = [row for row in ranking.encoders if row.error is None]
     if ranked:
         console.print(f"ranked by {ranking.ranked_by}; ± is a 95 % interval", soft_wrap=True)

@@ -27,10 +27,10 @@ stdout = Console(highlight=False, width=160 if _PIPED else None)
 stderr = Console(stderr=True, highlight=False)
 
 
-def show_notes(notes: Iterable[str]) -> None:
+def show_notes(notes: Iterable[str], console: Console = stdout) -> None:
     """Print what a result must be read with."""
     for note in notes:
-        stdout.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
+        console.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
 
 
 def show_failures(failures: Mapping[str, str]) -> None:

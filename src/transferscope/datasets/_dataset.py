@@ -51,6 +51,8 @@ class Dataset:
         Which part of the source this is; ``"all"`` where the source has no parts.
     skipped : tuple of str
         Paths of samples that were left out because they are unreadable.
+    notes : tuple of str
+        What was assumed or left out when the source was read, a line each.
 
     Notes
     -----
@@ -64,6 +66,7 @@ class Dataset:
     class_names: tuple[str, ...] = field(repr=False)
     split: str
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), repr=False)
     _samples: Samples = field(repr=False, kw_only=True)
     # which of the samples; a subset shares them and holds only other indices
     _indices: npt.NDArray[np.int64] = field(repr=False, kw_only=True)
@@ -238,6 +241,7 @@ def make_dataset(
     split: str = "all",
     task: RequestedTask | None = None,
     class_names: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> Dataset:
     """Join samples and labels of any form to a `Dataset`; shared by all readers.
 
@@ -250,6 +254,8 @@ def make_dataset(
     split : str
     task, class_names
         As `encode_labels` takes them.
+    notes : sequence of str
+        As `Dataset.notes`.
 
     Raises
     ------
@@ -260,18 +266,24 @@ def make_dataset(
         raise DatasetError(
             f"{name} is empty, and a data set needs samples. Check the path or the split."
         )
-    indices = np.arange(len(samples))
-    if labels is None:
-        return Dataset(name, None, None, (), split, _samples=samples, _indices=indices)
-    if len(samples) != len(labels):
-        raise DatasetError(
-            f"{name} has {len(samples)} samples and {len(labels)} labels, and every sample needs "
-            "one. Make the lengths agree."
+    meaning: TaskType | None = None
+    encoded: NumpyArray | None = None
+    names: tuple[str, ...] = ()
+    if labels is not None:
+        if len(samples) != len(labels):
+            raise DatasetError(
+                f"{name} has {len(samples)} samples and {len(labels)} labels, and every sample "
+                "needs one. Make the lengths agree."
+            )
+        meaning, encoded, names = encode_labels(
+            labels, task=task, class_names=class_names, where=f"the labels of {name}"
         )
-    meaning, encoded, names = encode_labels(
-        labels, task=task, class_names=class_names, where=f"the labels of {name}"
+    return Dataset(
+        *(name, meaning, encoded, names, split),
+        notes=tuple(notes),
+        _samples=samples,
+        _indices=np.arange(len(samples)),
     )
-    return Dataset(name, meaning, encoded, names, split, _samples=samples, _indices=indices)
 
 
 def _map_blocks(

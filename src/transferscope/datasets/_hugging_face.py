@@ -17,8 +17,9 @@ from transferscope.datasets._columns import (
 )
 from transferscope.datasets._dataset import Dataset, make_dataset
 from transferscope.datasets._images import decode
-from transferscope.datasets._request import Request, choose_split
+from transferscope.datasets._request import Request
 from transferscope.datasets._samples import ImageFiles, Modality, Samples
+from transferscope.datasets._splits import choose_split
 from transferscope.datasets._words import make_tagged
 from transferscope.errors import DatasetError, require
 from transferscope.numerics.arrays import NumpyArray

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from transferscope.datasets._dataset import Dataset, make_dataset
-from transferscope.datasets._request import Request, choose_split
+from transferscope.datasets._request import Request
 from transferscope.datasets._samples import ImageFiles
+from transferscope.datasets._splits import choose_split
 from transferscope.errors import DatasetError
 
 #: torchvision's list, so that both see the same samples

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from transferscope.datasets._dataset import Dataset, make_dataset
-from transferscope.datasets._request import Request, choose_split
+from transferscope.datasets._request import Request
 from transferscope.datasets._samples import EncodedImages, Samples, image_rows
+from transferscope.datasets._splits import choose_split
 from transferscope.errors import DatasetError
 from transferscope.numerics.arrays import NumpyArray
 

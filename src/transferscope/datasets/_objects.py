@@ -11,7 +11,7 @@ import numpy as np
 from transferscope.datasets._cells import checked_texts
 from transferscope.datasets._dataset import Dataset, make_dataset
 from transferscope.datasets._images import channels_last
-from transferscope.datasets._request import Request, choose_split
+from transferscope.datasets._request import Request
 from transferscope.datasets._samples import (
     ImageFiles,
     Items,
@@ -24,6 +24,7 @@ from transferscope.datasets._samples import (
     is_image,
     is_pair,
 )
+from transferscope.datasets._splits import choose_split
 from transferscope.datasets._words import make_tagged
 from transferscope.errors import DatasetError
 from transferscope.numerics.arrays import NumpyArray

@@ -14,8 +14,9 @@ from transferscope.datasets._labels import check_classes
 from transferscope.datasets._npz import read_npz
 from transferscope.datasets._objects import from_arrays, from_pairs
 from transferscope.datasets._parquet import read_parquet
-from transferscope.datasets._request import Request, RequestedTask, choose_split
+from transferscope.datasets._request import Request, RequestedTask
 from transferscope.datasets._samples import Items, Rows
+from transferscope.datasets._splits import choose_split
 from transferscope.datasets._tables import read_csv, read_json
 from transferscope.errors import DatasetError
 

@@ -25,8 +25,9 @@ from transferscope.datasets._columns import (
     may_lack_labels,
 )
 from transferscope.datasets._dataset import Dataset, make_dataset
-from transferscope.datasets._request import Request, choose_split
+from transferscope.datasets._request import Request
 from transferscope.datasets._samples import ImageFiles, Samples
+from transferscope.datasets._splits import choose_split
 from transferscope.datasets._words import make_tagged, wants_tags
 from transferscope.errors import DatasetError
 from transferscope.numerics.arrays import NumpyArray
