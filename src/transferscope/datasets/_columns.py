@@ -24,6 +24,13 @@ IMAGE_COLUMNS = frozenset(
 )
 
 
+def is_usual(name: str) -> bool:
+    """Whether a name is a usual one of a column of labels, texts, images or splits."""
+    paired = {part for pair in PAIR_COLUMNS for part in pair}
+    known = {*LABEL_COLUMNS, *TEXT_COLUMNS, *IMAGE_COLUMNS, *paired, "split"}
+    return name.strip().lower() in known
+
+
 def may_lack_labels(request: Request, columns: Iterable[str]) -> bool:
     """Whether it is a reference and has no column of labels, which is allowed."""
     usual = any(name.lower() in LABEL_COLUMNS for name in columns)

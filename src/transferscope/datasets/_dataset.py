@@ -17,7 +17,7 @@ from transferscope.datasets._labels import encode_labels
 from transferscope.datasets._request import RequestedTask
 from transferscope.datasets._samples import Modality, Sample, Samples
 from transferscope.datasets._stratified import MINIMUM_PER_CLASS, draw_part
-from transferscope.errors import DatasetError
+from transferscope.errors import DatasetError, first_few
 from transferscope.numerics.arrays import ArrayLike, NumpyArray
 from transferscope.numerics.targets import TaskType
 
@@ -204,6 +204,28 @@ class Dataset:
             )
         rows = draw_part(classes, max_samples=max_samples, per_class=per_class, seed=seed)
         return self if len(rows) == len(self) else self.subset(rows)
+
+    def without_empty_classes(self) -> Dataset:
+        """Leave out classes without a sample, and number the others anew.
+
+        Returns
+        -------
+        Dataset
+            With the names of what was left out in `notes`; this very data set if every class has
+            samples.
+        """
+        if self.labels is None or self.task != "classification":
+            return self
+        held = np.bincount(self.labels, minlength=self.n_classes) > 0
+        if held.all():
+            return self
+        labels = (np.cumsum(held) - 1)[self.labels]
+        labels.setflags(write=False)
+        names = np.array(self.class_names, dtype=object)
+        note = f"classes without samples were left out: {first_few(names[~held])}"
+        return replace(
+            self, labels=labels, class_names=tuple(names[held]), notes=(*self.notes, note)
+        )
 
     def without_unreadable(self) -> Dataset:
         """Decode every sample once, on several threads, and leave out those that cannot be.

@@ -8,7 +8,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from transferscope.datasets._cells import checked_texts
+from transferscope.datasets._cells import texts_of
 from transferscope.datasets._dataset import Dataset, make_dataset
 from transferscope.datasets._images import channels_last
 from transferscope.datasets._request import Request
@@ -52,7 +52,7 @@ def from_arrays(samples: object, labels: Collection[object] | None, request: Req
     if not _holds_words(samples):
         return make_dataset("arrays", _samples_in_memory(samples), labels, task=request.task)
     if labels is None:
-        texts = checked_texts(samples, where="the texts")
+        texts = texts_of(samples, what="the texts")
         return make_dataset("arrays", Texts(texts, "the texts"), None)
     return make_tagged("arrays", samples, labels, request)
 

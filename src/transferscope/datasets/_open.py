@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from transferscope.datasets._dataset import Dataset, make_dataset
+from transferscope.datasets._delimited import read_delimited
+from transferscope.datasets._files import naming
 from transferscope.datasets._hugging_face import from_hugging_face, load_hugging_face
 from transferscope.datasets._image_folder import read_image_folder
+from transferscope.datasets._json import read_json
 from transferscope.datasets._labels import check_classes
 from transferscope.datasets._npz import read_npz
 from transferscope.datasets._objects import from_arrays, from_pairs
@@ -17,8 +21,17 @@ from transferscope.datasets._parquet import read_parquet
 from transferscope.datasets._request import Request, RequestedTask
 from transferscope.datasets._samples import Items, Rows
 from transferscope.datasets._splits import choose_split
-from transferscope.datasets._tables import read_csv, read_json
+from transferscope.datasets._tables import Table, read_table
 from transferscope.errors import DatasetError
+
+#: Readers of tables by the ending of the file, and what such a file must be.
+_TABLES: dict[str, tuple[Callable[[Path], Table], str]] = {
+    ".csv": (read_delimited, "a UTF-8 table with a header line"),
+    ".tsv": (read_delimited, "a UTF-8 table with a header line"),
+    ".json": (read_json, "a table in JSON"),
+    ".jsonl": (read_json, "a table in JSON"),
+    ".parquet": (read_parquet, "a Parquet file"),
+}
 
 
 def open_dataset(
@@ -89,6 +102,7 @@ def open_dataset(
     request = Request(split, label_column, input_column, task, skip_unreadable)
     dataset = _read(source, request)
     dataset.require_labels()
+    dataset = dataset.without_empty_classes()
     _refuse_bad_classes(dataset)
     dataset = dataset.subsample(max_samples, per_class, seed)
     if skip_unreadable and dataset.modality == "image":
@@ -131,6 +145,7 @@ def open_reference(
     (2, None)
     """
     dataset = _read(source, Request(None, label_column, input_column, reference=True))
+    dataset = dataset.without_empty_classes()
     _refuse_bad_classes(dataset)
     return dataset
 
@@ -178,17 +193,15 @@ def _read_path(path: Path, request: Request) -> Dataset:
             f"source must be a path that exists; there is no {path}. Check the spelling, or write "
             "hf/<id> for a data set of the Hugging Face hub."
         )
-    if suffix == ".csv":
-        return read_csv(path, request)
-    if suffix in (".json", ".jsonl"):
-        return read_json(path, request)
-    if suffix == ".parquet":
-        return read_parquet(path, request)
+    if suffix in _TABLES:
+        reader, form = _TABLES[suffix]
+        with naming(path, form):
+            return read_table(reader(path), request)
     if suffix == ".npz":
         request.refuse_columns(str(path))
         return read_npz(path, request)
     raise DatasetError(
-        f"{path} must be a .npz, .csv, .json, .jsonl or .parquet file, or a folder. "
+        f"{path} must be a .npz, .csv, .tsv, .json, .jsonl or .parquet file, or a folder. "
         "Convert it, or give the folder that holds the images."
     )
 
