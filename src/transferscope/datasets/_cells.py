@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transferscope.datasets._labels import INEXACT, exact_array
+from transferscope.datasets._labels import exact_array
 from transferscope.datasets._request import RequestedTask
 from transferscope.errors import DatasetError, first_few
 from transferscope.numerics.arrays import NumpyArray
+from transferscope.numerics.checks import INEXACT
 from transferscope.numerics.targets import TaskType
 
 #: Names a row for messages: ``"line 7"``.
@@ -68,12 +69,11 @@ def the_kind(cells: Sequence[object], *, what: str, place: Place) -> str:
     for row, cell in enumerate(cells):
         rows.setdefault(kind_of(cell), []).append(row)
     if len(rows) > 1:
-        common = max(rows, key=lambda kind: len(rows[kind]))
-        rare = min(rows, key=lambda kind: len(rows[kind]))
+        rare, *_, common = sorted(rows, key=lambda kind: (len(rows[kind]), kind))
         raise DatasetError(
             f"{what} must hold one kind of thing; it holds {common} in {len(rows[common])} rows "
-            f"and {rare} in {len(rows[rare])}, {first_few(map(place, rows[rare]))}. "
-            "Make them alike or remove those rows."
+            f"and {rare} in {len(rows[rare])} ({first_few(map(place, rows[rare]))}). Make them "
+            "alike or remove those rows."
         )
     return next(iter(rows), "text")
 
@@ -194,9 +194,9 @@ def list_in(text: str) -> list[object] | None:
     if not _LIST.fullmatch(text):
         return None
     items: list[object] = []
-    rest = text[1:-1].strip()
-    while rest:
-        found = _ITEM.match(rest)
+    inside, place = text[1:-1].strip(), 0
+    while place < len(inside):
+        found = _ITEM.match(inside, place)
         if found is None:
             return None
         single, double, number = found.groups()
@@ -204,7 +204,7 @@ def list_in(text: str) -> list[object] | None:
             items.append(re.sub(r"\\(.)", r"\1", double if single is None else single))
         else:
             items.append(int(number) if number.lstrip("-").isdigit() else float(number))
-        rest = rest[found.end() :].strip()
+        place = found.end()
     return items
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transferscope.datasets._cells import looks_numeric
+from transferscope.datasets._cells import numbers_in
 from transferscope.datasets._columns import is_usual
 from transferscope.datasets._files import read_text
 from transferscope.datasets._tables import Numbered, Table, column_of
@@ -85,7 +85,7 @@ def read_delimited(path: Path) -> Table:
 def _parse(text: str, path: Path) -> _Records:
     """The records, with the separator that gives all of them the same number of cells."""
     header = _header_of(text)
-    usual = "\t" if path.suffix.lower() in (".tsv", ".tab") else ","
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
     present = [separator for separator in _SEPARATORS if separator in header] or [usual]
     present.sort(key=lambda separator: separator != usual)
     if len(present) == 1:
@@ -121,11 +121,11 @@ def _split(text: str, separator: str, path: Path) -> _Records:
             found.first.append(begin)
             found.last.append(end)
     except csv.Error as error:
-        reason = "is not closed" if "end of data" in str(error) else "is closed within a cell"
+        reason = "is never closed" if "end of data" in str(error) else "is closed within a cell"
         raise DatasetError(
-            f"{path} has a quote in the record that begins on line {end + 1} which {reason} "
-            f"({error}). Write a quote within a quoted cell twice, and put quotes around whole "
-            "cells only."
+            f"{path} has a quote that {reason}: the row from line {end + 1} to line "
+            f"{reader.line_num} cannot be read ({error}). Write quotes within a quoted cell twice, "
+            "and put quotes around whole cells only."
         ) from error
     finally:
         csv.field_size_limit(limit)
@@ -181,13 +181,13 @@ def _refuse_swallowed(found: _Records, path: Path) -> None:
     simple = [r for i, r in enumerate(found.records) if i and found.last[i] == found.first[i]]
     columns = list(zip(*simple, strict=True)) or [()] * found.width
     values = [set(column) - {""} for column in columns]
-    numeric = [looks_numeric(column) for column in columns]
+    ranges = [_range_of(column) for column in columns]
     for i in spread:
         for column, cell in enumerate(found.records[i]):
             pieces = _pieces(cell, column, found)
             known = any(text in values[c] for piece in pieces for c, text in piece or ())
             numbers = bool(pieces) and all(
-                piece is not None and any(numeric[c] and looks_numeric([t]) for c, t in piece)
+                piece is not None and any(_lies_in(text, *ranges[c]) for c, text in piece)
                 for piece in pieces
             )
             if known or numbers:
@@ -216,3 +216,17 @@ def _pieces(cell: str, column: int, found: _Records) -> list[list[tuple[int, str
             those = [(begin + k, text) for k, text in enumerate(texts) if begin + k != column]
             pieces.append(those if len(texts) == end - begin else None)
     return pieces
+
+
+def _range_of(cells: Sequence[str]) -> tuple[float, float]:
+    """Where a further number of a column of numbers may lie; nowhere for other columns."""
+    numbers = numbers_in([cell for cell in cells if cell.strip()])
+    if numbers is None:
+        return 1, 0
+    low, high = float(numbers.min()), float(numbers.max())
+    return low - 3 * (high - low), high + 3 * (high - low)
+
+
+def _lies_in(cell: str, low: float, high: float) -> bool:
+    number = numbers_in([cell])
+    return number is not None and low <= number[0] <= high

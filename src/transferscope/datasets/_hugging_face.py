@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from transferscope.datasets._dataset import Dataset
 from transferscope.datasets._delimited import read_delimited
+from transferscope.datasets._files import naming
 from transferscope.datasets._images import decode
 from transferscope.datasets._json import read_json
 from transferscope.datasets._request import Request
@@ -56,8 +57,8 @@ class Rowed(Protocol):
     @overload
     def __getitem__(self, key: str, /) -> Sequence[Any]: ...
 
-    def with_format(self, kind: None, /) -> Rowed:
-        """The same rows without a format."""
+    def with_format(self, kind: str | None, /) -> Rowed:
+        """The same rows in another format, or in none."""
 
     def select(self, rows: Rows, /) -> Rowed:
         """Some of the rows."""
@@ -183,9 +184,10 @@ def from_hugging_face(
     DatasetError
         If a column or split is absent or ambiguous, or the data set is an iterable stream.
     """
-    rows, split, notes = _choose_part(source, request, name)
-    name = name or rows.info.dataset_name or "hugging_face"
-    return read_table(replace(table_of(rows, name, name), split=split, notes=notes), request)
+    with naming(name or "the data set", "a data set of the Hugging Face library"):
+        rows, split, notes = _choose_part(source, request, name)
+        name = name or rows.info.dataset_name or "hugging_face"
+        return read_table(replace(table_of(rows, name, name), split=split, notes=notes), request)
 
 
 def _choose_part(
@@ -236,6 +238,9 @@ def _column(rows: Rowed, name: str, source: str) -> Column:
                 rows if len(used) == len(rows) else rows.select(used), name, source
             ),
         )
+    if _dtype(feature) == "time64[ns]":  # as text, because Python's times have no nanoseconds
+        arrow: Any = rows.with_format("arrow")
+        return Column(lambda: arrow[name].cast("string").to_pylist(), "other")
     text = _is_text(feature) or _is_text(getattr(feature, "feature", None))
     return Column(lambda: rows[name][:], "text" if text else "other", _class_names(feature) or ())
 

@@ -11,10 +11,8 @@ import numpy.typing as npt
 from transferscope.datasets._request import RequestedTask
 from transferscope.errors import DatasetError, first_few
 from transferscope.numerics.arrays import NumpyArray
+from transferscope.numerics.checks import INEXACT
 from transferscope.numerics.targets import TaskType
-
-#: From here on float64 holds one value for several whole numbers.
-INEXACT = 2**53
 
 
 def encode_labels(

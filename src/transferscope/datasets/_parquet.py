@@ -42,5 +42,7 @@ def _column(cells: Any) -> Column:
     kind = str(cells.type)
     if kind.startswith(("int", "uint", "float", "double", "halffloat", "bool")):
         return Column(cells.to_pylist, "number")
-    of_texts = kind.startswith(("string", "large_string", "list", "large_list", "dictionary"))
-    return Column(cells.to_pylist, None if of_texts or kind == "null" else "other")
+    if kind.startswith(("string", "large_string", "list", "large_list", "dictionary", "null")):
+        return Column(cells.to_pylist)
+    # as text, because Python's times have no nanoseconds
+    return Column(lambda: cells.cast("string").to_pylist(), "other")

@@ -311,7 +311,7 @@ def _inputs(
     (name,) = inputs
     _refuse_addresses(table, name)
     # by name too: better to report that images are absent than to take their paths for texts
-    called_so = name.lower() in IMAGE_COLUMNS and table.folder is not None
+    called_so = name.strip().lower() in IMAGE_COLUMNS and table.folder is not None
     column = columns[name]
     is_path = called_so or _called_images(column) or _names_files(table, column)
     return inputs, "images" if is_path else "texts"
@@ -369,7 +369,7 @@ def _file_at(folder: Path, cell: str) -> Path | None:
 def _holds_texts(table: Table, name: str) -> bool:
     """Whether a column is text: declared or called so, or not all of it numbers."""
     column = table.columns[name]
-    if column.kind == "text" or (column.kind != "other" and name.lower() in TEXT_COLUMNS):
+    if column.kind == "text" or (column.kind != "other" and name.strip().lower() in TEXT_COLUMNS):
         return True
     held = column.kind is None and len(rows_without(column.cells)) < table.n_rows
     return held and not looks_numeric(column.cells, comma=table.comma)

@@ -10,6 +10,9 @@ from transferscope.errors import FeatureError, InputError
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 
+#: From here on a float64 stands for several whole numbers.
+INEXACT = 2**53
+
 
 def features_matrix(features: ArrayLike, name: str = "features") -> Array:
     """Check an (n_samples, n_features) real matrix with at least two rows.
@@ -99,6 +102,12 @@ def class_labels(labels: ArrayLike, n_samples: int, like: Array) -> tuple[Array,
             raise InputError(
                 "labels must be class ids, got fractional or non-finite numbers; "
                 "for regression use targets=."
+            )
+        if np.any(np.abs(values) >= INEXACT):
+            raise InputError(
+                f"labels must be below 2**53 where they are class ids in floating point, which "
+                f"holds no larger ones exactly; got {values[np.abs(values).argmax()]}. Give whole "
+                "numbers or texts."
             )
         values = values.astype(np.int64)
     if values.dtype.kind == "i" and values.size and values.min() < 0:
