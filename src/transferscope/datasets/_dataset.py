@@ -17,7 +17,7 @@ from transferscope.datasets._labels import encode_labels
 from transferscope.datasets._request import RequestedTask
 from transferscope.datasets._samples import Modality, Sample, Samples
 from transferscope.datasets._stratified import MINIMUM_PER_CLASS, draw_part
-from transferscope.errors import DatasetError
+from transferscope.errors import DatasetError, first_few
 from transferscope.numerics.arrays import ArrayLike, NumpyArray
 from transferscope.numerics.targets import TaskType
 
@@ -205,6 +205,28 @@ class Dataset:
         rows = draw_part(classes, max_samples=max_samples, per_class=per_class, seed=seed)
         return self if len(rows) == len(self) else self.subset(rows)
 
+    def without_empty_classes(self) -> Dataset:
+        """Leave out the names of classes that no sample has, as nothing can be said of them.
+
+        Returns
+        -------
+        Dataset
+            This very data set if every class has a sample; else with a line more in `notes`.
+        """
+        if self.labels is None or self.task != "classification":
+            return self
+        counts = np.bincount(self.labels, minlength=self.n_classes)
+        if counts.all():
+            return self
+        labels = np.cumsum(counts > 0)[self.labels] - 1
+        labels.setflags(write=False)
+        names = np.array(self.class_names, dtype=object)
+        empty = names[counts == 0]
+        note = f"classes without samples, left out: {len(empty)} ({first_few(empty)})"
+        return replace(
+            self, labels=labels, class_names=tuple(names[counts > 0]), notes=(*self.notes, note)
+        )
+
     def without_unreadable(self) -> Dataset:
         """Decode every sample once, on several threads, and leave out those that cannot be.
 
@@ -270,10 +292,11 @@ def make_dataset(
     encoded: NumpyArray | None = None
     names: tuple[str, ...] = ()
     if labels is not None:
-        if len(samples) != len(labels):
+        n_labels = len(labels) if getattr(labels, "ndim", 1) else 0  # a single value in an array
+        if len(samples) != n_labels:
             raise DatasetError(
-                f"{name} has {len(samples)} samples and {len(labels)} labels, and every sample "
-                "needs one. Make the lengths agree."
+                f"{name} has {len(samples)} samples and {n_labels} labels, and every sample needs "
+                "one. Make the lengths agree."
             )
         meaning, encoded, names = encode_labels(
             labels, task=task, class_names=class_names, where=f"the labels of {name}"
