@@ -20,6 +20,7 @@ from typing import (
 import numpy as np
 import numpy.typing as npt
 
+from transferscope.datasets._files import LONGEST_IMAGE, read_regular
 from transferscope.datasets._images import channels_last, decode, from_pixels, to_rgb, unreadable
 from transferscope.errors import DatasetError
 from transferscope.numerics.arrays import NumpyArray
@@ -80,8 +81,8 @@ class ImageFiles:
 
     def content(self, index: int) -> bytes:
         try:
-            return self.paths[index].read_bytes()
-        except OSError as error:
+            return read_regular(self.paths[index], most=LONGEST_IMAGE)
+        except (OSError, ValueError) as error:  # a zero byte in a path is a ValueError
             raise unreadable(self.where(index), error) from error
 
     def where(self, index: int) -> str:
