@@ -221,7 +221,7 @@ class _HuggingFaceImages:
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def __getitem__(self, index: int) -> Image.Image | NumpyArray:
         return decode(self.content(index), where=self.where(index))
 
     def content(self, index: int) -> bytes:

@@ -74,10 +74,9 @@ def _parts(names: Iterable[str], path: Path) -> dict[str, dict[str, str]]:
     """The parts of an archive that have labels: of each, the name of the array of each role."""
     named: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for name in names:
-        if words := list(_ROLE_WORD.finditer(name)):
-            word = words[-1]
-            part = (name[: word.start()] + name[word.end() :]).strip(" _-.")
-            named[word[0].lower(), part].append(name)
+        if found := list(_ROLE_WORD.finditer(name)):
+            part = (name[: found[-1].start()] + name[found[-1].end() :]).strip(" _-.")
+            named[found[-1][0].lower(), part].append(name)
     parts: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for word, part in sorted(named, key=lambda key: list(_ROLES).index(key[0])):
         if _ROLES[word] not in parts[part]:

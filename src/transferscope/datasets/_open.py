@@ -94,6 +94,7 @@ def open_dataset(
     if skip_unreadable and dataset.modality == "image":
         dataset = dataset.without_unreadable()
         _refuse_bad_classes(dataset)
+    dataset.look_at_depth()
     return dataset
 
 
@@ -133,6 +134,7 @@ def open_reference(
     request = Request(None, label_column, input_column, reference=True)
     dataset = _read(source, request).without_empty_classes()
     _refuse_bad_classes(dataset)
+    dataset.look_at_depth()
     return dataset
 
 

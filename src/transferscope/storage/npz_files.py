@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 
@@ -111,7 +111,7 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) ->
     return content.view(dtype).reshape(shape, order=order)
 
 
-def _read_header(stream: IO[bytes]) -> tuple[np.dtype, tuple[int, ...], str, int]:
+def _read_header(stream: IO[bytes]) -> tuple[np.dtype, tuple[int, ...], Literal["C", "F"], int]:
     """Type, shape and order of an array in NumPy's format, and where its bytes begin."""
     start = stream.read(8)
     if start[:6] != _MAGIC or start[6] not in _LENGTH_BYTES:
