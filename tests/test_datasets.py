@@ -379,8 +379,10 @@ def test_hugging_face_splits_have_the_classes_that_occur():
     train = hf.Dataset.from_dict({"text": list("abcd"), "label": ["x", "x", "z", "z"]})
     test = hf.Dataset.from_dict({"text": list("abcd"), "label": ["y", "y", "z", "z"]})
     both = hf.DatasetDict(train=train, test=test)
-    assert open_dataset(both).class_names == ("x", "z")
-    assert open_dataset(both, split="test").class_names == ("y", "z")
+    for split, names, labels in (("train", "xz", [0, 0, 1, 1]), ("test", "yz", [0, 0, 1, 1])):
+        data = open_dataset(both, split=split)
+        assert data.class_names == tuple(names)  # without the class that this part lacks
+        assert data.labels.tolist() == labels
 
 
 # --- image folders -------------------------------------------------------------------------------
@@ -468,80 +470,31 @@ def test_orientation_is_ignored_in_folders_and_in_hugging_face_alike(tmp_path):
     assert open_dataset(table)[0].size == (8, 4)
 
 
-def test_floating_point_pixels_are_refused(tmp_path):
-    write_tree(tmp_path / "t")
-    Image.new("F", (4, 4), 0.5).save(tmp_path / "t" / "ant" / "0.tif")
-    with pytest.raises(DatasetError, match=r"0\.tif must be integers.*mode F"):
-        open_dataset(tmp_path / "t")[1]
-    Image.new("I", (4, 4), 70000).save(tmp_path / "t" / "ant" / "0.tif")
-    with pytest.raises(DatasetError, match=r"must lie in 0\.\.65535"):
-        open_dataset(tmp_path / "t")[1]
-
-
-@pytest.fixture
-def damaged(tmp_path):
-    write_tree(tmp_path / "t")
-    whole = (tmp_path / "t" / "bee" / "1.png").read_bytes()
-    (tmp_path / "t" / "bee" / "1.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "t" / "cat" / "2.png").write_bytes(b"")
-    return tmp_path / "t"
-
-
-def test_unreadable_image_names_its_path(damaged):
-    data = open_dataset(damaged)
-    with pytest.raises(DatasetError, match=r"bee/1\.png is not readable .*skip_unreadable=True"):
-        data[5]
-    with pytest.raises(DatasetError, match=r"cat/2\.png"):
-        data[10]
-
-
-def test_skip_unreadable_lists_what_it_leaves_out(damaged):
-    data = open_dataset(damaged, skip_unreadable=True)
-    assert [Path(path).relative_to(damaged).as_posix() for path in data.skipped] == [
-        "bee/1.png",
-        "cat/2.png",
-    ]
-    assert np.bincount(data.labels).tolist() == [4, 3, 3]
-    assert len(list(data)) == 10
-    # handing the data set over again keeps the list
-    assert open_dataset(data, skip_unreadable=True).skipped == data.skipped
-
-
-def test_skip_unreadable_that_empties_a_class_is_refused(damaged):
-    for i in (0, 2):
-        (damaged / "bee" / f"{i}.png").write_bytes(b"no image")
-    with pytest.raises(DatasetError, match=r"'bee' has 1\. 4 unreadable samples were left out"):
-        open_dataset(damaged, skip_unreadable=True)
-
-
-def test_vanished_file_is_an_unreadable_one(tmp_path):
-    data = open_dataset(write_tree(tmp_path / "t"))
-    (tmp_path / "t" / "ant" / "0.png").unlink()
-    with pytest.raises(DatasetError, match=r"ant/0\.png is not readable .*\(FileNotFoundError"):
-        data[0]
-    with pytest.raises(DatasetError, match=r"ant/0\.png"):
-        _ = data.fingerprint
-
-
 # --- npz -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": PIXELS, "y": LABELS}, r"must hold the arrays images and labels.* holds x, y"),
+        ({"z": PIXELS, "y": LABELS}, r"must hold the arrays images and labels.* holds z, y"),
         ({"features": PIXELS, "labels": LABELS}, r"Pass features .* to `score`"),
-        ({"images": PIXELS / 255.0, "labels": LABELS}, r"must be uint8 .* is float64"),
+        ({"images": PIXELS > 9, "labels": LABELS}, r"must be numbers .* is bool"),
         ({"images": PIXELS[0], "labels": LABELS}, None),
         ({"images": PIXELS[:5], "labels": LABELS}, r"has 5 samples and 12 labels"),
         ({"images": PIXELS[:0], "labels": LABELS[:0]}, r"is empty"),
         ({"images": PIXELS, "labels": LABELS, "class_names": ["a", "b"]}, r"in 0\.\.1, .* hold 2"),
+        ({"images": PIXELS, "labels": LABELS, "class_names": [list("abc")]}, r"shape \(1, 3\)"),
+        ({"images": PIXELS, "labels": LABELS, "class_names": "a"}, r"shape \(\)"),
+        ({"images": PIXELS, "labels": 7}, r"12 samples and 0 labels"),
+        ({"train_jpeg": PIXELS, "train_offsets": [0, 9], "train_labels": [0]}, r"one dimension"),
+        ({"train_jpeg": 7, "train_offsets": [0, 9], "train_labels": [0]}, r"one dimension"),
+        ({"x_train": PIXELS, "X_train": PIXELS, "y_train": LABELS}, r"one array of images"),
         ({"images": PIXELS, "labels": LABELS - 1, "class_names": list("abc")}, r"withheld \(-1\)"),
         ({"images": PIXELS, "labels": np.where(LABELS, LABELS, np.nan)}, r"4 are missing .* row 0"),
-        ({"images": PIXELS, "labels": LABELS.astype(object)}, r"without Python objects"),
+        ({"images": PIXELS, "labels": LABELS.astype(object)}, r"an array of Python objects"),
         (
             {"train_jpeg": PIXELS.ravel(), "train_offsets": [0, 9, 5], "train_labels": [0, 1]},
-            r"offsets rise within its length",
+            r"offsets whole numbers that rise within its length",
         ),
     ],
 )
@@ -556,7 +509,7 @@ def test_damaged_npz(tmp_path):
     data = bytearray(path.read_bytes())
     data[200:260] = bytes(60)
     path.write_bytes(data)
-    with pytest.raises(DatasetError, match=r"NumPy archive"):
+    with pytest.raises(DatasetError, match=r"is damaged .*numpy\.savez"):
         open_dataset(path)
 
 
@@ -565,7 +518,9 @@ def test_file_that_is_no_npz(tmp_path):
     bare = (tmp_path / "bare.npy").read_bytes()
     for content in (b"PK but not really", b"hello", b"", bare):
         (tmp_path / "a.npz").write_bytes(content)
-        with pytest.raises(DatasetError, match=r"NumPy archive .*no zip archive.*numpy\.savez"):
+        with pytest.raises(
+            DatasetError, match=r"damaged or of another format.*numpy\.savez|single"
+        ):
             open_dataset(tmp_path / "a.npz")
 
 
@@ -776,15 +731,15 @@ def test_mismatched_lengths():
     [
         (7, r"got a int"),
         ({"a": 1}, r"got a dict"),
-        ((PIXELS.astype(np.float32), LABELS), r"must be uint8 .* is float32"),
+        ((PIXELS.astype(complex), LABELS), r"must be numbers .* is complex128"),
         ((np.arange(12), LABELS), r"dtype int64 of shape \(12,\)"),
         ((["a", None, "c", "d"], [0, 0, 1, 1]), r"sample 1 is a NoneType"),
         ((PIXELS, [None, *LABELS[1:]]), r"1 are missing"),
-        ((PIXELS, LABELS[:, None]), r'task="multilabel"'),
+        ((PIXELS, np.eye(3)[LABELS]), r'task="multilabel"'),
         ((PIXELS, [[0], [1, 2]] * 6), r"same shape for every sample"),
         (Pairs([], []), r"is empty"),
         (["ab", "cd", "efg"], r"item 0 of list must be a pair .* is a str"),
-        (Pairs([torch.zeros(3, 8, 8)] * 4, [0, 0, 1, 1]), r"remove the transform"),
+        (Pairs([torch.zeros(3, 8, 5, 2)] * 4, [0, 0, 1, 1]), r"shape \(3, 8, 5, 2\)"),
         (Pairs([pil(PIXELS[0]), "text", "text", "text"], [0, 0, 1, 1]), r"sample 1 .* is text"),
     ],
 )
@@ -803,10 +758,13 @@ def test_random_augmentation_is_refused():
 
 
 def test_listed_labels_spare_the_decoding_unless_they_are_transformed():
+    many = Pairs([pil(p) for p in PIXELS] * 20, LABELS.tolist() * 20)
+    many.targets = LABELS.tolist() * 20
+    open_dataset(many)
+    assert many.fetched < 60 < len(many)
     listed = Pairs([pil(p) for p in PIXELS], LABELS.tolist())
     listed.targets, listed.classes = LABELS.tolist(), list(CLASSES)
     data = open_dataset(listed)
-    assert listed.fetched < 8
     assert data.class_names == CLASSES
     part = open_dataset(torch.utils.data.Subset(listed, [0, 1, 2, 6, 7, 8]))
     assert part.labels.tolist() == [0, 1, 2, 0, 1, 2]

@@ -19,6 +19,7 @@ from transferscope.datasets._samples import ImageFiles, Modality
 from transferscope.datasets._splits import choose_split, note_choice
 from transferscope.datasets._tables import Column, Rows, Table, column_of, read_table
 from transferscope.errors import DatasetError, TransferscopeError, require
+from transferscope.numerics.arrays import NumpyArray
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -260,7 +261,7 @@ class _HuggingFaceImages:
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def __getitem__(self, index: int) -> Image.Image | NumpyArray:
         return decode(self.content(index), where=self.where(index))
 
     def content(self, index: int) -> bytes:

@@ -24,7 +24,7 @@ def encode_labels(
     ----------
     values : array-like of shape (n,) or (n, k)
         Strings, booleans, integers or floats. Floats that are all whole numbers count as classes,
-        other floats as quantities.
+        other floats as quantities. A single column is the same as one value per sample.
     task : {"classification", "regression", "multilabel"} or None
         None: recognise it.
     class_names : sequence of str or None
@@ -148,7 +148,7 @@ def _without_gaps(values: object, where: str) -> NumpyArray:
 
 
 def _recognise_task(array: NumpyArray, where: str) -> TaskType:
-    if array.ndim == 1:
+    if array.ndim == 1 or array.shape[1:] == (1,):
         whole = array.dtype.kind != "f" or bool((array == np.rint(array)).all())
         return "classification" if whole else "regression"
     if array.ndim == 2 and array.dtype.kind == "f" and not np.isin(array, (0, 1)).all():
@@ -189,6 +189,8 @@ def _quantities(array: NumpyArray, where: str) -> npt.NDArray[np.float64]:
 def _class_ids(
     array: NumpyArray, names: tuple[str, ...], where: str
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    if array.shape[1:] == (1,):
+        array = array[:, 0]
     if array.ndim != 1:
         raise DatasetError(
             f"{where} must have shape (n,) for a classification; they have shape {array.shape}. "

@@ -15,7 +15,7 @@ from transferscope.datasets._hugging_face import from_hugging_face, load_hugging
 from transferscope.datasets._image_folder import read_image_folder
 from transferscope.datasets._json import read_json
 from transferscope.datasets._labels import check_classes
-from transferscope.datasets._npz import read_npz
+from transferscope.datasets._npz import read_npz_images
 from transferscope.datasets._objects import from_arrays, from_pairs
 from transferscope.datasets._parquet import read_parquet
 from transferscope.datasets._request import Request, RequestedTask
@@ -100,14 +100,14 @@ def open_dataset(
     (200, 10, ('0', '1', '2'))
     """
     request = Request(split, label_column, input_column, task, skip_unreadable)
-    dataset = _read(source, request)
+    dataset = _read(source, request).without_empty_classes()
     dataset.require_labels()
-    dataset = dataset.without_empty_classes()
     _refuse_bad_classes(dataset)
     dataset = dataset.subsample(max_samples, per_class, seed)
     if skip_unreadable and dataset.modality == "image":
         dataset = dataset.without_unreadable()
         _refuse_bad_classes(dataset)
+    dataset.look_at_depth()
     return dataset
 
 
@@ -144,9 +144,10 @@ def open_reference(
     >>> len(corpus), corpus.labels
     (2, None)
     """
-    dataset = _read(source, Request(None, label_column, input_column, reference=True))
-    dataset = dataset.without_empty_classes()
+    request = Request(None, label_column, input_column, reference=True)
+    dataset = _read(source, request).without_empty_classes()
     _refuse_bad_classes(dataset)
+    dataset.look_at_depth()
     return dataset
 
 
@@ -193,13 +194,17 @@ def _read_path(path: Path, request: Request) -> Dataset:
             f"source must be a path that exists; there is no {path}. Check the spelling, or write "
             "hf/<id> for a data set of the Hugging Face hub."
         )
+    if not path.is_file():  # a pipe or a device could be read for ever
+        raise DatasetError(
+            f"source must be a folder or a regular file; {path} is neither. Copy it to a file."
+        )
     if suffix in _TABLES:
         reader, form = _TABLES[suffix]
         with naming(path, form):
             return read_table(reader(path), request)
     if suffix == ".npz":
         request.refuse_columns(str(path))
-        return read_npz(path, request)
+        return read_npz_images(path, request)
     raise DatasetError(
         f"{path} must be a .npz, .csv, .tsv, .json, .jsonl or .parquet file, or a folder. "
         "Convert it, or give the folder that holds the images."

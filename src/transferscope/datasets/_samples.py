@@ -58,7 +58,8 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: int) -> Sample:
+        """One sample; an array in place of an image has more than 8 bits, see `_depth.py`."""
 
     def content(self, index: int) -> bytes | NumpyArray:
         """Bytes of one sample as stored, not decoded: what a fingerprint is made of."""
@@ -77,7 +78,7 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def __getitem__(self, index: int) -> Image.Image | NumpyArray:
         return decode(self.content(index), where=self.where(index))
 
     def content(self, index: int) -> bytes:
@@ -114,7 +115,7 @@ class EncodedImages(_Numbered):
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def __getitem__(self, index: int) -> Image.Image | NumpyArray:
         return decode(self.content(index).tobytes(), where=self.where(index))
 
     def content(self, index: int) -> npt.NDArray[np.uint8]:
@@ -135,8 +136,8 @@ class Rows(_Numbered):
         return len(self.array)
 
     def __getitem__(self, index: int) -> Image.Image | NumpyArray:
-        row = self.array[index]
-        return from_pixels(row) if self.modality == "image" else row
+        row: NumpyArray = self.array[index]
+        return from_pixels(row) if self.modality == "image" and row.dtype == np.uint8 else row
 
     def content(self, index: int) -> NumpyArray:
         return np.ascontiguousarray(self.array[index])
@@ -254,8 +255,8 @@ def as_sample(item: object, *, where: str) -> tuple[Modality, Sample]:
     Parameters
     ----------
     item : PIL image, str, pair of str, or array
-        uint8 of shape (height, width[, channels]) or (1 or 3, height, width) is an image, a vector
-        of numbers is modality "array".
+        Numbers of shape (height, width[, channels]) or (1 or 3, height, width) are an image, a
+        vector of numbers is modality "array".
     where : str
         What to call it in the message.
 
@@ -266,24 +267,23 @@ def as_sample(item: object, *, where: str) -> tuple[Modality, Sample]:
     Raises
     ------
     DatasetError
-        If it is none of these; in particular for images that already are normalised floats.
+        If it is none of these.
     """
     if isinstance(item, str):
         return "text", item
     if is_pair(item):
         return "text", item
     if is_image(item):
-        return "image", to_rgb(item, where=where)
+        return "image", to_rgb(item)
     array = channels_last(np.asarray(item))
-    channels = array.shape[2] if array.ndim == 3 else 1
-    if array.dtype == np.uint8 and array.ndim in (2, 3) and channels in (1, 3, 4):
-        return "image", from_pixels(array)
-    if array.dtype.kind in "fiu" and array.ndim == 1:
-        return "array", array
+    if array.dtype.kind in "fiu":
+        if array.ndim == 1:
+            return "array", array
+        if array.ndim in (2, 3) and (*array.shape, 1)[2] in (1, 3, 4):
+            return "image", from_pixels(array) if array.dtype == np.uint8 else array
     raise DatasetError(
-        f"{where} must be an image (PIL, or uint8 pixels), a text, or a vector of numbers; it is a "
-        f"{type(item).__name__} of dtype {array.dtype} and shape {array.shape}. "
-        "For images, remove the transform that normalises them: encoders have their own."
+        f"{where} must be an image (PIL, or an array of pixels), a text, or a vector of numbers; "
+        f"it is a {type(item).__name__} of dtype {array.dtype} and shape {array.shape}. Convert it."
     )
 
 
@@ -303,12 +303,12 @@ def image_rows(images: NumpyArray, name: str) -> Rows:
     Raises
     ------
     DatasetError
-        If it is not uint8 of shape (n, height, width) or (n, height, width, 1, 3 or 4).
+        If it is not of numbers and of shape (n, height, width) or (n, height, width, 1, 3 or 4).
     """
     channels = images.shape[3] if images.ndim == 4 else 1
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or channels not in (1, 3, 4):
+    if images.dtype.kind not in "fiu" or images.ndim not in (3, 4) or channels not in (1, 3, 4):
         raise DatasetError(
-            f"{name} must be uint8 of shape (n, height, width) or (n, height, width, 3); it is "
+            f"{name} must be numbers of shape (n, height, width) or (n, height, width, 3); it is "
             f"{images.dtype} of shape {images.shape}. Convert it; encoders normalise by themselves."
         )
     return Rows(images, name, "image")

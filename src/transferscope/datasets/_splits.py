@@ -32,7 +32,7 @@ _COMPOUND = re.compile(rf"({'|'.join(_MEANINGS)})({'|'.join(_FILLERS)})")
 _SPLIT_COLUMNS = frozenset({"splits", "subset", "partition", "set", "usage", "phase"})
 
 
-def words_of(name: str) -> list[str]:
+def _words_of(name: str) -> list[str]:
     """The words of a name in lower case: ``"trainImages_2017"`` has train and images."""
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return re.findall(r"[^\W\d_]+", _COMPOUND.sub(r"\1 \2", parted.casefold()))
@@ -51,7 +51,7 @@ def meaning_of(name: str) -> str | None:
         None where it has no word for a part, several, or words that could make a difference
         (``train_noisy``).
     """
-    return _meaning(words_of(name), _FILLERS)
+    return _meaning(_words_of(name), _FILLERS)
 
 
 def known_splits(names: Iterable[str]) -> dict[str, str]:
@@ -68,7 +68,7 @@ def known_splits(names: Iterable[str]) -> dict[str, str]:
     dict of str to str
         Name to "train", "validation" or "test", in the order given; other names are left out.
     """
-    words = {name: words_of(name) for name in names}
+    words = {name: _words_of(name) for name in names}
     shared = set.intersection(*map(set, words.values())) if len(words) > 1 else set()
     found = {name: _meaning(its, _FILLERS | shared - set(_MEANINGS)) for name, its in words.items()}
     return {name: meaning for name, meaning in found.items() if meaning is not None}
