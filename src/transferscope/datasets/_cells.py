@@ -38,10 +38,10 @@ def place_of_row(row: int) -> str:
 
 def kind_of(cell: object) -> str:
     """What a cell holds, in a word: nothing, text, number, list, or the name of its type."""
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
-        return "nothing"
     if isinstance(cell, str):
-        return "text"
+        return "text" if cell and not cell.isspace() else "nothing"
+    if cell is None:
+        return "nothing"
     if isinstance(cell, bool | np.bool_):
         return "bool"
     if isinstance(cell, int | float | np.integer | np.floating):
@@ -191,7 +191,7 @@ def _float_of(cell: object, *, comma: bool) -> float | None:
 def list_in(text: str) -> list[object] | None:
     """The list that a text shows, as Python, JSON or NumPy write lists; None for other texts."""
     text = text.strip()
-    if not _LIST.fullmatch(text):
+    if text[:1] not in ("[", "(", "{") or not _LIST.fullmatch(text):
         return None
     items: list[object] = []
     inside, place = text[1:-1].strip(), 0

@@ -68,7 +68,7 @@ def _is_record(lines: Sequence[str]) -> bool:
 
 def _decode(text: str, where: str, line: int) -> object:
     try:
-        value: object = json.loads(text, object_pairs_hook=_object)
+        value: object = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}" if line else f"column {error.colno}"
         raise DatasetError(
@@ -88,6 +88,9 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"an object has several values called {', '.join(twice)}")
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _of_records(records: Iterable[object], place: Place, path: Path) -> _Columns:

@@ -342,9 +342,9 @@ def _called_images(column: Column) -> bool:
 def _names_files(table: Table, column: Column) -> bool:
     """Whether one of the cells is the path of a file."""
     folder = table.folder
-    if column.kind not in ("text", None) or folder is None:
+    if column.kind not in ("text", None) or folder is None or looks_numeric(column.cells):
         return False
-    texts = (cell for cell in column.cells if isinstance(cell, str))
+    texts = dict.fromkeys(cell for cell in column.cells if isinstance(cell, str))
     # a text of several words is no path, unless it ends as images do
     likely = (t for t in texts if _has_image_suffix(t) or not any(map(str.isspace, t.strip())))
     return any(_file_at(folder, text) is not None for text in likely)
@@ -357,12 +357,9 @@ def _has_image_suffix(text: str) -> bool:
 def _file_at(folder: Path, cell: str) -> Path | None:
     """The file that a cell names, on Windows or elsewhere; None if there is none."""
     for text in dict.fromkeys((cell, cell.strip(), cell.strip().replace("\\", "/"))):
-        try:
-            # os.path, because Path.is_file raises for texts longer than a file name may be
-            if text and os.path.isfile(folder / text):  # noqa: PTH113
-                return folder / text
-        except ValueError:  # a zero byte
-            continue
+        # os.path: Path.is_file raises for texts longer than a name may be, and is slow
+        if text and "\0" not in text and os.path.isfile(os.path.join(folder, text)):  # noqa: PTH113, PTH118
+            return folder / text
     return None
 
 

@@ -47,13 +47,15 @@ def find_tagged(
     DatasetError
         If most lists are of equal length but some are not, or an id has no name.
     """
-    lists = [[list_of(cell) for cell in column] for column in (texts, labels)]
     if request.task is None:
-        pairs = [(w, t) for w, t in zip(*lists, strict=True) if w is not None and t is not None]
+        # most tables hold none: nothing is kept of a column but whether all of it is lists
+        if not all(list_of(cell) is not None for column in (labels, texts) for cell in column):
+            return None
+        pairs = [(list_of(w) or [], list_of(t) or []) for w, t in zip(texts, labels, strict=True)]
         of_words = all(isinstance(word, str) for words, _ in pairs for word in words)
         wrong = [row for row, (words, tags) in enumerate(pairs) if len(words) != len(tags)]
         long = any(len(words) > 1 for words, _ in pairs)
-        if len(pairs) < len(texts) or not of_words or not long or 2 * len(wrong) >= len(pairs):
+        if not of_words or not long or 2 * len(wrong) >= len(pairs):
             return None
         if wrong:
             raise DatasetError(
