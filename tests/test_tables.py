@@ -608,6 +608,7 @@ def test_paths_of_images_as_any_system_writes_them(pattern, tmp_path):
         (["img/{}.png", "https://ex.org/{}.png"], r"addresses of images, .*line 3"),
         (["gone/{}.png"], r"4 do not exist, the first is 'gone/0\.png' at line 2"),
         (["C:\\gone\\{}.png"], r"4 do not exist"),
+        (["x" * 5000 + "{}.png"], r"4 do not exist"),
         (["img/0.png", "gone/{}.png"], r"2 do not exist, the first is 'gone/1\.png' at line 3"),
     ],
 )
@@ -624,6 +625,10 @@ def test_addresses_that_are_no_images_are_texts(tmp_path):
     assert list(data) == urls
     with pytest.raises(DatasetError, match=r"addresses of images"):
         open_dataset(delimited(tmp_path / "b.csv", image_url=urls, label=list("xxyy")))
+    tweets = ["look:", "https://ex.org/cat.png", "x" * 5000 + ".png", "https://ex.org"]
+    assert (
+        list(open_dataset(delimited(tmp_path / "c.csv", text=tweets, label=list("xxyy")))) == tweets
+    )
 
 
 def test_devices_pipes_and_endless_files_are_no_images(tmp_path):

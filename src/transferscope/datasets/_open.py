@@ -56,8 +56,8 @@ def open_dataset(
         - a folder with a sub-folder of images per class, perhaps inside ``train``, ``val``,
           ``test``;
         - ``.npz`` with ``images`` and ``labels``, or ``train_images``, ``train_labels``, ...;
-        - ``.csv``, ``.json``, ``.jsonl`` or ``.parquet`` with a column of texts or image paths and
-          one of labels; or two columns of texts that make a pair;
+        - ``.csv``, ``.tsv``, ``.json``, ``.jsonl`` or ``.parquet`` with a column of texts or image
+          paths and one of labels; or two columns of texts that make a pair;
         - ``hf/<hub id or local folder>``, ``sklearn/digits``;
         - ``(samples, labels)``, a torch or Hugging Face data set, or a `Dataset`.
     split : str or None
@@ -69,7 +69,8 @@ def open_dataset(
     task : {"classification", "regression", "multilabel", "tags", "entities"} or None
         By default recognised from the labels; multi-label arrays of 0 and 1 must be named. With
         one tag per word every word is a sample: ``"tags"`` takes the tags as they are,
-        ``"entities"`` drops the prefixes of BIO and its like.
+        ``"entities"`` drops the prefixes of BIO and its like. Words and tags in lists are
+        recognised; texts with spaces between need the task.
     max_samples : int or None
         Draw at most this many samples, as `Dataset.subsample` does.
     per_class : int or None

@@ -42,6 +42,7 @@ from transferscope.datasets._words import find_tagged, make_tagged
 from transferscope.errors import DatasetError
 
 Rows = npt.NDArray[np.int64]
+_Reading = Literal["texts", "images"]
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://\S+", re.IGNORECASE)
 _IMAGE_SUFFIXES = (*IMAGE_EXTENSIONS, ".gif", ".jfif", ".heic", ".avif")
@@ -158,54 +159,28 @@ def read_table(table: Table, request: Request) -> Dataset:
     inputs, reading = _inputs(table, others, request)
     part = _choose_rows(table, label_columns, split_column, request)
     place = _Places(table.place, part.used)
-    columns = {
-        name: _taken(table.columns[name].cells, part.used)
-        for name in (*label_columns, *(inputs if reading != "embedded" else ()))
-    }
-    if len(inputs) == len(label_columns) == 1 and reading == "texts":
-        tagged = find_tagged(
-            request,
-            *(columns[inputs[0]], columns[label_columns[0]]),
-            table.columns[label_columns[0]].class_names,
-            place,
-        )
+    columns = [_taken(table.columns[name].cells, part.used) for name in label_columns]
+    if len(inputs) == len(columns) == 1 and reading == "texts":
+        words = _taken(table.columns[inputs[0]].cells, part.used)
+        names = table.columns[label_columns[0]].class_names
+        tagged = find_tagged(request, words, columns[0], names, place)
         if tagged is not None:
             note = f"words of {_listed(inputs)}, a tag for each of {_listed(label_columns)}"
+            notes = (*table.notes, note, *part.notes)
             return make_tagged(
-                table.name,
-                *(*tagged, request),
-                split=part.split,
-                rows=part.chosen,
-                notes=(*table.notes, note, *part.notes),
+                table.name, *tagged, request, split=part.split, rows=part.chosen, notes=notes
             )
-    samples: Samples
-    if reading == "embedded":
-        make = table.columns[inputs[0]].images
-        assert make is not None
-        samples = make(part.used)
-    elif reading == "images":
-        samples = _image_files(columns[inputs[0]], inputs[0], table, part, request)
-    else:
-        texts = [
-            texts_of(columns[name], what=f"column {name!r} of {table.source}", place=place)
-            for name in inputs
-        ]
-        samples = Texts(
-            list(zip(*texts, strict=True)) if len(texts) > 1 else texts[0], table.source
-        )
-    labels = _labels([columns[n] for n in label_columns], label_columns, table, place, request)
-    task = request.task
-    kind = "images" if reading != "texts" else "texts" if len(inputs) == 1 else "pairs of texts"
-    note = f"{kind} of {_listed(inputs)}"
+    samples = _samples(table, inputs, reading, part, request)
+    labels = _labels(columns, label_columns, table, place, request)
+    note = f"{'pairs of texts' if len(inputs) > 1 else reading} of {_listed(inputs)}"
     if labels is not None:
-        task = task or labels.task
         note += f", {labels.reading} of {_listed(label_columns)}"
     whole = make_dataset(
         table.name,
         samples,
         None if labels is None else labels.values,
         split=part.split,
-        task=task,
+        task=request.task or (None if labels is None else labels.task),
         class_names=None if labels is None else labels.class_names,
         notes=(*table.notes, note, *part.notes),
     )
@@ -283,7 +258,7 @@ def _label_columns(table: Table, request: Request) -> tuple[str, ...]:
 
 def _inputs(
     table: Table, columns: Mapping[str, Column], request: Request
-) -> tuple[tuple[str, ...], Literal["texts", "images", "embedded"]]:
+) -> tuple[tuple[str, ...], _Reading]:
     """Columns of the samples, and what they are."""
     others = list(columns)
     if request.input_column is None:
@@ -305,7 +280,7 @@ def _inputs(
                 "with input_column=..."
             )
     if columns[inputs[0]].kind == "image":
-        return inputs, "embedded"
+        return inputs, "images"
     if len(inputs) > 1:
         return inputs, "texts"
     (name,) = inputs
@@ -320,11 +295,11 @@ def _inputs(
 def _refuse_addresses(table: Table, name: str) -> None:
     """Refuse addresses of images on the web; other addresses are texts."""
     cells = [str(cell).strip() for cell in table.columns[name].cells]
-    rows = [row for row, cell in enumerate(cells) if _ADDRESS.fullmatch(cell)]
-    if not rows:
+    if not all(_ADDRESS.fullmatch(cell) or _has_image_suffix(cell) for cell in cells):
         return
+    rows = [row for row, cell in enumerate(cells) if _ADDRESS.fullmatch(cell)]
     of_images = [row for row in rows if _has_image_suffix(cells[row].partition("?")[0])]
-    if of_images or (len(rows) == len(cells) and _IMAGE_WORDS.search(name)):
+    if of_images or (rows and _IMAGE_WORDS.search(name)):
         row = (of_images or rows)[0]
         raise DatasetError(
             f"column {name!r} of {table.source} holds addresses of images, such as "
@@ -372,12 +347,32 @@ def _holds_texts(table: Table, name: str) -> bool:
     return held and not looks_numeric(column.cells, comma=table.comma)
 
 
+def _samples(
+    table: Table, inputs: Sequence[str], reading: _Reading, part: _Part, request: Request
+) -> Samples:
+    """Samples of the used rows: images in the table or in files, texts, or pairs of texts."""
+    first = table.columns[inputs[0]]
+    if first.images is not None:
+        return first.images(part.used)
+    place = _Places(table.place, part.used)
+    texts = [
+        texts_of(
+            _taken(table.columns[name].cells, part.used),
+            what=f"column {name!r} of {table.source}",
+            place=place,
+        )
+        for name in inputs
+    ]
+    if reading == "images":
+        return _image_files(texts[0], inputs[0], table, part, request)
+    return Texts(list(zip(*texts, strict=True)) if len(texts) > 1 else texts[0], table.source)
+
+
 def _image_files(
-    cells: Sequence[object], column: str, table: Table, part: _Part, request: Request
+    values: Sequence[str], column: str, table: Table, part: _Part, request: Request
 ) -> ImageFiles:
     """Images at paths relative to the table's folder; those of the chosen rows must exist."""
-    what, place = f"column {column!r} of {table.source}", _Places(table.place, part.used)
-    values = texts_of(cells, what=what, place=place)
+    what = f"column {column!r} of {table.source}"
     if table.folder is None:
         raise DatasetError(
             f"{what} holds paths of images, such as {values[0]!r:.120}, and there is no folder "
@@ -391,11 +386,13 @@ def _image_files(
     missing = [row for row in part.chosen if found[row] is None]
     if missing:
         row = int(missing[0])
-        state = "are devices, pipes or folders" if files.paths[row].exists() else "do not exist"
+        there = os.path.exists(files.paths[row])  # noqa: PTH110  as above
+        state = "are devices, pipes or folders" if there else "do not exist"
+        at = table.place(int(part.used[row]))
         raise DatasetError(
             f"{what} must hold paths of images relative to the table's folder; {len(missing)} "
-            f"{state}, the first is {values[row]!r:.120} at {place(row)}. Correct them, or "
-            "name another column with input_column=..."
+            f"{state}, the first is {values[row]!r:.120} at {at}. Correct them, or name another "
+            "column with input_column=..."
         )
     return files
 
