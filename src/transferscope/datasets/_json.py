@@ -36,16 +36,13 @@ def read_json(path: Path) -> Table:
     """
     text = read_text(path)
     lines = text.split("\n")  # and nowhere else: texts may hold other ends of lines
-    if path.suffix.lower() == ".jsonl" or _is_record(lines):
-        numbers = [n for n, line in enumerate(lines, 1) if line.strip()]
-        values = [_decode(lines[n - 1], f"line {n} of {path}", 0) for n in numbers]
-        if len(values) == 1 and isinstance(values[0], list):
-            columns, place = _columns_of(values[0], path)
-        else:
-            place = Numbered("line", numbers)
-            columns = _of_records(values, place, path)
+    numbers = [n for n, line in enumerate(lines, 1) if line.strip()]
+    if len(numbers) > 1 and (path.suffix.lower() == ".jsonl" or _is_object(lines[numbers[0] - 1])):
+        place: Place = Numbered("line", numbers)
+        values = [_decode(lines[n - 1], f"line {n} of {path}") for n in numbers]
+        columns = _of_records(values, place, path)
     else:
-        columns, place = _columns_of(_decode(text, str(path), 1), path)
+        columns, place = _columns_of(_decode(text, str(path)), path)
     n_rows = len(next(iter(columns.values()), ()))
     cells = {name: column_of(column) for name, column in columns.items()}
     return Table(cells, n_rows, str(path), path.stem, path.parent, place)
@@ -55,28 +52,20 @@ def _record(row: int) -> str:
     return f"record {row}"
 
 
-def _is_record(lines: Sequence[str]) -> bool:
-    """Whether the first of several lines is an object of its own."""
-    held = [line for line in lines if line.strip()]
-    if len(held) < 2 or not held[0].lstrip().startswith("{"):
-        return False
+def _is_object(line: str) -> bool:
+    """Whether a line holds an object as a whole."""
     try:
-        return isinstance(json.loads(held[0]), dict)
+        return isinstance(json.loads(line), dict)
     except ValueError:
         return False
 
 
-def _decode(text: str, where: str, line: int) -> object:
+def _decode(text: str, where: str) -> object:
     try:
         value: object = _DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        at = f"line {error.lineno}, column {error.colno}" if line else f"column {error.colno}"
-        raise DatasetError(
-            f"{where} must be {_FORM}; it is no JSON at {at} ({error.msg}). Write it again."
-        ) from error
     except ValueError as error:
         raise DatasetError(
-            f"{where} must be {_FORM}, and cannot be read ({error}). Write it again."
+            f"{where} must be {_FORM}; it is not: {error}. Write it again."
         ) from error
     return value
 
