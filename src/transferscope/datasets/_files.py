@@ -1,4 +1,4 @@
-"""Files of users: only regular ones are read, and what is wrong with one is an error that names it."""
+"""Files of users: only regular ones are read, and an error names what is wrong with one."""
 
 from __future__ import annotations
 
@@ -57,12 +57,23 @@ def read_regular(path: Path, *, most: int | None = None) -> bytes:
     OSError
         If it is absent, not a regular file, empty, or too long.
     """
-    _check_regular(os.stat(path), most)  # before it is opened, which acts on some devices
+    require_regular(path)  # before it is opened, which acts on some devices
     # not to wait: for the writer of a pipe that took the file's place, or in /proc for news
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with open(os.open(path, flags), "rb") as file:
+    with os.fdopen(os.open(path, flags), "rb") as file:
         size = _check_regular(os.fstat(file.fileno()), most)
         return file.read(size)
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what is not a regular file with content.
+
+    Raises
+    ------
+    OSError
+        If it is absent, not a regular file, or empty.
+    """
+    _check_regular(path.stat(), None)
 
 
 def _check_regular(status: os.stat_result, most: int | None) -> int:
