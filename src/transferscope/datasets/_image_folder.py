@@ -47,7 +47,7 @@ def read_image_folder(folder: Path, request: Request) -> Dataset:
             "Sort the images into folders, or list them with their labels in a .csv; a folder in "
             f"Hugging Face format is opened as hf/{folder}."
         )
-    classes = [one for one in inside if not splits] or [_list(path) for path in place.folders]
+    classes = [_list(path) for path in place.folders] if splits else inside
     paths, notes = _walk(place, classes)
     if not any(paths):
         raise DatasetError(
