@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from transferscope.datasets import open_dataset
 from transferscope.errors import DatasetError
+
+Image = pytest.importorskip("PIL.Image", reason="images need the extra [vision]")
 
 RNG = np.random.default_rng(15)
 
