@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -375,7 +376,7 @@ def test_csv_labels_may_be_withheld_in_another_split(tmp_path):
         open_dataset(path, split="test")
 
 
-def test_hugging_face_splits_have_the_classes_that_occur():
+def test_a_class_that_one_split_lacks_is_left_out_of_it():
     train = hf.Dataset.from_dict({"text": list("abcd"), "label": ["x", "x", "z", "z"]})
     test = hf.Dataset.from_dict({"text": list("abcd"), "label": ["y", "y", "z", "z"]})
     both = hf.DatasetDict(train=train, test=test)
@@ -806,6 +807,31 @@ def test_regression_and_multilabel_arrays():
         open_dataset((vectors, targets * 2), task="multilabel")
     with pytest.raises(DatasetError, match=r"at least two samples"):
         open_dataset((vectors[:1], [0.5]))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        LABELS.astype(np.uint8),
+        LABELS.astype(float),
+        LABELS == 0,
+        np.array(CLASSES)[LABELS],
+        np.array(CLASSES, object)[LABELS],
+    ],
+)
+def test_labels_in_one_column_are_labels(values, tmp_path):
+    flat = open_dataset((PIXELS, values))
+    for column in (values[:, None], pd.DataFrame({"label": values})[["label"]]):
+        data = open_dataset((PIXELS, column))
+        assert (data.task, data.class_names) == ("classification", flat.class_names)
+        np.testing.assert_array_equal(data.labels, flat.labels, strict=True)
+        assert data.fingerprint == flat.fingerprint
+    pairs = open_dataset(Pairs([pil(p) for p in PIXELS], list(values[:, None])))
+    np.testing.assert_array_equal(pairs.labels, flat.labels)
+    named = open_dataset((PIXELS, values[:, None]), task="classification")
+    assert named.fingerprint == flat.fingerprint
+    numbers = open_dataset((PIXELS, RNG.normal(size=(12, 1))))
+    assert (numbers.task, numbers.labels.shape) == ("regression", (12, 1))
 
 
 def test_labels_of_the_caller_stay_writeable():

@@ -7,10 +7,11 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from transferscope.datasets import open_dataset
 from transferscope.errors import DatasetError
+
+Image = pytest.importorskip("PIL.Image", reason="images need the extra [vision]")
 
 LABELS = [0, 0, 0, 1, 1, 1]
 #: As bright as white; the same for every depth.

@@ -44,8 +44,8 @@ def has_more_bits(content: bytes | NumpyArray) -> bool:
         return False
     if content.startswith(_PNG):
         return content[24:25] == b"\x10"
-    pil_image = require("PIL.Image", extra="vision", purpose="read images")
     try:
+        pil_image = require("PIL.Image", extra="vision", purpose="read images")
         with pil_image.open(io.BytesIO(content)) as image:
             # decoded colours have 8 bits in any case: only how they are stored tells
             return image.mode[0] in "IF" or any(";16" in str(tile) for tile in image.tile)

@@ -47,7 +47,7 @@ def read_image_folder(folder: Path, request: Request) -> Dataset:
             "Sort the images into folders, or list them with their labels in a .csv; a folder in "
             f"Hugging Face format is opened as hf/{folder}."
         )
-    classes = [one for one in inside if not splits] or [_list(path) for path in place.folders]
+    classes = [_list(path) for path in place.folders] if splits else inside
     paths, notes = _walk(place, classes)
     if not any(paths):
         raise DatasetError(
@@ -193,7 +193,8 @@ def _walk(place: _Listing, classes: Sequence[_Listing]) -> tuple[list[list[Path]
         for its in found
     ]
     everything = [place, *(one for its in found for one in its)]
-    others = Counter(path.suffix.lower() or path.name for one in everything for path in one.others)
+    endings = [path.suffix.lower() or "without" for one in everything for path in one.others]
+    counted = sorted(Counter(endings).items(), key=lambda item: (-item[1], item[0]))
     loose = [path.name for path in place.images]
     specials = [path.relative_to(place.path) for one in everything for path in one.specials]
     return images, [
@@ -202,8 +203,8 @@ def _walk(place: _Listing, classes: Sequence[_Listing]) -> tuple[list[list[Path]
             ("images beside the folders of classes, not read", len(loose), loose),
             (
                 "files that do not end like images, not read",
-                others.total(),
-                [f"{n} {ending}" for ending, n in others.most_common()],
+                len(endings),
+                [f"{n} {ending}" for ending, n in counted],
             ),
             ("entries that are no files, not read", len(specials), specials),
             ("links to folders that count elsewhere, not followed", len(repeated), repeated),

@@ -54,14 +54,17 @@ def open_dataset(
     ----------
     source : str, Path or object
         - a folder with a sub-folder of images per class, perhaps inside ``train``, ``val``,
-          ``test``;
-        - ``.npz`` with ``images`` and ``labels``, or ``train_images``, ``train_labels``, ...;
+          ``test`` or what else splits are called (``Training``, ``test_set``);
+        - ``.npz`` with ``images`` and ``labels``, or ``train_images``, ``train_labels``, ...,
+          ``x_train``, ``y_train``, ...;
         - ``.csv``, ``.tsv``, ``.json``, ``.jsonl`` or ``.parquet`` with a column of texts or image
           paths and one of labels; or two columns of texts that make a pair;
         - ``hf/<hub id or local folder>``, ``sklearn/digits``;
         - ``(samples, labels)``, a torch or Hugging Face data set, or a `Dataset`.
     split : str or None
-        Which part; by default ``train`` where there are parts.
+        Which part; by default ``train`` where there are parts. Names that mean the same, such as
+        ``val``, ``Validation`` and ``dev``, are the same. ``"all"`` reads folders as classes where
+        it is not clear that they are not splits.
     label_column, input_column : str or None
         Columns of a table or Hugging Face data set; by default recognised by type and name. Two
         input columns with a comma between are pairs of texts; several label columns are targets of

@@ -68,7 +68,7 @@ def class_labels(labels: ArrayLike, n_samples: int, like: Array) -> tuple[Array,
 
     Parameters
     ----------
-    labels : array-like of int or str, shape (n_samples,)
+    labels : array-like of int or str, shape (n_samples,) or (n_samples, 1)
     n_samples : int
         Length that the labels must have.
     like : array
@@ -87,6 +87,8 @@ def class_labels(labels: ArrayLike, n_samples: int, like: Array) -> tuple[Array,
         If the labels are not one-dimensional, of another length, not ids, or of one class only.
     """
     values = arrays.to_numpy(arrays.as_array(labels))
+    if values.shape[1:] == (1,):  # one column of a table
+        values = values[:, 0]
     if values.ndim != 1:
         raise InputError(
             f"labels must be one id per sample, shape (n_samples,), got shape {values.shape}; "

@@ -35,6 +35,14 @@ _PIECE = 2**20  # bytes read at once
 def npz_names(path: Path) -> list[str]:
     """Names of the arrays in an archive.
 
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    list of str
+
     Raises
     ------
     InputError

@@ -33,7 +33,9 @@ DTYPES = {"BOOL": np.dtype("?")} | {
     for size in sizes
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_ITEM_BYTES = {"BF16": 2} | {name: dtype.itemsize for name, dtype in DTYPES.items()}
+_ITEM_BYTES = {"BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1} | {
+    name: dtype.itemsize for name, dtype in DTYPES.items()
+}
 _LONGEST_HEADER = 100_000_000  # as the format says
 
 
