@@ -208,6 +208,11 @@ BIG = "12345678901234567890"
         (["0.50", "1.25"], [0.5, 1.25]),
         (["1e-05", "0.1"], [1e-5, 0.1]),
         (["1.25e-03", "2.50E+01"], [0.00125, 25]),
+        (["1e-7", "0.25", "1"], [1e-7, 0.25, 1]),
+        (["1.0E-5", "2.5E-3"], [1e-5, 2.5e-3]),
+        ([".5", "-.25"], [0.5, -0.25]),
+        ([".5", "0.5"], None),
+        (["1e-5", "1e-05"], None),
         (["01", "1"], None),
         (["01", "02"], None),
         (["3.1", "3.10", "3.2"], None),
@@ -224,6 +229,8 @@ BIG = "12345678901234567890"
         (["1_0", "2"], None),
         (["0x10", "2"], None),
         (["-0", "0"], None),
+        (["-0.0", "0.0"], None),
+        (["1e400", "2.5"], None),
         (["1", "x"], None),
         (["\u0661", "\u0662"], None),
         (["nan", "inf"], None),
@@ -234,6 +241,15 @@ BIG = "12345678901234567890"
 def test_numbers_only_if_writing_them_gives_every_cell_again(cells, numbers):
     found = numbers_in(cells)
     assert (found if found is None else found.tolist()) == numbers
+
+
+def test_labels_that_only_look_like_numbers_are_said_to_be_names(tmp_path):
+    for cells in (["5.0", "3.5", "4"], ["01", "1", "2"], ["3.1", "3.10", "3.2"]):
+        data = open_dataset(delimited(tmp_path / "a.csv", text=TEXTS, label=cells * 8))
+        assert read_as(data) == cells * 8
+        assert "classes by name (numbers are not written like that)" in data.notes[-1]
+        data = open_dataset(tmp_path / "a.csv", task="regression")
+        assert data.labels.tolist() == [float(cell) for cell in cells * 8]
 
 
 READERS = ["csv", "tsv", "json", "jsonl", "columns", "parquet", "hf csv", "hf jsonl", "hf object"]

@@ -18,7 +18,7 @@ from transferscope.numerics.targets import TaskType
 #: Names a row for messages: ``"line 7"``.
 Place = Callable[[int], str]
 
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+_NUMBER = re.compile(r"(-?)(0|[1-9][0-9]*|(?=\.))(\.[0-9]+)?(?:[eE]([-+]?)0*([0-9]+))?")
 _THOUSANDS = re.compile(r"-?[1-9][0-9]{0,2},[0-9]{3}")
 #: Words that programs write for a number that is missing or not finite, in lower case.
 _NO_NUMBER = frozenset({"nan", "na", "n/a", "none", "null", "inf", "-inf", "infinity", "-infinity"})
@@ -151,6 +151,11 @@ def numbers_in(cells: Sequence[str], *, comma: bool = False) -> NumpyArray | Non
         )
         return np.array([int(cell) for cell in plain], dtype=np.int64) if exact else None
     values = {cell: float(cell) for cell in distinct}
+    if all(value.is_integer() for value in values.values()) and (
+        max(map(abs, values.values())) >= INEXACT or any("e" in c.lower() for c in distinct)
+    ):
+        return None
+    spelled = {cell: _spelling(cell) for cell in distinct}
     decimals = len(re.split("[eE]", distinct[0])[0].partition(".")[2])
     styles: list[Callable[[float], str]] = [
         f"{{:.{decimals}f}}".format,
@@ -159,12 +164,22 @@ def numbers_in(cells: Sequence[str], *, comma: bool = False) -> NumpyArray | Non
         lambda value: repr(value).removesuffix(".0"),
         "{:g}".format,
     ]
-    whole = all(value.is_integer() for value in values.values())
-    if whole and max(map(abs, values.values())) >= INEXACT:
-        return None
-    if not any(all(style(v) == c.lower() for c, v in values.items()) for style in styles):
+    alike = any(
+        all(_spelling(style(v)) == spelled[c] for c, v in values.items()) for style in styles
+    )
+    if not alike or len(set(values.values())) < len(distinct):
         return None
     return np.array([values[cell] for cell in plain])
+
+
+def _spelling(number: str) -> str:
+    """A number in letters that do not differ between programs: ``1E-05`` is ``1e-5``."""
+    found = _NUMBER.fullmatch(number)
+    if found is None:
+        return number
+    sign, whole, fraction, exponent_sign, exponent = found.groups("")
+    power = f"e{exponent_sign.strip('+')}{exponent}" if exponent else ""
+    return f"{sign}{whole or '0'}{fraction}{power}"
 
 
 def _with_point(cell: str) -> str:
@@ -346,7 +361,9 @@ class LabelReader:
                 f"finite, {first_few(map(self.place, absent))} ({texts[absent[0]]!r} among "
                 "numbers). Fill them in or remove those rows."
             )
-        return Labels(np.array(texts), "classes")
+        several = looks_numeric(texts, comma=self.comma)
+        reading = "classes by name (numbers are not written like that)" if several else "classes"
+        return Labels(np.array(texts), reading)
 
     def _refuse_thousands(self, texts: Sequence[str]) -> None:
         rows = [row for row, text in enumerate(texts) if "," in text]
