@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from transferscope.encoders._pretrained import Config, from_pretrained, require_weights
+from transferscope.encoders._adapters import Adapter
+from transferscope.encoders._pretrained import Config, Pretrained, require_weights
 from transferscope.encoders._text_options import POOLINGS, TextOptions
 from transferscope.encoders._torch_encoder import before_heads
 from transferscope.errors import EncoderError, require
@@ -54,6 +55,8 @@ class TextModel:
     n_layers : int
     n_parameters : int
         Without the head.
+    n_embeddings : int or None
+        How many tokens its embedding has rows for; None: any number.
     accepted : set of str
         Names of its inputs.
     head : torch.nn.Module or None
@@ -66,6 +69,7 @@ class TextModel:
     read: Reader
     n_layers: int
     n_parameters: int
+    n_embeddings: int | None
     accepted: Set[str]
     head: nn.Module | None = None
     spread: bool = False
@@ -91,18 +95,19 @@ class ModelKind:
 
 
 def model_kind(
-    transformers: ModuleType, config: Config, options: TextOptions, *, is_sentence: bool
+    place: Pretrained, config: Config, options: TextOptions, *, is_sentence: bool
 ) -> ModelKind:
     """Decide which parts of a checkpoint are loaded.
 
     Parameters
     ----------
-    transformers : module
+    place : Pretrained
     config : configuration of transformers
     options : TextOptions
     is_sentence : bool
         Whether it is of sentence-transformers, whose folder tells how to pool.
     """
+    transformers = place.transformers
     classifier: Literal["sequence", "token"] | None = None
     if options.own_pooling and not is_sentence:
         for name in config.architectures or ():
@@ -121,26 +126,22 @@ def model_kind(
 
 
 def load_model(
-    transformers: ModuleType,
+    place: Pretrained,
+    adapter: Adapter | None,
     config: Config,
     kind: ModelKind,
     options: TextOptions,
-    identifier: str,
-    source: str,
-    folder: Mapping[str, str],
 ) -> TextModel:
     """Load a language model with its weights.
 
     Parameters
     ----------
-    transformers : module
+    place : Pretrained
+    adapter : Adapter or None
+        What was trained on top of it.
     config : configuration of transformers
     kind : ModelKind
     options : TextOptions
-    identifier, source : str
-        Its whole name; and id or folder.
-    folder : mapping
-        The sub-folder of the transformer, as `transformer_folder` gives it.
 
     Returns
     -------
@@ -150,11 +151,14 @@ def load_model(
     Raises
     ------
     EncoderError
-        If it cannot be loaded, lacks weights, or its head cannot be found.
+        If it cannot be loaded, lacks weights, its head cannot be found, or the adapter does not
+        fit.
     MissingExtraError
         If it must be spread over devices, and accelerate is not installed.
     """
-    model = _with_weights(transformers, config, kind, options, identifier, source, folder)
+    model = _with_weights(place, config, kind, options)
+    if adapter is not None:
+        adapter.merge_into(model)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     reading = model  # the part whose forward pass is read
     head: nn.Module | None = None
@@ -162,7 +166,7 @@ def load_model(
     if kind.classifier is None:
         read = _plain(model, cache, with_pooler=kind.pooler)
     else:
-        last = _head(model, config, identifier)
+        last = _head(model, config, place.identifier)
         n_parameters -= sum(parameter.numel() for parameter in last.parameters())
         has_classes = int(config.num_labels) > 1  # one output is a quantity, not a class
         if kind.classifier == "token":
@@ -178,41 +182,40 @@ def load_model(
         read,
         n_layers=int(config.num_hidden_layers),
         n_parameters=n_parameters,
+        n_embeddings=_n_embeddings(model),
         accepted=set(inspect.signature(reading.forward).parameters),
         head=head,
         spread=options.device_map is not None,
     )
 
 
-def _with_weights(
-    transformers: ModuleType,
-    config: Config,
-    kind: ModelKind,
-    options: TextOptions,
-    identifier: str,
-    source: str,
-    folder: Mapping[str, str],
-) -> Any:
-    more: dict[str, object] = {**folder, "config": config}
+def _with_weights(place: Pretrained, config: Config, kind: ModelKind, options: TextOptions) -> Any:
+    transformers = place.transformers
+    more: dict[str, object] = {"config": config}
+    encoding = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
     if kind.classifier is not None:
         auto = getattr(transformers, _AUTO_CLASSES[kind.classifier])
-    elif config.is_encoder_decoder and type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING:
+    elif encoding is not None and encoding.__name__.endswith("EncoderModel"):
+        # of T5 and its kin: also where the encoder was saved alone and calls itself no
+        # encoder-decoder
         auto = transformers.AutoModelForTextEncoding
     else:
         auto = transformers.AutoModel
-        more |= _pooler_option(transformers, config, identifier, keep=kind.pooler)
+        more |= _pooler_option(transformers, config, place.identifier, keep=kind.pooler)
     if options.device_map is not None:
         require("accelerate", extra="text", purpose="spread a model over devices (device_map)")
         half = torch.cuda.is_available()
         more |= {"device_map": "auto", "dtype": torch.bfloat16 if half else torch.float32}
-    model, report = from_pretrained(
-        identifier, auto.from_pretrained, source, output_loading_info=True, **more
+    model, report = place.load_model(auto, **more)
+    encoder_only = kind.classifier is None and config.is_encoder_decoder
+    require_weights(
+        place.identifier,
+        model,
+        report,
+        needed=lambda key: not (encoder_only and key.startswith("decoder.")),
     )
-    missing = report["missing_keys"]
-    if kind.classifier is None and config.is_encoder_decoder:
+    if encoder_only:
         model = model.get_encoder()
-        missing = [key for key in missing if not key.startswith("decoder.")]
-    require_weights(identifier, model, missing)
     # from version 5 on, models come in the checkpoint's type
     return model if options.device_map is not None else model.float()
 
@@ -232,6 +235,14 @@ def _pooler_option(
             f"Choose one of: {', '.join(POOLINGS[:-1])}."
         )
     return {}
+
+
+def _n_embeddings(model: Any) -> int | None:
+    try:
+        rows: int | None = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    except (NotImplementedError, AttributeError):  # there is no table of tokens
+        return None
+    return rows
 
 
 def _head(model: nn.Module, config: Config, identifier: str) -> nn.Module:
