@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,129 +141,6 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(EncoderError, match=r"lacks weights .*encoder\.layer\.1\.output"):
         load_encoder(name)
-
-
-# --- sentence-transformers ----------------------------------------------------------------------
-
-
-def sentence_folder(folder: Path, pooling: dict[str, Any], *more: str, **files: Any) -> str:
-    """A folder as sentence-transformers saves it."""
-    name = tiny.saved(folder, "bert")
-    parts = [("Transformer", ""), ("Pooling", "1_Pooling")]
-    parts += [(kind, f"{i + 2}_{kind}") for i, kind in enumerate(more)]
-    for _, path in parts:
-        (folder / path).mkdir(exist_ok=True)
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (kind, path) in enumerate(parts)
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    for file, content in files.items():
-        (folder / f"{file}.json").write_text(json.dumps(content))
-    return name
-
-
-@pytest.mark.parametrize(
-    ("mode", "literal"),
-    [
-        ("cls_token", lambda states: states[0]),
-        ("mean_tokens", lambda states: states.mean(0)),
-        ("max_tokens", lambda states: states.amax(0)),
-        ("mean_sqrt_len_tokens", lambda states: states.sum(0) / len(states) ** 0.5),
-        ("weightedmean_tokens", lambda states: tiny.literal_pool(states, "weighted-mean")),
-        ("lasttoken", lambda states: states[-1]),
-    ],
-)
-def test_a_sentence_transformers_folder_pools_as_it_says(
-    mode: str, literal: Callable[[Any], Any], tmp_path: Path
-) -> None:
-    pooling = {"word_embedding_dimension": 32, f"pooling_mode_{mode}": True}
-    name = sentence_folder(tmp_path, pooling, "Normalize")
-    model, words = tiny.build("bert"), words_of(tmp_path)
-    got = embedded(load_encoder(name), SAMPLES).features["pooled"]
-    for row, sample in enumerate(SAMPLES):
-        expected = literal(tiny.literal_states(model, words, sample)[-1])
-        np.testing.assert_allclose(got[row], expected / expected.norm(), atol=1e-5)
-
-
-def test_dense_layers_prompts_and_limits_of_sentence_transformers(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    name = sentence_folder(
-        tmp_path,
-        {"pooling_mode": "mean"},
-        "Dense",
-        sentence_bert_config={"max_seq_length": 9},
-        config_sentence_transformers={"prompts": {"q": "ask "}, "default_prompt_name": "q"},
-    )
-    layer = torch.nn.Linear(32, 7)
-    save_file(
-        {f"linear.{k}": v for k, v in layer.state_dict().items()},
-        tmp_path / "2_Dense" / "model.safetensors",
-    )
-    dense = {"in_features": 32, "out_features": 7, "bias": True}
-    dense["activation_function"] = "torch.nn.modules.activation.Tanh"  # type: ignore[assignment]
-    (tmp_path / "2_Dense" / "config.json").write_text(json.dumps(dense))
-    encoder: Any = load_encoder(name)
-    got = embedded(encoder, SAMPLES)
-    model, words = tiny.build("bert"), words_of(tmp_path)
-    for row, sample in enumerate(SAMPLES):
-        given = words(f"ask {sample}", return_tensors="pt", truncation=True, max_length=9)
-        with torch.inference_mode():
-            state = model(**given).last_hidden_state[0].mean(0)
-            np.testing.assert_allclose(
-                got.features["pooled"][row], torch.tanh(layer(state)), atol=1e-5
-            )
-        n_tokens = len(words(f"ask {sample}")["input_ids"])
-        assert got.truncated[row] == max(0, n_tokens - 9)
-    assert got.truncated.max() > 0
-    assert encoder.feature_dim == 7
-    changed = encoder.fingerprint
-    save_file(
-        {f"linear.{k}": v + 1 for k, v in layer.state_dict().items()},
-        tmp_path / "2_Dense" / "model.safetensors",
-    )
-    assert load_encoder(name).fingerprint != changed
-    save_file({}, tmp_path / "2_Dense" / "model.safetensors")
-    (tmp_path / "2_Dense" / "model.safetensors").unlink()
-    with pytest.raises(EncoderError, match="lacks the weights of 2_Dense"):
-        load_encoder(name)
-
-
-def test_unknown_parts_of_sentence_transformers_are_refused(tmp_path: Path) -> None:
-    name = sentence_folder(tmp_path / "a", {"pooling_mode": "mean"}, "Router")
-    with pytest.raises(EncoderError, match=r"not known here: Router.*\?pooling=mean"):
-        load_encoder(name)
-    assert load_encoder(f"{name}?pooling=mean").layers[-1] == "pooled"
-    name = sentence_folder(tmp_path / "b", {"pooling_mode": "attention"})
-    with pytest.raises(EncoderError, match=r"not known here: attention"):
-        load_encoder(name)
-
-
-def test_a_prompt_that_is_not_pooled_is_refused(tmp_path: Path) -> None:
-    pooling = {"pooling_mode": "mean", "include_prompt": False}
-    prompts = {"prompts": {"q": "ask "}, "default_prompt_name": "q"}
-    name = sentence_folder(tmp_path, pooling, config_sentence_transformers=prompts)
-    with pytest.raises(EncoderError, match=r"leaves its prompt 'ask ' out.*\?pooling=mean"):
-        load_encoder(name)
-    load_encoder(f"{name}?pooling=mean")
-    (tmp_path / "config_sentence_transformers.json").unlink()
-    load_encoder(name)
-
-
-def test_the_transformer_may_lie_in_a_folder_of_its_own(tmp_path: Path) -> None:
-    name = sentence_folder(tmp_path, {"pooling_mode": "mean"})
-    whole = embedded(load_encoder(name), SAMPLES).features["pooled"]
-    inner = tmp_path / "0_Transformer"
-    inner.mkdir()
-    for file in [*tmp_path.glob("*.json"), *tmp_path.glob("*.safetensors")]:
-        if file.name != "modules.json":
-            file.rename(inner / file.name)
-    modules = json.loads((tmp_path / "modules.json").read_text())
-    modules[0]["path"] = "0_Transformer"
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
-    assert torch.equal(embedded(load_encoder(name), SAMPLES).features["pooled"], whole)
 
 
 # --- length, padding, truncation ----------------------------------------------------------------

@@ -147,8 +147,8 @@ def _n_embeddings_needed(
     tokens = tokenizer.get_vocab()
     if n_embeddings is None or max(tokens.values()) < n_embeddings:
         return None
-    beyond = [word for word, number in tokens.items() if number >= n_embeddings]
-    words = [word for word in beyond if word not in tokenizer.all_special_tokens]
+    beyond = sorted((number, word) for word, number in tokens.items() if number >= n_embeddings)
+    words = [word for _, word in beyond if word not in tokenizer.all_special_tokens]
     if words:
         raise EncoderError(
             f"encoder {identifier} has an embedding of {n_embeddings} tokens, and its tokenizer "
