@@ -1,6 +1,7 @@
 """Adapters of PEFT as encoders: a folder without a model, whose factors are merged into its base.
 
-Heads that were trained with an adapter are left out: the features are those of the adapted trunk.
+What an adapter changes outside of the trunk, such as a head of its own, is left out: the features
+are those of the adapted trunk.
 
 This module imports torch at the top.
 """
@@ -8,7 +9,7 @@ This module imports torch at the top.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,28 +53,21 @@ class Adapter:
 
     def merge_into(self, model: nn.Module) -> None:
         """Change the weights of its base in place; `CheckpointError` if it does not fit."""
-        label = f"the adapter {self.place.source}"
-        base_label = f"its base {self.base.source}"
+        label, base_label = f"the adapter {self.place.source}", f"its base {self.base.source}"
         changes, weights = self._changes(model, label, base_label)
-        saved = self.settings.get("modules_to_save") or ()
-        heads = set(saved) if isinstance(saved, list | tuple) else set()
-        if lost := [name for name in changes.unplaced if not heads.intersection(name.split("."))]:
-            raise no_place(lost, label, base_label)
         own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
         for name in (*changes.whole, *changes.low_rank):
-            if weights[name].is_meta or weights[name].untyped_storage().data_ptr() not in own:
+            weight, given = weights[name], changes.whole.get(name)
+            is_alone = not weight.is_meta and weight.untyped_storage().data_ptr() in own
+            if not is_alone or (given is not None and given.shape != weight.shape):
+                other = "" if given is None else f" by one of shape {tuple(given.shape)}"
                 raise CheckpointError(
-                    f"{label} changes {name}, which is not in memory by itself. Merge it with "
-                    "model.merge_and_unload() and give the result."
+                    f"{label} replaces {name} of {base_label}, {tuple(weight.shape)}{other}, which "
+                    "cannot be done in place. Merge it with model.merge_and_unload() and give the "
+                    "result."
                 )
         with torch.no_grad():
             for name, tensor in changes.whole.items():
-                if tensor.shape != weights[name].shape:
-                    raise CheckpointError(
-                        f"{label} replaces {name} of {base_label}, {tuple(weights[name].shape)}, "
-                        f"by one of shape {tuple(tensor.shape)}. Merge it with "
-                        "model.merge_and_unload() and give the result."
-                    )
                 weights[name].copy_(tensor)
             for name, update in changes.low_rank.items():
                 weights[name].add_(_product(update, weights[name]))
@@ -85,16 +79,45 @@ class Adapter:
         failure: CheckpointError | None = None
         for weights in (model.state_dict(), weights_as_saved(model)):
             shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+            find = _Finder(set(shapes), getattr(model, "base_model_prefix", ""))
             try:
                 changes = adapter_changes(
-                    self.settings, self.tensors, shapes, label=label, base_label=base_label
+                    self.settings, self.tensors, shapes, find, label=label, base_label=base_label
                 )
+                lost = [name for name in changes.unplaced if find.is_inside(name)]
+                if lost or not (changes.whole or changes.low_rank):
+                    raise no_place(lost or changes.unplaced, label, base_label)
             except CheckpointError as error:
                 failure = failure or error
             else:
                 return changes, weights
         assert failure is not None
         raise failure
+
+
+@dataclass(frozen=True)
+class _Finder:
+    """From what an adapter calls a weight to its name in a trunk.
+
+    An adapter of a model with a head names the trunk first, as in ``bert.encoder``. No other prefix
+    is passed over: ``text_model.encoder`` is not the encoder of images.
+    """
+
+    names: Set[str]
+    trunk: str
+
+    def __call__(self, name: str) -> str | None:
+        bare = self._bare(name)
+        return bare if bare in self.names else None
+
+    def is_inside(self, name: str) -> bool:
+        """Whether a weight would lie in a part that the trunk has."""
+        return self._bare(name).partition(".")[0] in {own.partition(".")[0] for own in self.names}
+
+    def _bare(self, name: str) -> str:
+        first, _, rest = name.partition(".")
+        is_trunk = name not in self.names and first in {self.trunk, "model", "vision_model"}
+        return self._bare(rest) if is_trunk and rest else name
 
 
 def find_adapter(place: Pretrained) -> Adapter | None:
@@ -145,7 +168,7 @@ def _base(place: Pretrained, settings: Mapping[str, object]) -> Pretrained:
     if not isinstance(named, str) or not named:
         raise EncoderError(f"encoder {place.identifier} is an adapter that names no base. {how}")
     folders = [Path(named).expanduser(), Path(place.source) / place.subfolder / named]
-    found = next((str(folder) for folder in folders if folder.is_dir()), None)
+    found = next((str(folder) for folder in folders if _holds_model(folder)), None)
     if found is None and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", named):
         raise EncoderError(
             f"encoder {place.identifier} is an adapter, and its base {named} is not on this "
@@ -159,6 +182,10 @@ def _base(place: Pretrained, settings: Mapping[str, object]) -> Pretrained:
         revision=str(revision) if revision and found is None else None,
         advice=f"It is an adapter, and this is its base, {named}. {how}",
     )
+
+
+def _holds_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", "modules.json", _CONFIG))
 
 
 def _product(update: LowRank[Tensor], weight: Tensor) -> Tensor:

@@ -156,9 +156,7 @@ def load_model(
     MissingExtraError
         If it must be spread over devices, and accelerate is not installed.
     """
-    model = _with_weights(place, config, kind, options)
-    if adapter is not None:
-        adapter.merge_into(model)
+    model = _with_weights(place, adapter, config, kind, options)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     reading = model  # the part whose forward pass is read
     head: nn.Module | None = None
@@ -189,7 +187,13 @@ def load_model(
     )
 
 
-def _with_weights(place: Pretrained, config: Config, kind: ModelKind, options: TextOptions) -> Any:
+def _with_weights(
+    place: Pretrained,
+    adapter: Adapter | None,
+    config: Config,
+    kind: ModelKind,
+    options: TextOptions,
+) -> Any:
     transformers = place.transformers
     more: dict[str, object] = {"config": config}
     encoding = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
@@ -214,10 +218,11 @@ def _with_weights(place: Pretrained, config: Config, kind: ModelKind, options: T
         report,
         needed=lambda key: not (encoder_only and key.startswith("decoder.")),
     )
-    if encoder_only:
-        model = model.get_encoder()
     # from version 5 on, models come in the checkpoint's type
-    return model if options.device_map is not None else model.float()
+    model = model if options.device_map is not None else model.float()
+    if adapter is not None:
+        adapter.merge_into(model)
+    return model.get_encoder() if encoder_only else model
 
 
 def _pooler_option(

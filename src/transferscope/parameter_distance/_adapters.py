@@ -38,11 +38,18 @@ def merge_adapter(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
         base.
     """
     shapes = {name: tensor.shape for name, tensor in base.tensors.items()}
+
+    def find(name: str) -> str | None:
+        if name in shapes:
+            return name
+        found = [n for n in shapes if name.endswith(f".{n}") or n.endswith(f".{name}")]
+        return found[0] if len(found) == 1 else None
+
     changes = adapter_changes(
-        adapter.adapter, adapter.tensors, shapes, label=adapter.label, base_label=base.label
+        adapter.adapter, adapter.tensors, shapes, find, label=adapter.label, base_label=base.label
     )
     if changes.unplaced:
-        raise no_place(list(changes.unplaced), adapter.label, base.label)
+        raise no_place(changes.unplaced, adapter.label, base.label)
     tensors = base.tensors | changes.whole
     for place, update in changes.low_rank.items():
         tensors[place] = Tensor(tensors[place].shape, _sum(tensors[place], update))

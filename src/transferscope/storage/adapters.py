@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -85,19 +85,20 @@ class AdapterChanges(Generic[T]):
         Name of a weight of the base -> what it is replaced by.
     low_rank : dict of str to LowRank
         Name of a weight of the base -> what is added to it.
-    unplaced : dict of str to tensor
-        Whole tensors that the base does not have, such as a new head.
+    unplaced : list of str
+        Weights that it changes and that were not found in the base.
     """
 
     whole: dict[str, T] = field(default_factory=dict)
     low_rank: dict[str, LowRank[T]] = field(default_factory=dict)
-    unplaced: dict[str, T] = field(default_factory=dict)
+    unplaced: list[str] = field(default_factory=list)
 
 
 def adapter_changes(
     settings: Mapping[str, object] | None,
     tensors: Mapping[str, T],
     base: Mapping[str, tuple[int, ...]],
+    find: Callable[[str], str | None],
     *,
     label: str,
     base_label: str,
@@ -112,6 +113,8 @@ def adapter_changes(
         Content of ``adapter_model.safetensors``.
     base : mapping of str to tuple of int
         Names and shapes of the weights of the base.
+    find : callable
+        From what the adapter calls a weight to its name in the base, None where there is none.
     label, base_label : str
         The adapter and its base, for messages.
 
@@ -140,15 +143,16 @@ def adapter_changes(
             factors.setdefault((found[1], bool(found[2])), {})[found[3]] = tensor
             continue
         bare = re.sub(r"\.(modules_to_save(\.default)?|base_layer)\.", ".", bare)
-        place = _place(bare, base)
+        place = find(bare)
         if place is None:
-            changes.unplaced[bare] = tensor
+            changes.unplaced.append(bare)
         else:
             changes.whole[place] = tensor
     for (module, is_embedding), pair in factors.items():
-        place = _place(f"{module}.weight", base)
+        place = find(f"{module}.weight")
         if place is None:
-            raise no_place([f"{module}.weight"], label, base_label)
+            changes.unplaced.append(f"{module}.weight")
+            continue
         if set(pair) != {"A", "B"} or not _are_of_one_rank(pair["A"].shape, pair["B"].shape):
             raise CheckpointError(
                 f"{label} holds factors A and B of {module} that do not fit each other. "
@@ -208,14 +212,6 @@ def _refuse_other_kinds(settings: Mapping[str, object], label: str) -> None:
 
 def _are_of_one_rank(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     return len(a) > 1 and len(b) > 1 and a[0] == b[1] and a[0] > 0
-
-
-def _place(name: str, base: Mapping[str, object]) -> str | None:
-    """The name in the base of what the adapter calls `name`."""
-    if name in base:
-        return name
-    found = [n for n in base if name.endswith(f".{n}") or n.endswith(f".{name}")]
-    return found[0] if len(found) == 1 else None
 
 
 def _scale(settings: Mapping[str, object], module: str, *, rank: int) -> float:
