@@ -145,11 +145,11 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("calls_itself", [True, False])  # an encoder-decoder, or not
-@pytest.mark.parametrize("architecture", ["t5", "mt5", "umt5"])
+@pytest.mark.parametrize("architecture", ["t5", "mt5", "umt5", "longt5"])
 def test_an_encoder_of_t5_that_was_saved_alone(
     architecture: str, calls_itself: bool, tmp_path: Path
 ) -> None:
-    prefix = {"t5": "T5", "mt5": "MT5", "umt5": "UMT5"}[architecture]
+    prefix = {"t5": "T5", "mt5": "MT5", "umt5": "UMT5", "longt5": "LongT5"}[architecture]
     words = tiny.tokenizer("unigram-eos")
     special = {"vocab_size": len(words), "pad_token_id": 0, "eos_token_id": 3}
     config = getattr(transformers, f"{prefix}Config")(**tiny.T5, **special)

@@ -77,7 +77,8 @@ class Adapter:
     ) -> tuple[AdapterChanges[Tensor], Mapping[str, Tensor]]:
         """Its changes under the names in memory, or else under those in files; and the weights."""
         failure: CheckpointError | None = None
-        for weights in (model.state_dict(), weights_as_saved(model)):
+        for named in (nn.Module.state_dict, weights_as_saved):
+            weights: Mapping[str, Tensor] = named(model)
             shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
             find = _Finder(set(shapes), getattr(model, "base_model_prefix", ""))
             try:
@@ -137,6 +138,8 @@ def find_adapter(place: Pretrained) -> Adapter | None:
         If there are both or only half of an adapter, or its base is not at hand.
     """
     config = place.beside(_CONFIG)
+    if config is None and not Path(place.source).is_dir():
+        return None  # the hub is not asked for halves
     files = [file for name in _WEIGHTS if (file := place.beside(name)) is not None]
     if config is None and not files:
         return None

@@ -69,18 +69,7 @@ class Pretrained:
             return load(self.source, trust_remote_code=False, **place, **options)
         except Exception as error:
             # a download or a damaged file may raise anything
-            remedy = self.advice or (
-                "The folder must hold what save_pretrained of the model and of its image processor "
-                "or tokenizer write: config.json, model.safetensors, preprocessor_config.json or "
-                "tokenizer.json."
-                if Path(self.source).is_dir()
-                else "Models are downloaded and then kept: run this once with a connection to "
-                f"huggingface.co, or give {PREFIX}<folder> with a local copy."
-            )
-            raise EncoderError(
-                f"encoder {self.identifier} cannot be loaded "
-                f"({type(error).__name__}: {first_line(error)}). {remedy}"
-            ) from error
+            raise self._failure(error) from error
 
     def load_model(self, auto: Any, **options: object) -> tuple[Any, LoadingReport]:
         """Load a model with its weights, none of which lie outside; and what is said of them."""
@@ -88,17 +77,22 @@ class Pretrained:
             if (index := self.beside(name + _INDEX)) is not None:
                 read_shard_index(index)
         model, report = self.load(auto.from_pretrained, output_loading_info=True, **options)
+        model.config.return_dict = True  # the form of outputs only; parts ask for it as well
         return model, report
 
     def find(self, path: str) -> Path | None:
         """Find a file by its path in the folder or repository; None where there is none."""
-        found = self.transformers.utils.cached_file(
-            self.source,
-            path.lstrip("/"),
-            revision=self.revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        try:
+            found = self.transformers.utils.cached_file(
+                self.source,
+                path.lstrip("/"),
+                revision=self.revision,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+        except Exception as error:
+            # what is no id of the hub, or is not open to everyone
+            raise self._failure(error) from error
         return None if found is None else Path(found)
 
     def beside(self, name: str) -> Path | None:
@@ -115,6 +109,20 @@ class Pretrained:
         """Whether a whole model lies there."""
         names = [name + end for name in _WEIGHTS for end in ("", _INDEX)]
         return any(self.beside(name) is not None for name in names)
+
+    def _failure(self, error: Exception) -> EncoderError:
+        remedy = self.advice or (
+            "The folder must hold what save_pretrained of the model and of its image processor "
+            "or tokenizer write: config.json, model.safetensors, preprocessor_config.json or "
+            "tokenizer.json."
+            if Path(self.source).is_dir()
+            else "Models are downloaded and then kept: run this once with a connection to "
+            f"huggingface.co, or give {PREFIX}<folder> with a local copy."
+        )
+        return EncoderError(
+            f"encoder {self.identifier} cannot be loaded "
+            f"({type(error).__name__}: {first_line(error)}). {remedy}"
+        )
 
 
 def first_line(error: Exception) -> str:

@@ -196,13 +196,11 @@ def _with_weights(
 ) -> Any:
     transformers = place.transformers
     more: dict[str, object] = {"config": config}
-    encoding = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
+    encoder = _encoder_class(transformers, config)
     if kind.classifier is not None:
         auto = getattr(transformers, _AUTO_CLASSES[kind.classifier])
-    elif encoding is not None and encoding.__name__.endswith("EncoderModel"):
-        # of T5 and its kin: also where the encoder was saved alone and calls itself no
-        # encoder-decoder
-        auto = transformers.AutoModelForTextEncoding
+    elif encoder is not None:
+        auto = encoder
     else:
         auto = transformers.AutoModel
         more |= _pooler_option(transformers, config, place.identifier, keep=kind.pooler)
@@ -223,6 +221,17 @@ def _with_weights(
     if adapter is not None:
         adapter.merge_into(model)
     return model.get_encoder() if encoder_only else model
+
+
+def _encoder_class(transformers: ModuleType, config: Config) -> Any:
+    """The class of T5 and its kin that is the encoder alone, None for other models.
+
+    Where the encoder was saved alone, the configuration may not call itself an encoder-decoder.
+    """
+    of_kind = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
+    names = [*(config.architectures or ()), getattr(of_kind, "__name__", "")]
+    found = (getattr(transformers, name, None) for name in names if name.endswith("EncoderModel"))
+    return next((one for one in found if one is not None), None)
 
 
 def _pooler_option(
@@ -263,7 +272,7 @@ def _head(model: nn.Module, config: Config, identifier: str) -> nn.Module:
 
 def _plain(model: Callable[..., Any], cache: Mapping[str, bool], *, with_pooler: bool) -> Reader:
     def read(inputs: Inputs, *, all_layers: bool) -> Reading:
-        outputs = model(**inputs, **cache, output_hidden_states=all_layers, return_dict=True)
+        outputs = model(**inputs, **cache, output_hidden_states=all_layers)
         last = outputs.last_hidden_state
         # the first is the embedding; the last may lack the final normalisation
         hidden = (*outputs.hidden_states[1:-1], last) if all_layers else (last,)
@@ -278,7 +287,7 @@ def _classifier(model: Callable[..., Any], head: nn.Module, *, with_logits: bool
         hidden: list[Tensor] = []
 
         def call(given: Inputs) -> Tensor:
-            outputs = model(**given, output_hidden_states=True, return_dict=True)
+            outputs = model(**given, output_hidden_states=True)
             states = outputs.get("encoder_hidden_states") or outputs.hidden_states
             hidden.extend(states[1:])
             logits: Tensor = outputs.logits
@@ -293,7 +302,7 @@ def _classifier(model: Callable[..., Any], head: nn.Module, *, with_logits: bool
 def _token_classifier(model: Callable[..., Any]) -> Reader:
     def read(inputs: Inputs, *, all_layers: bool) -> Reading:
         del all_layers  # the head needs them all
-        outputs = model(**inputs, output_hidden_states=True, return_dict=True)
+        outputs = model(**inputs, output_hidden_states=True)
         return Reading(outputs.hidden_states[1:], None, outputs.logits)
 
     return read

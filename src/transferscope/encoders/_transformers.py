@@ -33,8 +33,8 @@ def load_transformers(name: str) -> TorchEncoder | TextEncoder:
     ----------
     name : str
         An id on the Hugging Face hub, or a local folder as ``save_pretrained`` of the model and of
-        its image processor or tokenizer write it; with or without ``hf/``. For text models options
-        may follow a question mark, see `_text`.
+        its image processor or tokenizer write it, or as PEFT writes an adapter; with or without
+        ``hf/``. For text models options may follow a question mark, see `_text`.
 
     Returns
     -------
@@ -46,8 +46,8 @@ def load_transformers(name: str) -> TorchEncoder | TextEncoder:
     MissingExtraError
         If transformers cannot be imported.
     EncoderError
-        If it cannot be loaded or downloaded, lacks weights, or prepares its images in a way that
-        cannot be translated.
+        If it cannot be loaded or downloaded, lacks weights, asks for what is not known here, or
+        prepares its images in a way that cannot be translated.
     """
     transformers = require("transformers", extra="vision", purpose="load encoders named hf/…")
     source, _, query = name.removeprefix(PREFIX).partition("?")
@@ -102,6 +102,8 @@ def _is_text(config: Config) -> bool:
         TOKENIZER_MAPPING_NAMES,
         modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
     )
     kind = config.model_type
     return any(kind in names for names in takes_tokens) and (

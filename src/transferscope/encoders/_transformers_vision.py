@@ -94,9 +94,7 @@ def load_vision(place: Pretrained, adapter: Adapter | None, config: Config) -> T
     vision = getattr(config, "vision_config", config)
     heads = _heads(model)
     if heads:
-        run: Run = before_heads(
-            heads, lambda images: model(pixel_values=images, return_dict=True).logits
-        )
+        run: Run = before_heads(heads, lambda images: model(pixel_values=images).logits)
     else:
         run = _pooling(model, vision)
     _require_size(model, run, vision, preprocessing.size, identifier)
@@ -187,7 +185,7 @@ def _pooling(model: nn.Module, config: Config) -> Run:
             n_patches = (config.image_size // config.patch_size) ** 2
             order = torch.arange(n_patches, device=images.device, dtype=torch.float32)
             options["noise"] = order.expand(len(images), -1)
-        outputs = model(pixel_values=images, return_dict=True, **options)
+        outputs = model(pixel_values=images, **options)
         hidden: Tensor = outputs.last_hidden_state
         if config.model_type in _CLASS_TOKEN:
             return hidden[:, 0], None
