@@ -302,6 +302,21 @@ def test_half_of_an_adapter_is_refused(lost: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("offline")
+def test_the_base_may_lie_in_the_cache_of_the_hub(tmp_path: Path) -> None:
+    tiny.saved(tmp_path / "base", "bert")
+    tensors = factors(QUERY)[0]
+    near = adapter(tmp_path / "near", tensors, str(tmp_path / "base"))
+    expected = features(near)
+    repository, commit = tmp_path / "empty" / "models--who--base", "0123456789" * 4
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots").mkdir()
+    (tmp_path / "base").rename(repository / "snapshots" / commit)
+    far = adapter(tmp_path / "far", tensors, "who/base")
+    assert torch.equal(features(far), expected)
+
+
+@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize(
     ("base", "match"),
     [

@@ -72,13 +72,17 @@ class Pretrained:
             raise self._failure(error) from error
 
     def load_model(self, auto: Any, **options: object) -> tuple[Any, LoadingReport]:
-        """Load a model with its weights, none of which lie outside; and what is said of them."""
+        """Load a model with its weights, none of which lie outside; and what is said of them.
+
+        What is said must be given to `require_weights`: sizes that differ are not refused before.
+        """
         for name in _WEIGHTS:
             if (index := self.beside(name + _INDEX)) is not None:
                 read_shard_index(index)
-        model, report = self.load(auto.from_pretrained, output_loading_info=True, **options)
+        report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, said = self.load(auto.from_pretrained, **report, **options)
         model.config.return_dict = True  # the form of outputs only; parts ask for it as well
-        return model, report
+        return model, said
 
     def find(self, path: str) -> Path | None:
         """Find a file by its path in the folder or repository; None where there is none."""
@@ -182,8 +186,15 @@ def require_weights(
     EncoderError
         If weights would be filled at random, or weights of a part that is used are left over.
     """
+    if other := sorted(report["mismatched_keys"]):
+        listed = first_few(
+            f"{key} of {tuple(has)}, not {tuple(wants)}" for key, has, wants in other
+        )
+        raise EncoderError(
+            f"encoder {identifier} has weights of another size than its config.json describes: "
+            f"{listed}. Take the config.json that was saved with the weights."
+        )
     absent = sorted(filter(needed, report["missing_keys"]))
-    absent += sorted(str(key[0]) for key in report.get("mismatched_keys", ()))
     if absent:
         raise EncoderError(
             f"encoder {identifier} lacks weights that {type(model).__name__} needs, and "
