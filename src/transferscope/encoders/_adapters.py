@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -113,11 +114,15 @@ class _Finder:
 
     def is_inside(self, name: str) -> bool:
         """Whether a weight would lie in a part that the trunk has."""
-        return self._bare(name).partition(".")[0] in {own.partition(".")[0] for own in self.names}
+        return self._bare(name).partition(".")[0] in self._parts
+
+    @cached_property
+    def _parts(self) -> Set[str]:
+        return {name.partition(".")[0] for name in self.names}
 
     def _bare(self, name: str) -> str:
         first, _, rest = name.partition(".")
-        is_trunk = name not in self.names and first in {self.trunk, "model", "vision_model"}
+        is_trunk = first in {self.trunk, "model", "vision_model"} - self._parts
         return self._bare(rest) if is_trunk and rest else name
 
 

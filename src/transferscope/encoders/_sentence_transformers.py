@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from transferscope.encoders._pretrained import PREFIX, Pretrained, first_line
+from transferscope.encoders._text_pooling import Pooling
 from transferscope.errors import CheckpointError, EncoderError, first_few
 from transferscope.storage import read_weights_file
 
@@ -112,10 +113,7 @@ class SentenceRecipe:
 
     Parameters
     ----------
-    pooling : tuple of str
-        How the tokens of a text are pooled; several are put side by side.
-    finish : torch.nn.Module or None
-        Layers that are applied to the pooled features.
+    pooling : Pooling
     limit : int or None
         Number of tokens that are read.
     prompt : str
@@ -124,23 +122,23 @@ class SentenceRecipe:
         Whether texts are read in lower case.
     """
 
-    pooling: tuple[str, ...]
-    finish: nn.Module | None
+    pooling: Pooling
     limit: int | None
     prompt: str
     lower_case: bool
 
     def require_width(self, width: int, identifier: str) -> None:
         """Refuse layers that do not fit a transformer of this width."""
-        if self.finish is None:
+        if self.pooling.finish is None:
             return
+        width *= len(self.pooling.texts)
         try:
             with torch.inference_mode():
-                self.finish.eval()(torch.zeros(1, width * len(self.pooling)))
+                self.pooling.finish(torch.zeros(1, width))
         except RuntimeError as error:
             raise EncoderError(
                 f"layers after the pooling of encoder {identifier} do not take its "
-                f"{width * len(self.pooling)} pooled features ({first_line(error)}). Save the "
+                f"{width} pooled features ({first_line(error)}). Save the "
                 "model again, or leave them out with ?pooling=mean."
             ) from error
 
@@ -206,17 +204,16 @@ def read_recipe(folder: SentenceFolder, *, own_pooling: bool) -> SentenceRecipe:
     place, modules = folder.place, folder.modules
     limit, lower_case = _reading(place, modules[0].path)
     prompt = _prompt(place)
-    pooling: tuple[str, ...] = ("mean",)
+    texts: tuple[str, ...] = ("mean",)
     finish: list[nn.Module] = []
     if own_pooling:
         kinds = [module.kind for module in modules[1:]]
         if kinds[:1] != ["Pooling"]:
             raise _unknown_part(place, kinds[0] if kinds else "no Pooling after its Transformer")
-        pooling = _pooling(place, modules[1].path, prompt)
+        texts = _pooling(place, modules[1].path, prompt)
         finish = [_layer(place, module) for module in modules[2:]]
-    return SentenceRecipe(
-        pooling, nn.Sequential(*finish) if finish else None, limit, prompt, lower_case
-    )
+    pooling = Pooling(texts, finish=nn.Sequential(*finish) if finish else None)
+    return SentenceRecipe(pooling, limit, prompt, lower_case)
 
 
 def _kind(name: str) -> str:

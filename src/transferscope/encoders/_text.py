@@ -32,6 +32,8 @@ This module imports torch at the top; transformers is passed in.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from transferscope.encoders._adapters import Adapter
 from transferscope.encoders._pretrained import Config, Pretrained, decisive, refuse_own_code
 from transferscope.encoders._sentence_transformers import SentenceFolder, read_recipe
@@ -96,18 +98,18 @@ def load_text(
     kind = model_kind(place, config, options, is_sentence=recipe is not None)
     model = load_model(place, adapter, config, kind, options)
 
-    texts: tuple[str, ...] = ("last" if kind.decoder_only else "mean",)
+    pooling = Pooling(("last" if kind.decoder_only else "mean",))
     if not options.own_pooling:
-        texts = (str(options.pooling),)
+        pooling = Pooling((str(options.pooling),))
     elif recipe is not None:
-        texts = recipe.pooling
+        pooling = recipe.pooling
         recipe.require_width(int(config.hidden_size), identifier)
-    pooling = Pooling(texts, options.subwords, recipe.finish if recipe else None)
+    pooling = replace(pooling, words=options.subwords)
     positions = n_positions(model.module, config)
     limit = token_limit(tokenizer, positions, recipe, options.max_length, identifier)
     prompt = recipe.prompt if recipe else ""
     described = (
-        texts,
+        pooling.texts,
         options.subwords,
         kind.classifier,
         kind.pooler,

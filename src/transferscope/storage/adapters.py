@@ -68,6 +68,10 @@ class LowRank(Generic[T]):
         Parameters
         ----------
         shape : tuple of int
+
+        Returns
+        -------
+        bool
         """
         rank = self.a.shape[0]
         rows, columns = math.prod(self.b.shape) // rank, math.prod(self.a.shape) // rank
