@@ -98,7 +98,7 @@ def test_class_labels_live_beside_the_features(backend):
         ([-1.0, 0.0, 1.0, 0.0], "negative, got -1"),
         (["a", None, "b", "a"], "got NoneType and str.*unlabelled"),
         (np.array(["a", 1, "b", "a"], object), "got int and str"),
-        ([3, 3, 3, 3], r"two classes are needed, got only \[3\]"),
+        ([3, 3, 3, 3], r"at least two classes, got only \[3\]"),
     ],
 )
 def test_no_class_labels(labels, message):

@@ -118,7 +118,8 @@ def open_reference(
     Raises
     ------
     DatasetError
-        As `open_dataset` raises it, except that labels may be missing altogether.
+        As `open_dataset` raises it, except that labels may be missing altogether or all the same:
+        what needs classes of a reference then refuses it.
     MissingExtraError
         If reading it needs a library that is not installed.
 
@@ -129,9 +130,7 @@ def open_reference(
     >>> len(corpus), corpus.labels
     (2, None)
     """
-    dataset = _read(source, Request(None, label_column, input_column, reference=True))
-    _refuse_bad_classes(dataset)
-    return dataset
+    return _read(source, Request(None, label_column, input_column, reference=True))
 
 
 def _read(source: object, request: Request) -> Dataset:

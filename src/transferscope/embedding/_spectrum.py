@@ -35,10 +35,15 @@ class Spread:
     n_samples : int
     dtype : dtype
         Of the features, whose rounding decides what counts as zero.
+    name : str
+        What messages call the features.
     """
 
-    def __init__(self, moments: FeatureMoments, n_samples: int, dtype: Any) -> None:
+    def __init__(
+        self, moments: FeatureMoments, n_samples: int, dtype: Any, name: str = "features"
+    ) -> None:
         self._moments, self._n_samples, self._dtype = moments, n_samples, dtype
+        self._name = name
 
     @cached_property
     def total(self) -> FeatureMoments:
@@ -50,7 +55,7 @@ class Spread:
         # below this the spread is what rounding makes of equal rows
         if trace <= level * float(xp.finfo(self._dtype).eps) ** 2 or trace == 0:
             raise FeatureError(
-                f"features are the same for all {self._n_samples} samples; nothing can be scored. "
+                f"{self._name} are the same for all {self._n_samples} samples; nothing can be scored. "
                 "Check the encoder's weights and preprocessing."
             )
         return total

@@ -14,6 +14,7 @@ from transferscope.embedding import INFLUENCE_SAMPLES, ClassMoments, Embedding, 
 from transferscope.encoders import Encoder
 from transferscope.extraction import _batches
 from transferscope.extraction._batches import n_shards, shard_rows
+from transferscope.errors import FeatureError
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import NumpyArray
 from transferscope.numerics.sampling import stratified_rows
@@ -59,6 +60,8 @@ class ReferenceTask(TypedDict, total=False):
 
     reference_features: NumpyArray
     reference_labels: NumpyArray | None
+    #: why there are none
+    reference_error: FeatureError
 
 
 class LayerArrays(TypedDict, total=False):

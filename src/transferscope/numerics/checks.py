@@ -58,7 +58,9 @@ def finite(features: Array, name: str = "features") -> None:
             )
 
 
-def class_labels(labels: ArrayLike, n_samples: int, like: Array) -> tuple[Array, Array]:
+def class_labels(
+    labels: ArrayLike, n_samples: int, like: Array, name: str = "labels"
+) -> tuple[Array, Array]:
     """Check class labels and number the classes that occur from 0.
 
     Absent ids do not count as classes: labels 0, 2, 7 are three classes.
@@ -70,6 +72,8 @@ def class_labels(labels: ArrayLike, n_samples: int, like: Array) -> tuple[Array,
         Length that the labels must have.
     like : array
         The features: the ids returned are in their library and on their device.
+    name : str
+        What messages call them.
 
     Returns
     -------
@@ -86,35 +90,36 @@ def class_labels(labels: ArrayLike, n_samples: int, like: Array) -> tuple[Array,
     values = arrays.to_numpy(arrays.as_array(labels))
     if values.ndim != 1:
         raise InputError(
-            f"labels must be one id per sample, shape (n_samples,), got shape {values.shape}; "
+            f"{name} must be one id per sample, shape (n_samples,), got shape {values.shape}; "
             "for one-hot or multi-label columns use targets=."
         )
     if values.shape[0] != n_samples:
         raise InputError(
-            f"labels and features must have the same length, got {values.shape[0]} labels "
+            f"{name} and features must have the same length, got {values.shape[0]} labels "
             f"for {n_samples} feature rows."
         )
     if values.dtype.kind == "f":
         if not np.all(np.isfinite(values)) or np.any(values != np.rint(values)):
             raise InputError(
-                "labels must be class ids, got fractional or non-finite numbers; "
+                f"{name} must be class ids, got fractional or non-finite numbers; "
                 "for regression use targets=."
             )
         values = values.astype(np.int64)
     if values.dtype.kind == "i" and values.size and values.min() < 0:
         raise InputError(
-            f"labels must not be negative, got {values.min()}; drop unlabelled samples first."
+            f"{name} must not be negative, got {values.min()}; drop unlabelled samples first."
         )
     kinds = {type(value).__name__ for value in values} if values.dtype.kind == "O" else set()
     if len(kinds) > 1 or "NoneType" in kinds:
         raise InputError(
-            f"labels must be all text or all whole numbers, got {' and '.join(sorted(kinds))}; "
+            f"{name} must be all text or all whole numbers, got {' and '.join(sorted(kinds))}; "
             "drop unlabelled samples and write the ids in one way."
         )
     names, ids = np.unique(values, return_inverse=True)
     if names.size < 2:
         raise InputError(
-            f"at least two classes are needed, got only {names.tolist()}; a score compares classes."
+            f"{name} must hold at least two classes, got only {names.tolist()}; a score compares "
+            "classes."
         )
     return arrays.from_numpy(ids.astype(np.int64), like), names
 
