@@ -165,7 +165,7 @@ class Embedding:
             "source_logits": source_logits,
             "source_probabilities": self._source,
             "reference_features": self._reference,
-            "reference_labels": reference_labels,
+            "reference_labels": reference_error or reference_labels,
         }
         self.inputs = frozenset(name for name, value in optional.items() if value is not None)
         if isinstance(moments, ClassMoments) and classes is not None:
