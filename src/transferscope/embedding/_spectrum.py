@@ -63,14 +63,14 @@ class Spread:
     @cached_property
     def spectrum(self) -> Spectrum:
         """Eigendecomposition of the total scatter."""
-        scatter = self.total.scatter
-        xp = arrays.namespace(scatter)
+        total = self.total
+        xp = arrays.namespace(total.scatter)
         # of its negative: from the largest down, without a copy of the vectors
-        values, vectors = xp.linalg.eigh(-scatter)
+        values, vectors = xp.linalg.eigh(-total.scatter)
         values = -values
         rank = int(xp.sum(xp.astype(values > float(values[0]) * self._rounding, xp.int64)))
         rank = min(rank, self._n_samples - 1)
-        return Spectrum(values[:rank], vectors[:, :rank])
+        return Spectrum(values[:rank], total.lifted(vectors[:, :rank]))
 
     @cached_property
     def root(self) -> Array:
@@ -81,7 +81,7 @@ class Spread:
         """
         scatter = self.total.scatter
         xp = arrays.namespace(scatter)
-        if self._n_samples > int(scatter.shape[0]):
+        if self._n_samples > int(self.total.mean.shape[0]):
             factor = arrays.cholesky(scatter)
             largest = float(xp.sqrt(xp.sum(scatter * scatter)))  # no eigenvalue lies above
             if factor is not None and (
@@ -99,4 +99,4 @@ class Spread:
         """
         xp = arrays.namespace(self._moments.scatter)
         products, own = float(xp.finfo(self._dtype).eps), float(xp.finfo(xp.float64).eps)
-        return max(10 * products, int(self._moments.scatter.shape[0]) * own)
+        return max(10 * products, int(self._moments.mean.shape[0]) * own)
