@@ -76,6 +76,10 @@ def domain_gap(
     roots, spread = [], 0.0
     for side in sides:
         centred = side - side.mean(axis=0)
+        if len(side) < centred.shape[1]:
+            roots.append(centred / np.sqrt(len(side)))  # any root will do, and this is no d x d
+            spread += float(np.sum(roots[-1] ** 2))
+            continue
         values, vectors = np.linalg.eigh(centred.T @ centred / len(side))
         values = np.maximum(values, 0.0)
         spread += float(values.sum())
