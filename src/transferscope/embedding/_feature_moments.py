@@ -77,7 +77,7 @@ class FeatureMoments:
         Raises
         ------
         FeatureError
-            If a feature is NaN or infinite, or so large that its cube overflows, or both features
+            If a feature is NaN or infinite, or too large for the dtype, or both features
             and samples are too many.
         """
         origin = products = cubic_sums = None
@@ -91,7 +91,7 @@ class FeatureMoments:
                 pivot = xp.mean(chunk[: min(n, PIVOT_ROWS), :], axis=0)
                 centred = chunk - pivot
                 norms = xp.vecdot(centred, centred)
-                _refuse_unusable(chunk, norms * xp.sqrt(norms))
+                _refuse_unusable(chunk, pivot, norms)
             if origin is None or products is None or cubic_sums is None:
                 origin = arrays.as_float64(pivot)
                 products = Products(origin)
@@ -211,7 +211,9 @@ class FeatureMoments:
 
     def in_own_axes(self) -> Array:
         """The scatter in the features' own axes, (d, d)."""
-        require_size(*self.mean.shape, *self.mean.shape)
+        if self.basis is None:
+            return self.scatter
+        require_size(int(self.mean.shape[0]), int(self.mean.shape[0]))
         return self.lifted(self.lifted(self.scatter).T)
 
     @property
@@ -265,12 +267,18 @@ def cut(features: Array) -> Iterator[tuple[slice, Array]]:
     return ((rows, features[rows, :]) for rows in arrays.chunks(features))
 
 
-def _refuse_unusable(chunk: Array, cubic_sums: Array) -> None:
-    """Refuse features that are not finite, or the cubic_sums of whose lengths are not."""
+def _refuse_unusable(chunk: Array, pivot: Array, norms: Array) -> None:
+    """Refuse features that are not finite, or too large for the sums.
+
+    `norms` are the squared lengths about the pivot: they are looked at, which is cheaper.
+    """
     xp = arrays.namespace(chunk)
-    if not bool(xp.isfinite(xp.sum(cubic_sums))):
+    limit = checks.largest_value(chunk.dtype)
+    reach = xp.max(xp.abs(pivot)) + xp.sqrt(xp.max(norms))
+    if not bool(reach <= limit) or not bool(xp.isfinite(xp.sum(norms * xp.sqrt(norms)))):
         checks.finite(chunk)
         raise FeatureError(
-            f"features reach {float(xp.max(xp.abs(chunk))):.3g}, whose cubic_sums overflow "
-            f"{chunk.dtype}; scale them down or pass float64."
+            f"features reach {float(xp.max(xp.abs(chunk))):.3g}, and their vectors more than "
+            f"{limit:.0e}: the powers overflow {chunk.dtype}. Divide them by a power of ten, or "
+            "pass float64."
         )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from transferscope.embedding._feature_moments import FeatureMoments
 from transferscope.errors import FeatureError
-from transferscope.numerics import arrays
+from transferscope.numerics import arrays, checks
 from transferscope.numerics.arrays import Array
 
 
@@ -52,11 +52,13 @@ class Spread:
         xp = arrays.namespace(total.scatter)
         trace = float(xp.linalg.trace(total.scatter))
         level = float(xp.sum(total.mean * total.mean)) * self._n_samples
-        # below this the spread is what rounding makes of equal rows
-        if trace <= level * float(xp.finfo(self._dtype).eps) ** 2 or trace == 0:
+        least = 1 / checks.largest_value(self._dtype)
+        # below this the spread is what rounding makes of equal rows, or underflow of any
+        if trace <= max(level * float(xp.finfo(self._dtype).eps) ** 2, self._n_samples * least**2):
             raise FeatureError(
-                f"{self._name} are the same for all {self._n_samples} samples; nothing can be scored. "
-                "Check the encoder's weights and preprocessing."
+                f"{self._name} are the same for all {self._n_samples} samples (up to rounding, or "
+                f"to {least:.0e}); nothing can be scored. Check the encoder's weights and "
+                "preprocessing; features as small as that are to be multiplied by a power of ten."
             )
         return total
 

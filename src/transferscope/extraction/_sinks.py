@@ -12,9 +12,9 @@ import numpy as np
 from transferscope.datasets import Dataset
 from transferscope.embedding import INFLUENCE_SAMPLES, ClassMoments, Embedding, TargetMoments
 from transferscope.encoders import Encoder
+from transferscope.errors import FeatureError
 from transferscope.extraction import _batches
 from transferscope.extraction._batches import n_shards, shard_rows
-from transferscope.errors import FeatureError
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import NumpyArray
 from transferscope.numerics.sampling import stratified_rows

@@ -15,6 +15,7 @@ from transferscope.metrics._measurement import Measurement
 from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Metric
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
+from transferscope.numerics.targets import varies
 
 #: Stop when no log(alpha/beta) moves more than this; the evidence is then exact to its square.
 TOLERANCE = 1e-7
@@ -170,9 +171,9 @@ def _maximise(problem: _Problem) -> Array:
     """t = α/β of every column at the maximum of its evidence.
 
     From the best of ratios `GRID` apart, which move with the scale of the features: the evidence
-    may have more than one maximum. MacKay's fixed-point iteration on ln t, accelerated by the secant through the last two steps
-    (Anderson, depth one), kept between the nearest points known to lie on either side of the
-    maximum, and held between bounds beyond which the evidence is flat.
+    may have more than one maximum. MacKay's fixed-point iteration on ln t, accelerated by the
+    secant through the last two steps (Anderson, depth one), kept between the nearest points known
+    to lie on either side of the maximum, and held between bounds beyond which the evidence is flat.
     """
     xp = arrays.namespace(problem.s)
     scale = math.log(float(xp.max(problem.s + problem.u * problem.u)))
@@ -248,7 +249,7 @@ def measure(embedding: Embedding) -> Measurement:
     t = _maximise(problem)
     at = _solve(problem, t)
     evidence, _, beta = _evidence(problem, t, at)
-    varying = scatter > 0
+    varying = varies(scatter / problem.n, problem.b0 / math.sqrt(problem.n))
     n_columns = float(xp.sum(xp.astype(varying, xp.float64)))
     value = float(xp.sum(xp.where(varying, evidence, 0.0))) / n_columns
     warnings = embedding.shared_warnings()

@@ -9,6 +9,7 @@ import numpy as np
 from transferscope.errors import FeatureError, InputError
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
+from transferscope.numerics.targets import ROUNDING
 
 
 def features_matrix(features: ArrayLike, name: str = "features") -> Array:
@@ -37,25 +38,38 @@ def features_matrix(features: ArrayLike, name: str = "features") -> Array:
     return arrays.working_float(array)
 
 
+def largest_value(dtype: object) -> float:
+    """The largest feature whose powers and their sums a dtype holds: 1e12 or 1e50."""
+    return 2.0**40 if "32" in str(dtype) else 2.0**166
+
+
 def finite(features: Array, name: str = "features") -> None:
-    """Refuse NaN and infinity, naming the first bad row.
+    """Refuse NaN, infinity, and numbers whose powers would become infinite.
 
     Raises
     ------
     FeatureError
-        If any entry is not finite.
+        If any entry is not finite, naming the first bad row, or larger than `largest_value`.
     """
-    xp = arrays.namespace(features)
+    xp, limit = arrays.namespace(features), largest_value(features.dtype)
     for rows in arrays.chunks(features):
-        good = xp.isfinite(features[rows, :])
-        if not bool(xp.all(good)):
-            bad = np.flatnonzero(~arrays.to_numpy(xp.all(good, axis=1)))
-            first = rows.start + int(bad[0])
+        size = xp.abs(features[rows, :])
+        if bool(xp.all(size <= limit)):
+            continue
+        good = xp.isfinite(size)
+        if bool(xp.all(good)):
             raise FeatureError(
-                f"{name} must be finite, but row {first} holds NaN or infinity "
-                f"({bad.size} such rows among {rows.start} to {rows.stop - 1}). "
-                "Check the encoder in float32, or drop these rows."
+                f"{name} reach {float(xp.max(size)):.3g}, too large for computations in "
+                f"{features.dtype} (at most {limit:.0e}). Divide them by a power of ten"
+                f"{', or pass float64' if '32' in str(features.dtype) else ''}."
             )
+        bad = np.flatnonzero(~arrays.to_numpy(xp.all(good, axis=1)))
+        first = rows.start + int(bad[0])
+        raise FeatureError(
+            f"{name} must be finite, but row {first} holds NaN or infinity "
+            f"({bad.size} such rows among {rows.start} to {rows.stop - 1}). "
+            "Check the encoder in float32, or drop these rows."
+        )
 
 
 def class_labels(
@@ -145,8 +159,23 @@ def target_columns(targets: ArrayLike, n_samples: int, like: Array) -> Array:
         )
     if not np.all(np.isfinite(values)):
         raise InputError("targets must be finite; drop the rows with NaN or infinity.")
-    if np.all(values == values[0]):
-        raise InputError(f"targets must vary, every row is {values[0].tolist()}.")
+    largest = float(np.max(np.abs(values)))
+    limit = largest_value(values.dtype)
+    if largest > limit:
+        raise InputError(
+            f"targets reach {largest:.3g}, whose powers become infinite (at most {limit:.0e} is "
+            "taken). Divide them by a power of ten."
+        )
+    spread = np.ptp(values, axis=0)
+    if not np.any(spread > ROUNDING * np.max(np.abs(values), axis=0)):
+        by = " more than by rounding" if np.any(spread) else ""
+        raise InputError(f"targets must vary{by}, every row is {values[0].tolist()}.")
+    least = float(np.min(spread[spread > 0]))
+    if least < 1 / limit:
+        raise InputError(
+            f"targets vary by {least:.3g}, whose powers become zero (at least {1 / limit:.0e} is "
+            "taken). Multiply them by a power of ten."
+        )
     return arrays.from_numpy(values, like)
 
 
