@@ -135,17 +135,17 @@ def test_targets_whose_powers_overflow_or_vanish(size, message):
 def test_features_whose_powers_overflow(bad, backend):
     values = np.zeros((20, 2), np.float32)
     values[3, 1] = bad
-    with pytest.raises(FeatureError, match=r"reach 1e\+\d\d.* float32 .*or pass float64"):
+    with pytest.raises(FeatureError, match=r"reach 1e\+\d\d.*float32 .*or pass float64"):
         checks.finite(backend(values))
     checks.finite(backend(values.astype(np.float64)))
     with pytest.raises(FeatureError, match=r"reach 1e\+51.*Divide them"):
-        checks.finite(backend(values * 1e51 / bad))
+        checks.finite(backend(values.astype(np.float64) * 1e51 / bad))
 
 
 def test_masked_entries_are_refused_and_other_kinds_of_arrays_are_plain():
     masked = np.ma.masked_array(np.arange(6.0).reshape(3, 2), mask=[[0, 0], [0, 1], [0, 0]])
     for check in (checks.features_matrix, lambda a: checks.class_labels(a[:, 1], 3, LIKE)):
-        with pytest.raises(InputError, match="1 of one are masked. Leave these rows out"):
+        with pytest.raises(InputError, match=r"1 of one are masked\. Leave"):
             check(masked)
     for kind in (np.ma.MaskedArray, np.matrix):
         assert type(checks.features_matrix(np.eye(2).view(kind))) is np.ndarray

@@ -20,7 +20,7 @@ from transferscope.relatedness import task_relatedness
 EVERY = [
     *(pytest.param(m, t, id=f"{m.name}-{t}") for m, t in ROWS if t != "multilabel"),
     *(pytest.param(with_ped(m), "classification", id=f"{m.name}+ped") for m in ALONE
-      if applies_to(m)),
+      if applies_to(m) and not m.behaviour.copied_to_host),
 ]  # fmt: skip
 
 
@@ -185,8 +185,8 @@ def test_every_form_of_array_gives_the_same_scores(form, tmp_path):
     found = score(**every_features(partial(FORMS[form], tmp_path), data), metrics=metrics)
     assert found.scores.keys() == expected.scores.keys()
     for name in found.scores:
-        single = METRICS[name.removesuffix(SUFFIX)].behaviour.float32_tolerance
-        assert found[name] == pytest.approx(expected[name], rel=single, abs=single), name
+        # those that are float32 by now
+        assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-4), name
 
 
 def test_integers_are_not_summed_in_their_own_width():

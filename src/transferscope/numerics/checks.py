@@ -59,8 +59,8 @@ def finite(features: Array, name: str = "features") -> None:
         good = xp.isfinite(size)
         if bool(xp.all(good)):
             raise FeatureError(
-                f"{name} reach {float(xp.max(size)):.3g}, too large for computations in "
-                f"{features.dtype} (at most {limit:.0e}). Divide them by a power of ten"
+                f"{name} reach {float(xp.max(size)):.3g}, whose powers overflow "
+                f"{features.dtype} (at most {limit:.0e} is taken). Divide them by a power of ten"
                 f"{', or pass float64' if '32' in str(features.dtype) else ''}."
             )
         bad = np.flatnonzero(~arrays.to_numpy(xp.all(good, axis=1)))
