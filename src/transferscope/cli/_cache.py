@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from transferscope.cli._options import StoreOption
-from transferscope.cli._terminal import short_bytes, stderr, stdout
+from transferscope.cli._terminal import literal, short_bytes, stderr, stdout
 
 if TYPE_CHECKING:
     from transferscope.storage.feature_store import FeatureStore
@@ -29,9 +28,9 @@ def cache_list(store: StoreOption = None) -> None:
     for row in sorted(rows, key=lambda r: r.last_used, reverse=True):
         table.add_row(
             row.key[:10],
-            escape(row.about.get("dataset", "")),
-            escape(row.about.get("encoder", row.problem)),
-            escape(row.layer),
+            literal(row.about.get("dataset", "")),
+            literal(row.about.get("encoder", row.problem)),
+            literal(row.layer),
             f"{row.n_samples:,}",
             f"{row.n_shards_present}/{row.n_shards}",
             short_bytes(row.n_bytes),
@@ -39,7 +38,9 @@ def cache_list(store: StoreOption = None) -> None:
         )
     stdout.print(table)
     stdout.print(
-        f"{len(rows)} entries, {short_bytes(sum(r.n_bytes for r in rows))}, in {features.root}"
+        f"{len(rows)} entries, {short_bytes(sum(r.n_bytes for r in rows))}, in "
+        f"{literal(features.root)}",
+        soft_wrap=True,
     )
 
 
@@ -62,7 +63,9 @@ def cache_verify(store: StoreOption = None) -> None:
     with stderr.status("reading every file"):
         damages = features.verify()
     for damage in damages:
-        stdout.print(f"[red]damaged[/] {escape(str(damage.file))}: {damage.reason}", soft_wrap=True)
+        stdout.print(
+            f"[red]damaged[/] {literal(damage.file)}: {literal(damage.reason)}", soft_wrap=True
+        )
     stdout.print(f"{len(features.entries())} entries read, {len(damages)} damaged files")
     if damages:
         stdout.print("They are computed again when they are next needed.")
