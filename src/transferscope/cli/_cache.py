@@ -10,6 +10,7 @@ from rich.table import Table
 
 from transferscope.cli._options import StoreOption
 from transferscope.cli._terminal import literal, short_bytes, stderr, stdout
+from transferscope.errors import InputError
 
 if TYPE_CHECKING:
     from transferscope.storage.feature_store import FeatureStore
@@ -52,8 +53,12 @@ def cache_clear(
     store: StoreOption = None,
 ) -> None:
     """Delete stored features: the entries named, or all."""
-    freed = _store(store).clear(keys or None)
+    features = _store(store)
+    freed = features.clear(keys or None)
     stdout.print(f"{short_bytes(freed)} freed")
+    kept = [row.key for row in features.entries() if not keys or row.key.startswith(tuple(keys))]
+    if kept:
+        stdout.print(f"{len(kept)} entries were kept: a running command uses them")
 
 
 @cache.command("verify")
@@ -75,4 +80,13 @@ def cache_verify(store: StoreOption = None) -> None:
 def _store(path: Path | None) -> FeatureStore:
     from transferscope.storage.feature_store import FeatureStore
 
-    return FeatureStore(path)
+    features = FeatureStore(path)
+    try:
+        is_folder = features.root.is_dir() or not features.root.exists()
+    except OSError as error:
+        raise InputError(
+            f"--store {features.root} cannot be a folder: {error.strerror}. Name another."
+        ) from error
+    if not is_folder:
+        raise InputError(f"--store {features.root} is a file, and must be a folder. Name another.")
+    return features

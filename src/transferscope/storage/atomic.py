@@ -23,6 +23,7 @@ from transferscope.errors import StoreError
 
 _TEMPORARY = re.compile(r"\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]+\.tmp$")
 _STALE_AFTER = 24 * 3600.0  # seconds; writing one file never takes that long
+_IN_USE = "in-use"
 _IF_FULL = "Free some space"
 _A_FILE_IN_THE_WAY = (errno.ENOTDIR, errno.EEXIST)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -121,6 +122,42 @@ def _temporary(path: Path) -> Path:
     """Name of the file that becomes `path`; it tells whose it is."""
     # cut, so that there is room for the rest in a name of 255 bytes
     return path.with_name(f"{path.name[:50]}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def mark_in_use(folder: Path) -> Path:
+    """Make a file in a folder that says which process uses it.
+
+    Parameters
+    ----------
+    folder : Path
+        Is made where it does not exist.
+
+    Returns
+    -------
+    Path
+        The file; the folder is in use until it is deleted, its process has ended, or it has not
+        been touched for a day.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = _temporary(folder / _IN_USE)
+    mark.open("xb").close()
+    return mark
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether another process has marked a folder by `mark_in_use`."""
+    for mark in folder.glob(f"{_IN_USE}.*.tmp"):
+        owner = _TEMPORARY.search(mark.name)
+        is_own = owner is not None and (owner["host"], owner["pid"]) == (_host(), str(os.getpid()))
+        with suppress(OSError):
+            if not is_own and not _is_stale(mark.name, mark.stat().st_mtime):
+                return True
+    return False
 
 
 def remove_stale_files(folder: Path) -> int:
