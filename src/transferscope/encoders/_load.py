@@ -60,7 +60,8 @@ def load_encoder(spec: EncoderSpec, *, device: str | None = None) -> Encoder:
     (32, 32)
     """
     name = spec if isinstance(spec, str) else type(spec).__name__
-    with named_failures(name, "cannot be loaded", "Check its files, or choose another encoder."):
+    remedy = "Check its files, or choose another encoder."
+    with named_failures(name, "cannot be loaded", remedy, settings=isinstance(spec, str)):
         encoder = _by_name(spec) if isinstance(spec, str) else _given(spec)
         return encoder if device is None else encoder.to(device)
 

@@ -315,7 +315,10 @@ class Run:
     def load_best(self) -> None:
         """Put the weights of the best epoch into the encoder's module and the head."""
         with reading(self._best):
-            self._load(load_tensors(self._best)[0])
+            weights, about = load_tensors(self._best)
+            if "identity" in about:  # as earlier versions did not write
+                refuse_other_run(self._best, about["identity"], self._identity)
+            self._load(weights)
 
     def _load(self, state: dict[str, Tensor]) -> None:
         head = {k.removeprefix(HEAD): v for k, v in state.items() if k.startswith(HEAD)}
