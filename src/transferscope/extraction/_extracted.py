@@ -101,7 +101,8 @@ class Extracted:
         if reference is None:
             return sink.embedding(seed, {})
         if reference.error is not None:
-            raise FeatureError(f"features of the reference task: {reference.error}")
+            error = FeatureError(f"reference_features cannot be had: {reference.error}")
+            return sink.embedding(seed, {"reference_error": error})
         kept, labels = reference._sink(layer).read()
         task: ReferenceTask = {"reference_features": kept["features"]}
         if reference.dataset.task == "classification":
