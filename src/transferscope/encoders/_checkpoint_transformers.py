@@ -24,7 +24,7 @@ from transferscope.encoders._pretrained import PREFIX
 from transferscope.encoders._text_encoder import TextEncoder
 from transferscope.encoders._torch_encoder import TorchEncoder
 from transferscope.encoders._transformers import load_transformers
-from transferscope.errors import CheckpointError, EncoderError, first_few, require
+from transferscope.errors import CheckpointError, EncoderError, require
 
 _WEIGHTS = (".safetensors", ".bin", ".index.json", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 _CLASSIFIER = re.compile(r"((cls_)?classifier(\.\d|\.out_proj)?|head)\.weight")
@@ -77,12 +77,6 @@ def load_into_transformers(
             raise CheckpointError(
                 f"{reason} The weights must be those of the model in {folder}/config.json."
             ) from error
-    if deeper := _deeper(state, encoder):
-        raise CheckpointError(
-            f"weights for {identifier} are of a larger network than {folder}/config.json "
-            f"describes: it has no place for {first_few(deeper)}. Give the configuration that they "
-            "were trained with."
-        )
     encoder._identifier = identifier
     encoder.report = report
     return encoder
@@ -169,15 +163,3 @@ def _with_classes(config: dict[str, object], state: dict[str, Tensor]) -> dict[s
         "label2id": {label: int(number) for number, label in labels.items()},
         "num_labels": len(labels),
     }
-
-
-def _deeper(state: dict[str, Tensor], encoder: TorchEncoder | TextEncoder) -> list[str]:
-    """Names that found no place though others like them, but for a number, did."""
-
-    def sign(tensor: Tensor) -> tuple[tuple[int, ...], float]:
-        return tuple(tensor.shape), float(tensor.contiguous().double().sum())
-
-    taken = {sign(tensor) for tensor in encoder.module.state_dict().values()}
-    used = {name for name, tensor in state.items() if sign(tensor.float()) in taken}
-    patterns = {re.sub(r"\d+", "#", name) for name in used}
-    return [name for name in state if name not in used and re.sub(r"\d+", "#", name) in patterns]
