@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
+    ClassVar,
     Literal,
     NamedTuple,
     Protocol,
@@ -90,9 +91,21 @@ class ImageFiles:
         return str(self.paths[index])
 
 
+class _Numbered:
+    """What messages call a sample: a word for it, its number, and the source."""
+
+    unit: ClassVar[str]
+    name: str
+
+    def where(self, index: int) -> str:
+        return f"{self.unit} {index} of {self.name}"
+
+
 @dataclass(frozen=True)
-class EncodedImages:
+class EncodedImages(_Numbered):
     """Image files end to end in one array; the i-th is ``stream[offsets[i]:offsets[i + 1]]``."""
+
+    unit: ClassVar[str] = "image"
 
     stream: npt.NDArray[np.uint8]
     offsets: npt.NDArray[np.int64]
@@ -108,13 +121,12 @@ class EncodedImages:
     def content(self, index: int) -> npt.NDArray[np.uint8]:
         return self.stream[self.offsets[index] : self.offsets[index + 1]]
 
-    def where(self, index: int) -> str:
-        return f"image {index} of {self.name}"
-
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(_Numbered):
     """One array, a sample per row: pixels (n, height, width[, channels]) or vectors (n, d)."""
+
+    unit: ClassVar[str] = "row"
 
     array: NumpyArray
     name: str
@@ -130,13 +142,12 @@ class Rows:
     def content(self, index: int) -> NumpyArray:
         return np.ascontiguousarray(self.array[index])
 
-    def where(self, index: int) -> str:
-        return f"row {index} of {self.name}"
-
 
 @dataclass(frozen=True)
-class Texts:
+class Texts(_Numbered):
     """Texts, or pairs of texts, kept in memory."""
+
+    unit: ClassVar[str] = "text"
 
     texts: Sequence[str | tuple[str, str]]
     name: str
@@ -151,13 +162,12 @@ class Texts:
     def content(self, index: int) -> bytes:
         return text_bytes(self.texts[index])
 
-    def where(self, index: int) -> str:
-        return f"text {index} of {self.name}"
-
 
 @dataclass(frozen=True)
-class ObjectSamples:
+class ObjectSamples(_Numbered):
     """Samples that a user's Python object returns, alone or as the first of a pair."""
+
+    unit: ClassVar[str] = "sample"
 
     items: Items
     paired: bool
@@ -183,9 +193,6 @@ class ObjectSamples:
     def content(self, index: int) -> bytes | NumpyArray:
         sample = self[index]
         return text_bytes(sample) if isinstance(sample, str | tuple) else np.asarray(sample)
-
-    def where(self, index: int) -> str:
-        return f"sample {index} of {self.name}"
 
 
 class Word(NamedTuple):
