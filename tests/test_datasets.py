@@ -1071,8 +1071,14 @@ def test_a_part_of_a_reference_without_labels():
     assert corpus.subsample(max_samples=9) is corpus
     with pytest.raises(DatasetError, match=r"per_class=3 for samples without labels"):
         corpus.subsample(per_class=3)
-    with pytest.raises(DatasetError, match=r"must have at least two samples; it has 1"):
-        open_reference((CORPUS[:1], None))
+
+
+def test_a_reference_of_one_class_or_sample_is_for_the_metrics_to_refuse():
+    assert len(open_reference((CORPUS[:1], None))) == 1
+    alike = open_reference((CORPUS, ["a"] * len(CORPUS)))
+    assert (alike.n_classes, alike.class_names) == (1, ("a",))
+    with pytest.raises(DatasetError, match="at least two classes"):
+        open_dataset((CORPUS, ["a"] * len(CORPUS)))
 
 
 def test_the_fingerprint_of_a_reference_without_labels():

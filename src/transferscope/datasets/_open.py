@@ -137,7 +137,8 @@ def open_reference(
     Raises
     ------
     DatasetError
-        As `open_dataset` raises it, except that labels may be missing altogether.
+        As `open_dataset` raises it, except that labels may be missing altogether or all the same:
+        what needs classes of a reference then refuses it.
     MissingExtraError
         If reading it needs a library that is not installed.
 
@@ -150,7 +151,6 @@ def open_reference(
     """
     request = Request(None, label_column, input_column, reference=True)
     dataset = _read(source, request).without_empty_classes()
-    _refuse_bad_classes(dataset)
     dataset.look_at_depth()
     return dataset
 
