@@ -79,6 +79,11 @@ def test_class_labels_are_numbered_from_0(labels, names):
     assert [names[i] for i in ids] == list(labels)
 
 
+def test_class_labels_in_one_column():
+    ids, names = checks.class_labels(np.array([[7], [2], [0], [7]]), 4, LIKE)
+    assert (ids.tolist(), names.tolist()) == ([2, 1, 0, 2], [0, 2, 7])
+
+
 def test_class_labels_live_beside_the_features(backend):
     ids, _ = checks.class_labels([1, 0, 1, 5], 4, backend(LIKE))
     assert arrays.namespace(ids) is arrays.namespace(backend(LIKE))

@@ -116,7 +116,7 @@ def test_the_better_an_encoder_sees_the_classes_the_higher_it_stands(data):
     assert ranking.advice.startswith("Fine-tune best")
     assert asdict(ranking.dataset) | {"fingerprint": ""} == {
         "name": "arrays", "split": "all", "task": "classification", "n_samples": N,
-        "n_classes": 3, "n_skipped": 0, "fingerprint": "",
+        "n_classes": 3, "n_skipped": 0, "fingerprint": "", "notes": (),
     }  # fmt: skip
 
 

@@ -11,6 +11,9 @@ from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
 from transferscope.numerics.targets import ROUNDING
 
+#: From here on a float64 stands for several whole numbers.
+INEXACT = 2**53
+
 
 def features_matrix(features: ArrayLike, name: str = "features") -> Array:
     """Check an (n_samples, n_features) real matrix with at least two rows.
@@ -81,7 +84,7 @@ def class_labels(
 
     Parameters
     ----------
-    labels : array-like of int or str, shape (n_samples,)
+    labels : array-like of int or str, shape (n_samples,) or (n_samples, 1)
     n_samples : int
         Length that the labels must have.
     like : array
@@ -102,6 +105,8 @@ def class_labels(
         If the labels are not one-dimensional, of another length, not ids, or of one class only.
     """
     values = arrays.to_numpy(arrays.as_array(labels))
+    if values.shape[1:] == (1,):  # one column of a table
+        values = values[:, 0]
     if values.ndim != 1:
         raise InputError(
             f"{name} must be one id per sample, shape (n_samples,), got shape {values.shape}; "
@@ -117,6 +122,12 @@ def class_labels(
             raise InputError(
                 f"{name} must be class ids, got fractional or non-finite numbers; "
                 "for regression use targets=."
+            )
+        if np.any(np.abs(values) >= INEXACT):
+            raise InputError(
+                f"labels must be below 2**53 where they are class ids in floating point, which "
+                f"holds no larger ones exactly; got {values[np.abs(values).argmax()]}. Give whole "
+                "numbers or texts."
             )
         values = values.astype(np.int64)
     if values.dtype.kind == "i" and values.size and values.min() < 0:
