@@ -34,6 +34,7 @@ from transferscope.cli._terminal import (
     literal,
     progress_bar,
     short_count,
+    show_notes,
     stdout,
     write_line,
 )
@@ -148,6 +149,7 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
     if data.n_skipped:
         size += f", {data.n_skipped} unreadable ones left out"
     console.print(f"[bold]{literal(data.name)}[/] ({literal(data.split)}): {size}", soft_wrap=True)
+    show_notes(data.notes, console)
     ranked = [row for row in ranking.encoders if row.error is None]
     if ranked:
         console.print(f"ranked by {ranking.ranked_by}; ± is a 95 % interval", soft_wrap=True)

@@ -41,10 +41,10 @@ WHAT_IS_KEPT = "what was extracted is kept, the same command continues"
 _UNSEEN = ("Cc", "Cs")
 
 
-def show_notes(notes: Iterable[str]) -> None:
+def show_notes(notes: Iterable[str], console: Console = stdout) -> None:
     """Print what a result must be read with."""
     for note in notes:
-        stdout.print(f"[yellow]note[/] {literal(note)}", soft_wrap=True)
+        console.print(f"[yellow]note[/] {literal(note)}", soft_wrap=True)
 
 
 def show_failures(failures: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from transferscope.datasets import Dataset
 from transferscope.embedding import INFLUENCE_SAMPLES, ClassMoments, Embedding, TargetMoments
 from transferscope.encoders import Encoder
-from transferscope.errors import StoreWarning
+from transferscope.errors import FeatureError, StoreWarning
 from transferscope.extraction import _batches
 from transferscope.extraction._batches import n_shards, shard_rows
 from transferscope.numerics import arrays
@@ -61,6 +61,8 @@ class ReferenceTask(TypedDict, total=False):
 
     reference_features: NumpyArray
     reference_labels: NumpyArray | None
+    #: why there are none
+    reference_error: FeatureError
 
 
 class LayerArrays(TypedDict, total=False):
