@@ -62,7 +62,7 @@ def run(arguments: list[str], folder: Path, limit: float | None = None) -> tuple
             if limit is not None and first and now > first + limit:
                 process.kill()
                 break
-            time.sleep(0.005)
+            time.sleep(0.02)
         assert process.stderr is not None
         errors = process.stderr.read()
         status = process.wait()

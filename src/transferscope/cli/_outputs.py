@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -60,7 +61,7 @@ def claim(
             raise InputError(f"figure {path} must end in {', '.join(_FIGURES)}. Rename it.")
         if _is_device(path):
             continue
-        if path.is_file() and not force and not _was_written(command, path):
+        if stat.S_ISREG(_mode(path)) and not force and not _was_written(command, path):
             raise InputError(
                 f"{path} exists, and is not what `{command}` wrote there, or was changed since. "
                 "Name another file, or replace it with --force."
@@ -144,9 +145,19 @@ def _note(command: str, content: Iterable[bytes | memoryview]) -> Path:
 
 
 def _is_device(path: Path) -> bool:
-    return path.exists() and not path.is_file() and not path.is_dir()
+    mode = _mode(path)
+    return mode != 0 and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _mode(path: Path) -> int:
+    """What kind of file it is; 0 where there is none, or its name is too long for any."""
+    with suppress(OSError):
+        return path.stat().st_mode
+    return 0
 
 
 def _target(path: Path) -> Path:
     """The file behind a link: the link stays."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    with suppress(OSError):
+        return Path(os.path.realpath(path)) if path.is_symlink() else path
+    return path

@@ -100,10 +100,10 @@ def refuse_unwritable(path: Path, *, elsewhere: str = "choose another place") ->
     StoreError
         If its folder cannot be made or written to, or the path is a folder.
     """
-    if path.is_dir():
-        raise StoreError(f"{path} cannot be written: it is a folder. Name a file in it.")
     made: list[Path] = []
     try:
+        if path.is_dir():
+            raise OSError(errno.EISDIR, "it is a folder")
         for folder in reversed([one for one in path.parents if not one.exists()]):
             folder.mkdir(exist_ok=True)
             made.append(folder)
