@@ -22,6 +22,7 @@ from transferscope.cli._options import (
     ExtractionOptions,
     Format,
     FormatOption,
+    one_encoder,
     with_option_records,
 )
 from transferscope.cli._terminal import (
@@ -207,7 +208,7 @@ def pretrain(
     train, test = data.open(), data.open_split(test_split)
     with progress_bar() as progress:
         found = train_encoder(
-            encoder,
+            one_encoder(encoder),
             train,
             test,
             out=out,

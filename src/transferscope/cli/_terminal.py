@@ -19,7 +19,7 @@ from transferscope.storage.atomic import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from transferscope.extraction import ProgressCallback
+    from transferscope.progress import ProgressCallback
 
 # into a file or a pipe, tables may be wider than the 80 columns that a missing terminal stands for
 _PIPED = not sys.stdout.isatty() and "COLUMNS" not in os.environ

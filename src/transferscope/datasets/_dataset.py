@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -54,8 +53,9 @@ class Dataset:
 
     Notes
     -----
-    `fingerprint` is the same for the same content, in whatever place. It is computed when it is
-    first needed: that reads every sample of this data set once, and none that `subset` left out.
+    `fingerprint` is the same for the same content, in whatever place. Each time it is asked for it
+    reads every sample of this data set once, and none that `subset` left out; samples may have
+    changed meanwhile.
     """
 
     name: str
@@ -84,9 +84,9 @@ class Dataset:
         """Number of classes, 0 for regression and without labels."""
         return len(self.class_names)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Hex digest of samples (as stored, in order), labels and class names."""
+        """Hex digest of samples (as stored, in order), labels and class names, as they are now."""
         summary = [_FINGERPRINT_VERSION, self.modality, self.task, *self.class_names]
         whole = hashlib.blake2b(json.dumps(summary).encode(), digest_size=16)
         for digests in _map_blocks(self._digests, self._indices):

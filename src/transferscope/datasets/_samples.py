@@ -179,8 +179,7 @@ class ObjectSamples:
         return sample
 
     def content(self, index: int) -> bytes | NumpyArray:
-        sample = self[index]
-        return text_bytes(sample) if isinstance(sample, str | tuple) else np.asarray(sample)
+        return content_of(self[index])
 
     def where(self, index: int) -> str:
         return f"sample {index} of {self.name}"
@@ -227,6 +226,11 @@ class Words:
     def where(self, index: int) -> str:
         sentence = int(np.searchsorted(self.starts, index, side="right")) - 1
         return f"word {index - int(self.starts[sentence])} of sentence {sentence} of {self.name}"
+
+
+def content_of(sample: Sample) -> bytes | NumpyArray:
+    """Bytes of a text, or pixels or numbers."""
+    return text_bytes(sample) if isinstance(sample, str | tuple) else np.asarray(sample)
 
 
 def text_bytes(text: Text) -> bytes:

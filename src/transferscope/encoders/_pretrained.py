@@ -76,11 +76,3 @@ def require_weights(identifier: str, model: nn.Module, missing: Iterable[str]) -
             f"transformers would fill them at random: {first_few(names)}. "
             "Save the whole model, or choose another checkpoint."
         )
-
-
-def decisive(config: Config) -> str:
-    """Write out a configuration without what differs between copies of the same model."""
-    settings = config.to_dict()
-    for name in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"):
-        settings.pop(name, None)
-    return repr(sorted(settings.items(), key=lambda item: str(item[0])))

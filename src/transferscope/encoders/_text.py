@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from transferscope.encoders._pretrained import Config, decisive, from_pretrained
+from transferscope.encoders._pretrained import Config, from_pretrained
 from transferscope.encoders._sentence_transformers import read_recipe, transformer_folder
 from transferscope.encoders._text_encoder import TextEncoder
 from transferscope.encoders._text_models import load_model, model_kind
@@ -91,18 +91,9 @@ def load_text(
     positions = n_positions(model.module, config)
     limit = token_limit(tokenizer, positions, recipe, options.max_length, identifier)
     prompt = recipe.prompt if recipe else ""
-    described = (
-        texts,
-        options.subwords,
-        kind.classifier,
-        kind.pooler,
-        pooling.finish,
-        recipe is not None,
-    )
     return TextEncoder(
         model,
         pooling,
         preprocessing=text_preprocessing(tokenizer, limit, prompt, model.accepted, identifier),
         identifier=identifier,
-        architecture=f"transformers/{type(model.module).__name__}/{described}/{decisive(config)}",
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Set
 
 from torch import nn
 
+from transferscope.encoders._identity import identity
 from transferscope.encoders._pretrained import Config, Tokenizer
 from transferscope.encoders._sentence_transformers import SentenceRecipe
 from transferscope.encoders._text_tokens import TextPreprocessing
@@ -111,9 +111,5 @@ def text_preprocessing(
         )
     names = [name for name in tokenizer.model_input_names if name in accepted]
     tokenizer.model_input_names = list(dict.fromkeys([*names, "attention_mask"]))
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = repr(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
-    specials = sorted((k, str(v)) for k, v in tokenizer.special_tokens_map.items())
-    facts = (type(tokenizer).__name__, rules, specials, limit, prompt, sorted(names))
-    key = hashlib.sha256(repr(facts).encode("utf-8", "surrogatepass")).hexdigest()
+    key = identity(tokenizer, limit, prompt).digest
     return TextPreprocessing(tokenizer, limit, prompt, f"text:{key}")

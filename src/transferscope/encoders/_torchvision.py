@@ -46,12 +46,12 @@ def load_torchvision(name: str) -> TorchEncoder:
 
     Raises
     ------
-    MissingExtraError
-        If torchvision cannot be imported.
     UnknownNameError
         If there is no such model or no such weights.
     EncoderError
         If the model is no image classifier, or its weights cannot be loaded or downloaded.
+    MissingExtraError
+        If torchvision cannot be imported.
     """
     models = require(
         "torchvision.models", extra="vision", purpose="load encoders named torchvision/…"
@@ -90,7 +90,6 @@ def load_torchvision(name: str) -> TorchEncoder:
         before_heads([head], model),
         preprocessing=preprocessing,
         identifier=identifier,
-        architecture=f"torchvision/{architecture}",
         head_parameters=head.parameters(),
         layers=_layers(model),
     )

@@ -34,12 +34,7 @@ from torch import Tensor, nn
 
 from transferscope.encoders._encoder import Batch
 from transferscope.encoders._image_processor import translate_processor
-from transferscope.encoders._pretrained import (
-    Config,
-    decisive,
-    from_pretrained,
-    require_weights,
-)
+from transferscope.encoders._pretrained import Config, from_pretrained, require_weights
 from transferscope.encoders._torch_encoder import Layer, Run, TorchEncoder, before_heads
 
 _CLASS_TOKEN = frozenset({"vit", "deit", "vit_mae", "vit_msn"})
@@ -97,7 +92,6 @@ def load_vision(
         run,
         preprocessing=preprocessing,
         identifier=identifier,
-        architecture=f"transformers/{type(model).__name__}/{decisive(config)}",
         head_parameters=[parameter for head in heads for parameter in head.parameters()],
         layers=_layers(model, vision),
     )

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from transferscope.encoders import TrainableEncoder
 from transferscope.errors import EncoderError, InputError, StoreError
+from transferscope.progress import ProgressCallback
 from transferscope.training._data import Data, augmented
 from transferscope.training._objective import Objective
 from transferscope.training._saving import save_tensors, write_text
@@ -78,7 +79,7 @@ class Run:
     hyperparameters: Hyperparameters
     folder: Path
     about: str
-    progress: Callable[[str, int, int], None] | None = None
+    progress: ProgressCallback | None = None
 
     def train(self) -> dict[str, Any]:
         """Run the epochs that are missing, then measure the best one on the test part."""
