@@ -13,6 +13,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import functools
 import hashlib
 import json
@@ -273,7 +274,8 @@ class _Walk:
         if not self._is_known(type(value).__module__, what):
             return
         try:
-            reduced = value.__reduce_ex__(2)
+            registered = copyreg.dispatch_table.get(type(value))
+            reduced = registered(value) if registered else value.__reduce_ex__(2)
         except Exception:  # noqa: BLE001  it cannot be written, for a reason of its own
             self.unknown[what] = None
             return

@@ -42,7 +42,7 @@ def load_torchvision(name: str) -> TorchEncoder:
     Returns
     -------
     TorchEncoder
-        On the CPU.
+        On the CPU; stages or blocks are its named layers.
 
     Raises
     ------

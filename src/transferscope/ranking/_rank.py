@@ -84,16 +84,16 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
 
     Raises
     ------
+    MissingExtraError
+        If torch is not installed.
     InputError
         If `layers` or `store` is none of the above, or two encoders have one name.
     UnknownNameError
         If there is no encoder or metric of a name.
-    DatasetError
-        If the data set cannot be read; what was extracted before stays in the store.
     StoreError
         If the store cannot be written.
-    MissingExtraError
-        If torch is not installed.
+    DatasetError
+        If the data set cannot be read; what was extracted before stays in the store.
 
     Examples
     --------
