@@ -61,7 +61,7 @@ _INDIFFERENT = {
             *("_load_state_dict_post_hooks", "_non_persistent_buffers_set"),
             # of timm and transformers
             *("pretrained_cfg", "default_cfg", "name_or_path", "warnings_issued"),
-            *("generation_config", "hf_device_map"),
+            *("generation_config", "hf_device_map", "_output_capturing_hooks_installed"),
         }
     ),
     "transformers.configuration_utils.PreTrainedConfig": frozenset(
@@ -298,8 +298,9 @@ class _Walk:
             special |= {kind, *marks}
             # their keys count the hooks of the whole process
             for key, hook in own[kind].items():
-                yield kind
-                yield from map(self.digest, (hook, *(key in own[mark] for mark in marks)))
+                if _code_of(hook) != _RECORDING:
+                    yield kind
+                    yield from map(self.digest, (hook, *(key in own[mark] for mark in marks)))
         if _spread_by_accelerate(module):
             special |= {"_hf_hook", "_old_forward", "forward"}
         yield from self._attributes(module, special)
@@ -363,7 +364,7 @@ class _Walk:
         """Whether a function, and what it wraps, was written in a library."""
         while isinstance(function, types.FunctionType):
             # not its __module__, which may be copied from what it wraps
-            module = str(function.__globals__.get("__name__"))
+            module = _code_of(function)
             # written by `collections`
             if not module.startswith("namedtuple_") and not self._is_known(module, what):
                 return False
@@ -386,6 +387,17 @@ _HOOKS = {
     "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
     "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
 }
+
+
+#: Hooks of this module, which its models get when they are first called, change nothing.
+_RECORDING = "transformers.utils.output_capturing"
+
+
+def _code_of(function: object) -> str:
+    """Module in which a function was written; empty for what is no function."""
+    if not isinstance(function, types.FunctionType):
+        return ""
+    return str(function.__globals__.get("__name__"))
 
 
 def _hooks_of_all_modules() -> list[object]:
