@@ -335,7 +335,7 @@ class _Walk:
         """A function by its name; made inside another, also by what it encloses."""
         name = function.__qualname__
         known = self._is_known_code(function, f"function {name}")
-        yield f"{function.__module__ if known else ''} {name}"
+        yield self._named(function.__module__, name) if known else name
         enclosed = _enclosed(function)
         if not known:
             yield from self._weights(enclosed)
@@ -347,7 +347,7 @@ class _Walk:
         what = f"class {kind.__qualname__}"
         for one in kind.__mro__:
             known = self._is_known(one.__module__, what)
-            yield f"{one.__module__ if known else ''} {one.__qualname__}"
+            yield self._named(one.__module__, one.__qualname__) if known else one.__qualname__
             for name, value in vars(one).items():
                 if isinstance(value, types.FunctionType):
                     self._is_known_code(value, f"{what} ({name})")
@@ -359,6 +359,12 @@ class _Walk:
                     yield self.digest(value)
             if what in self.unknown:
                 self._unknown_classes.add(kind)
+
+    def _named(self, module: str, name: str) -> str:
+        """Whole name of known code, of whose package the version then counts."""
+        # not in `_is_known_code`: transformers puts functions into classes of torch
+        self.packages |= _MODEL_LIBRARIES & {module.partition(".")[0]}
+        return f"{module}.{name}"
 
     def _is_known_code(self, function: object, what: str) -> bool:
         """Whether a function, and what it wraps, was written in a library."""
@@ -373,13 +379,10 @@ class _Walk:
 
     def _is_known(self, module: str, what: str) -> bool:
         """Whether a module is of a library; if not, note what is unknown."""
-        package = module.partition(".")[0]
-        if package in _MODEL_LIBRARIES:
-            self.packages.add(package)
-        elif package not in _LIBRARIES:
-            self.unknown[what] = None
-            return False
-        return True
+        if module.partition(".")[0] in _LIBRARIES:
+            return True
+        self.unknown[what] = None
+        return False
 
 
 #: Hooks that see or change what a module computes, and the marks that each of them may have.
