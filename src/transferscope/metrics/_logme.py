@@ -50,8 +50,6 @@ def logme(
     InputError
         If shapes disagree, fewer than two classes occur, or neither or both of labels and targets
         are given.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----

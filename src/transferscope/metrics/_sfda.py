@@ -55,8 +55,6 @@ def sfda(features: ArrayLike, labels: ArrayLike, *, eigenvalue: Eigenvalue = "po
     ------
     InputError
         If shapes disagree, fewer than two classes occur, or `eigenvalue` is unknown.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----

@@ -50,8 +50,6 @@ def transrate(
     InputError
         If shapes disagree, fewer than two classes occur, the weighting is unknown, or eps is not
         positive.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----
