@@ -82,6 +82,8 @@ _INDIFFERENT = {
 }
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
+#: Where objects in a class keep the function that they stand for.
+_CODE = ("fget", "__func__", "func", "__wrapped__")
 _BUILTIN = (types.BuiltinFunctionType, types.MethodWrapperType)
 
 #: One step of the walk: text or bytes as they are.
@@ -349,14 +351,14 @@ class _Walk:
             known = self._is_known(one.__module__, what)
             yield self._named(one.__module__, one.__qualname__) if known else one.__qualname__
             for name, value in vars(one).items():
-                if isinstance(value, types.FunctionType):
-                    self._is_known_code(value, f"{what} ({name})")
-                elif isinstance(value, property | classmethod | staticmethod):
-                    for code in ("fget", "__func__"):
-                        self._is_known_code(getattr(value, code, None), f"{what} ({name})")
-                elif type(value) in _PLAIN and not name.startswith("__"):
+                if type(value) in _PLAIN and not name.startswith("__"):
                     yield name
                     yield self.digest(value)
+                elif known and not isinstance(value, type):
+                    self._is_known(type(value).__module__, f"{what} ({name})")
+                    # of functions, properties, class methods, partial functions
+                    for code in (value, *(getattr(value, of, None) for of in _CODE)):
+                        self._is_known_code(code, f"{what} ({name})")
             if what in self.unknown:
                 self._unknown_classes.add(kind)
 
