@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from transferscope.errors import InputError, StoreError, require
 from transferscope.results import Agreement, LayerDistances, PedTrace, Ranking, Relatedness
+from transferscope.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -356,7 +358,7 @@ def plot_relatedness(results: Relatedness | Mapping[str, Relatedness]) -> Figure
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure; the ending says how (.png, .pdf, .svg).
+    """Write a figure whole or not at all; the ending says how (.png, .pdf, .svg).
 
     Parameters
     ----------
@@ -370,7 +372,30 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
+        content = figure_bytes(figure, path.suffix.lower().removeprefix("."))
+    except ValueError as error:
         raise StoreError(f"{path} cannot be written ({error}); choose another path.") from error
+    write_atomically(path, [content])
+
+
+def figure_bytes(figure: Figure, kind: str) -> bytes:
+    """Draw a figure as the bytes of a file.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    kind : str
+        Such as ``"png"``, ``"pdf"`` or ``"svg"``.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    ValueError
+        If matplotlib knows no such kind.
+    """
+    page = io.BytesIO()
+    figure.savefig(page, dpi=150, format=kind)
+    return page.getvalue()

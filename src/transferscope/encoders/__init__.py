@@ -34,6 +34,7 @@ from transferscope.encoders._encoder import (
     Preprocessing,
     TrainableEncoder,
 )
+from transferscope.encoders._failures import named_failures
 from transferscope.encoders._identity import Identity, identity, preparation_key
 from transferscope.encoders._image_preprocessing import ImagePreprocessing
 from transferscope.encoders._listing import EncoderListing, list_encoders
@@ -70,6 +71,7 @@ __all__ = [
     "list_bundled",
     "list_encoders",
     "load_encoder",
+    "named_failures",
     "preparation_key",
     "refuse_other_modality",
 ]

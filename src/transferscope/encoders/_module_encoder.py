@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,9 @@ from torch import nn
 from transferscope.encoders._encoder import POOLED, Preprocessing
 from transferscope.encoders._identity import identity
 from transferscope.errors import EncoderError, UnknownNameError, first_few
+
+if TYPE_CHECKING:
+    from transferscope.encoders._checkpoint_matching import MatchReport
 
 _logger = logging.getLogger("transferscope")
 
@@ -43,6 +46,14 @@ class ModuleEncoder(Generic[P]):
     version : str, optional
         Stands in the fingerprint for code that cannot be looked into.
     """
+
+    #: How a weights file was matched to the module, where one was (``checkpoint:<path>``).
+    report: MatchReport | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever reads its scores must know: which copy of the weights a file gave."""
+        return () if self.report is None else self.report.notes
 
     def __init__(
         self,

@@ -319,6 +319,7 @@ def _job(
         source,
         n_parameters=encoder.n_parameters,
         input_size=encoder.input_size,
+        notes=getattr(encoder, "notes", ()),  # not in the protocol: few encoders have any
         sinks=sinks,
     )
     missing = {layer: frozenset(sink.missing()) for layer, sink in sinks.items()}
