@@ -21,6 +21,7 @@ FLOORS = {
     # floor 0: shared words
     "errors": 0,
     "results": 0,
+    "progress": 0,
     # floor 1: arrays of any library
     "numerics": 1,
     # floor 2: scores of features at hand

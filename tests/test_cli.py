@@ -70,6 +70,34 @@ def feature_file(tmp_path):
 
 
 @pytest.mark.needs("torch")
+def test_repeated_names_add_up(run):
+    first, second = PAIR.split(",")
+    arguments = ("--per-class", 5, "--no-store", "--format", "json")
+    again = ("-e", first, "-e", second, "-e", first, "-m", "knn", "-m", "logme")
+    done = run("rank", "sklearn/digits", *again, *arguments, check=0)
+    rows = json.loads(done.stdout)["encoders"]
+    assert sorted(row["encoder"] for row in rows) == sorted([first, second])
+    assert all(set(row["scores"]) == {"knn", "logme"} for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("rank", "x", "-e", "y", "--split", "a", "--split", "b"), "--split takes one value"),
+        (("rank", "x", "-e", "y", "--seed", 1, "--seed", 1), "--seed takes one value"),
+        (("score", "x", "--format", "json", "--format", "table"), "--format takes one value"),
+        (("probe", "x", "-e", "y", "--strengths", 1, "--strengths", 2), "--strengths takes one"),
+        (
+            ("pretrain", "sklearn/digits", "-e", "mini/a", "-e", "mini/b", "--out", "o"),
+            "--encoder takes one encoder; mini/a, mini/b stands for 2",
+        ),
+    ],
+)
+def test_what_would_be_dropped_is_refused(run, given, said):
+    assert said in run(*given, check=2).stderr
+
+
+@pytest.mark.needs("torch")
 def test_rank_prints_table_and_advice(run):
     done = run("rank", "sklearn/digits", "-e", PAIR, "--per-class", 20, check=0)
     assert done.stderr == ""

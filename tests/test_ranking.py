@@ -464,7 +464,7 @@ def test_interrupted_and_repeated_it_continues(data, tmp_path, monkeypatch):
         return function
 
     def encoder(stop_at: int | None) -> Any:
-        return from_module(counting(stop_at), Vectors(), identifier="mine")
+        return from_module(counting(stop_at), Vectors(), identifier="mine", version="1")
 
     options = {"store": tmp_path, "batch_size": 16}
     with pytest.raises(KeyboardInterrupt):

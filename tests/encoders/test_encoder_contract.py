@@ -128,7 +128,9 @@ KINDS: dict[str, Kind] = {
         head="head",
     ),
     "function": Kind(
-        lambda _: from_module(lambda x: x.mean(axis=(2, 3)), IMAGES, identifier="colour"),
+        lambda _: from_module(
+            lambda x: x.mean(axis=(2, 3)), IMAGES, identifier="colour", version="1"
+        ),
         has_module=False,
     ),
     "mini": Kind(lambda _: "mini/resnet-fashion-supervised", head="head"),

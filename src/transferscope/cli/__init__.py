@@ -19,6 +19,7 @@ from transferscope.cli._distance import dataset_factors, layer_transferability
 from transferscope.cli._features import extract, score, trace_ped
 from transferscope.cli._ground_truth import finetune, pretrain, probe
 from transferscope.cli._listings import encoders, metrics
+from transferscope.cli._options import OneValueCommand
 from transferscope.cli._ranking import rank, show_ranking
 from transferscope.cli._relatedness import task_relatedness
 from transferscope.cli._streams import StoppedError, sheltered, stoppable
@@ -39,7 +40,7 @@ COMMANDS = (
     *(encoders, metrics),
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=OneValueCommand)(command)
 app.add_typer(cache, name="cache")
 
 __all__ = ["app", "main", "progress_bar", "show_ranking", "stderr", "stdout"]

@@ -21,6 +21,7 @@ from transferscope.cli._options import (
     ExtractionOptions,
     Format,
     FormatOption,
+    one_encoder,
     with_option_records,
 )
 from transferscope.cli._outputs import ForceOption, claim, deliver, text_content
@@ -220,7 +221,7 @@ def pretrain(
     train, test = data.open(), data.open_split(test_split)
     with progress_bar(_ENDED_EPOCHS) as progress:
         found = train_encoder(
-            encoder,
+            one_encoder(encoder),
             train,
             test,
             out=out,

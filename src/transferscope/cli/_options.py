@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from transferscope.cli._terminal import progress_bar, show_notes, stderr
 from transferscope.errors import EncoderError, InputError
@@ -21,31 +23,34 @@ from transferscope.errors import EncoderError, InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from typer._click.core import Context
+
     from transferscope.datasets import Dataset
     from transferscope.extraction import Extracted
 
 EncodersOption = Annotated[
-    str,
+    list[str],
     typer.Option(
         "--encoders",
         "-e",
-        help="Names with commas between: mini/all, timm/NAME, torchvision/NAME, hf/ID or folder, "
-        "checkpoint:FILE?arch=NAME; or a list: text-base, text-large, vision-base, vision-large, "
-        "vision-ssl.",
+        help="Names with commas between, or the option again: mini/all, timm/NAME, "
+        "torchvision/NAME, hf/ID or folder, checkpoint:FILE?arch=NAME; or a list: text-base, "
+        "text-large, vision-base, vision-large, vision-ssl.",
         show_default=False,
     ),
 ]
 _ENCODER = typer.Option(
     "--encoder", "-e", help="One encoder, named as in `rank`.", show_default=False
 )
-EncoderOption = Annotated[str, _ENCODER]
-OptionalEncoderOption = Annotated[str | None, _ENCODER]
+EncoderOption = Annotated[list[str], _ENCODER]
+OptionalEncoderOption = Annotated[list[str] | None, _ENCODER]
 MetricsOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--metrics",
         "-m",
-        help="Names with commas between, each perhaps with +ped; all; all+ped.",
+        help="Names with commas between, or the option again; each perhaps with +ped; all; "
+        "all+ped.",
         show_default=False,
     ),
 ]
@@ -163,7 +168,7 @@ class ExtractionOptions:
     device: DeviceOption = None
 
     def extract(
-        self, datasets: Sequence[Dataset], encoders: str, seed: int
+        self, datasets: Sequence[Dataset], encoders: Sequence[str], seed: int
     ) -> list[tuple[Extracted, ...]]:
         """Features of each data set, per encoder, with a progress bar."""
         from transferscope.extraction import ExtractionSettings, extract_together
@@ -179,7 +184,7 @@ class ExtractionOptions:
             return list(extract_together(datasets, encoders, settings))
 
     def extract_one(
-        self, datasets: Sequence[Dataset], encoder: str, seed: int
+        self, datasets: Sequence[Dataset], encoders: Sequence[str], seed: int
     ) -> tuple[Extracted, ...]:
         """Features of each data set under one encoder.
 
@@ -190,18 +195,43 @@ class ExtractionOptions:
         EncoderError
             If it fails on one of the data sets.
         """
-        from transferscope.encoders import expand_encoders
-
-        names = expand_encoders(encoder)
-        if len(names) != 1:
-            raise InputError(
-                f"--encoder takes one encoder; {encoder!r} stands for {len(names)}. Name one."
-            )
-        (items,) = self.extract(datasets, encoder, seed)
+        (items,) = self.extract(datasets, [one_encoder(encoders)], seed)
         for item in items:
             if item.error is not None:
                 raise EncoderError(f"{item.identifier} failed on {item.dataset.name}: {item.error}")
         return items
+
+
+def one_encoder(encoders: Sequence[str]) -> str:
+    """The only encoder that was named.
+
+    Raises
+    ------
+    InputError
+        If the names stand for several encoders.
+    """
+    from transferscope.encoders import expand_encoders
+
+    names = expand_encoders(encoders)
+    if len(names) != 1:
+        raise InputError(
+            f"--encoder takes one encoder; {', '.join(encoders)} stands for {len(names)}. Name one."
+        )
+    return str(names[0])
+
+
+class OneValueCommand(TyperCommand):
+    """A command that refuses an option given twice, of which only the last value would count."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Read the arguments, twice: the parser knows how often each was given."""
+        given = Counter(self.make_parser(ctx).parse_args(args=list(args))[2])
+        for option, count in given.items():
+            if count > 1 and option.nargs == 1 and not getattr(option, "multiple", False):
+                raise InputError(
+                    f"{option.opts[0]} takes one value, and was given {count} times. Give it once."
+                )
+        return super().parse_args(ctx, args)
 
 
 def with_option_records(command: Callable[..., None]) -> Callable[..., None]:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transferscope.cli._streams import StoppedError
 
 if TYPE_CHECKING:
-    from transferscope.extraction import ProgressCallback
+    from transferscope.progress import ProgressCallback
 
 # into a file or a pipe, tables may be wider than the 80 columns that a missing terminal stands for
 _PIPED = not (sys.stdout and sys.stdout.isatty()) and "COLUMNS" not in os.environ

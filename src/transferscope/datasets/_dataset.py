@@ -67,8 +67,9 @@ class Dataset:
 
     Notes
     -----
-    `fingerprint` is the same for the same content, in whatever place. It is computed when it is
-    first needed: that reads every sample of this data set once, and none that `subset` left out.
+    `fingerprint` is the same for the same content, in whatever place. Each time it is asked for it
+    reads every sample of this data set once, and none that `subset` left out; samples may have
+    changed meanwhile.
     """
 
     name: str
@@ -122,9 +123,9 @@ class Dataset:
             if brightest_pixels(self._samples, some):
                 white_points(self._levels, self.name)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Hex digest of samples (as stored, in order), labels and class names."""
+        """Hex digest of samples (as stored, in order), labels and class names, as they are now."""
         summary = [_FINGERPRINT_VERSION, self.modality, self.task, *self.class_names]
         whole = hashlib.blake2b(json.dumps(summary).encode(), digest_size=16)
         blocks = _map_blocks(self._digests, self._indices)

@@ -20,6 +20,7 @@ from transferscope.datasets._samples import (
     Samples,
     Texts,
     as_sample,
+    content_of,
     image_rows,
     is_image,
     is_pair,
@@ -28,6 +29,9 @@ from transferscope.datasets._splits import choose_split
 from transferscope.datasets._words import find_tagged, make_tagged
 from transferscope.errors import DatasetError
 from transferscope.numerics.arrays import NumpyArray
+
+#: Samples of an object that are read twice, to see whether they change: more cost time.
+_READ_TWICE = 16
 
 
 def from_arrays(samples: object, labels: Collection[object] | None, request: Request) -> Dataset:
@@ -80,18 +84,44 @@ def from_pairs(source: Items, request: Request) -> Dataset:
             f"item 0 of {name} must be a pair (sample, label); it is a {type(pair).__name__}. "
             "Wrap it so that it returns pairs, or pass (samples, labels)."
         )
-    modality, _ = as_sample(pair[0], where=f"sample 0 of {name}")
-    samples = ObjectSamples(source, paired=True, name=name, modality=modality)
-    if not np.array_equal(samples.content(0), samples.content(0)):
-        raise DatasetError(
-            f"sample 0 of {name} must be the same each time it is read; it changes. "
-            "Remove the random augmentation from its transform."
-        )
+    samples = _checked_objects(source, pair[0], name, paired=True)
     labels = _listed_labels(source)
     if labels is None:
         labels = np.array([np.asarray(_label(source, index)) for index in range(len(source))])
     class_names = _class_names(source)
     return make_dataset(name, samples, labels, task=request.task, class_names=class_names)
+
+
+def _checked_objects(source: Items, first: object, name: str, *, paired: bool) -> ObjectSamples:
+    """Samples that an object returns; some of them are read twice.
+
+    Raises
+    ------
+    DatasetError
+        If `first` is no sample, or one differs from one access to the next.
+    """
+    modality, _ = as_sample(first, where=f"sample 0 of {name}")
+    samples = ObjectSamples(source, paired=paired, name=name, modality=modality)
+    count = min(len(source), _READ_TWICE)
+    drawn = np.random.default_rng(0).choice(len(source), count, replace=False)
+    for index in sorted({0, *drawn.tolist()}):
+        if _reading(source, index, paired=paired) != _reading(source, index, paired=paired):
+            raise DatasetError(
+                f"sample {index} of {name} must be the same each time it is read; it changes. "
+                "Remove the random augmentation from its transform."
+            )
+    return samples
+
+
+def _reading(source: Items, index: int, *, paired: bool) -> tuple[object, ...]:
+    """What reading an item gives now, label included, in a form that can be compared."""
+    item = source[index]
+    sample, *label = item if paired and isinstance(item, tuple | list) else (item,)
+    try:
+        content = content_of(as_sample(sample, where="")[1])
+    except DatasetError:
+        return ()  # whoever needs it will be told
+    return content.tobytes() if isinstance(content, np.ndarray) else content, repr(label)
 
 
 def _label(source: Items, index: int) -> object:
@@ -122,8 +152,7 @@ def _samples_in_memory(samples: object) -> Samples:
                 )
             return Texts(samples, "the pairs")
         if is_image(first) or getattr(first, "ndim", 1) > 1:  # also arrays of several sizes
-            modality, _ = as_sample(first, where="sample 0")
-            return ObjectSamples(samples, paired=False, name="the samples", modality=modality)
+            return _checked_objects(samples, first, "the samples", paired=False)
     array = np.asarray(samples)
     if array.dtype.kind in "UT" and array.ndim == 1:
         return Texts(array.tolist(), "the texts")

@@ -191,8 +191,7 @@ class ObjectSamples(_Numbered):
         return sample
 
     def content(self, index: int) -> bytes | NumpyArray:
-        sample = self[index]
-        return text_bytes(sample) if isinstance(sample, str | tuple) else np.asarray(sample)
+        return content_of(self[index])
 
 
 class Word(NamedTuple):
@@ -236,6 +235,11 @@ class Words:
     def where(self, index: int) -> str:
         sentence = int(np.searchsorted(self.starts, index, side="right")) - 1
         return f"word {index - int(self.starts[sentence])} of sentence {sentence} of {self.name}"
+
+
+def content_of(sample: Sample) -> bytes | NumpyArray:
+    """Bytes of a text, or pixels or numbers."""
+    return text_bytes(sample) if isinstance(sample, str | tuple) else np.asarray(sample)
 
 
 def text_bytes(text: Text) -> bytes:

@@ -37,10 +37,12 @@ from transferscope.encoders._encoder import (
     TrainableEncoder,
 )
 from transferscope.encoders._failures import named_failures
+from transferscope.encoders._identity import Identity, identity, preparation_key
 from transferscope.encoders._image_preprocessing import ImagePreprocessing
 from transferscope.encoders._listing import EncoderListing, list_encoders
 from transferscope.encoders._load import (
     EncoderSpec,
+    encoder_name,
     expand_encoders,
     load_encoder,
     refuse_other_modality,
@@ -59,16 +61,20 @@ __all__ = [
     "Encoder",
     "EncoderListing",
     "EncoderSpec",
+    "Identity",
     "ImagePreprocessing",
     "Preprocessing",
     "TrainableEncoder",
     "bundled_card",
+    "encoder_name",
     "expand_encoders",
     "from_module",
+    "identity",
     "list_bundled",
     "list_encoders",
     "load_encoder",
     "named_failures",
+    "preparation_key",
     "refuse_other_modality",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,10 +15,16 @@ from torch import Tensor, nn
 from transferscope.encoders._bundled import PREFIX, SIDE, WEIGHTS, BundledCard, bundled_card
 from transferscope.encoders._bundled_networks import BundledNetwork, build_network
 from transferscope.encoders._encoder import Batch
+from transferscope.encoders._identity import Identity, bytes_of, identity
 from transferscope.encoders._image_preprocessing import ImagePreprocessing
 from transferscope.encoders._torch_encoder import Layer, TorchEncoder
 from transferscope.errors import CheckpointError
 from transferscope.storage.weights_files import read_weights_file, tensors_of
+
+#: Raise it when the same weights begin to give other features, so that stored ones are not reused.
+_FINGERPRINT_VERSION = 1
+#: Attributes that say nothing about how the network is built.
+_HASHED = frozenset({"_built", "_device", "_feature_dim", "_identifier"})
 
 
 class BundledEncoder(TorchEncoder):
@@ -49,10 +56,30 @@ class BundledEncoder(TorchEncoder):
                 size=(SIDE, SIDE), resize=(SIDE, SIDE), mean=card.mean, std=card.std
             ),
             identifier=identifier or PREFIX + card.name,
-            architecture=PREFIX + card.architecture,
             head_parameters=() if network.head is None else network.head.parameters(),
             layers={name: Layer(path) for name, path in network.layers.items()},
         )
+        self._built = self._structure()
+
+    @property
+    def fingerprint(self) -> str | None:
+        """As of every `TorchEncoder`; unless it is changed, it only follows the weights.
+
+        So features that were stored by earlier versions of the package are found again.
+        """
+        if self._built.unknown or self._structure() != self._built:
+            return super().fingerprint
+        what = f"{_FINGERPRINT_VERSION}|{PREFIX}{self.card.architecture}|{self._preprocessing!r}"
+        digest = hashlib.sha256(what.encode())
+        for name, tensor in (*self._module.named_parameters(), *self._module.named_buffers()):
+            digest.update(f"|{name}:{tensor.dtype}:{tuple(tensor.shape)}|".encode())
+            digest.update(bytes_of(tensor))
+        return digest.hexdigest()
+
+    def _structure(self) -> Identity:
+        """What it is besides its weights."""
+        own = {name: value for name, value in vars(self).items() if name not in _HASHED}
+        return identity(own, without=(*self._module.parameters(), *self._module.buffers()))
 
     def _precision(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()

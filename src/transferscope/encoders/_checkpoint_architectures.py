@@ -239,7 +239,7 @@ def _of_torchvision(arch: str) -> Architecture:
         model = untrained_torchvision(name, report.n_classes)
         _fill(model, report, tensors, network.heads)
         has_head = report.n_classes is not None
-        return wrap_torchvision(model, name, preprocessing, identifier, has_head=has_head)
+        return wrap_torchvision(model, preprocessing, identifier, has_head=has_head)
 
     return Architecture(arch, network, preprocessing.size[0], finish)
 

@@ -29,7 +29,7 @@ class Preprocessing(Protocol):
 
     @property
     def key(self) -> str:
-        """Text that is equal for encoders that take the same batches."""
+        """Text that is equal for preprocessing that does the same."""
 
     def prepare(self, sample: Sample) -> Prepared:
         """Turn one sample of the data set into the input of the encoder; runs on worker threads.
@@ -91,8 +91,12 @@ class Encoder(Protocol):
         """Name under which it was requested, such as ``"timm/resnet18"``."""
 
     @property
-    def fingerprint(self) -> str:
-        """Hex digest of architecture, preprocessing and weights; equal = same features."""
+    def fingerprint(self) -> str | None:
+        """Hex digest of architecture, preprocessing and weights; equal = same features.
+
+        The store finds features by it, from run to run. Of an encoder of your own it must change
+        whenever its features do; None keeps them for one run only.
+        """
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -26,6 +25,7 @@ def from_module(
     identifier: str | None = None,
     feature_dim: int | None = None,
     head: nn.Module | Function | None = None,
+    version: str | None = None,
 ) -> TorchEncoder:
     """Make an encoder of a torch module or of a function.
 
@@ -41,13 +41,18 @@ def from_module(
     preprocessing : Preprocessing
         How each image or other sample is prepared.
     identifier : str, optional
-        A name for it; by default the name of the module's class. Functions need one, which also
-        separates their stored features: change it when the function changes.
+        A name for it; by default the name of the module's class. Functions need one.
     feature_dim : int, optional
         Dimension of the features. Measured where the preprocessing is an `ImagePreprocessing`;
         otherwise needed before the first batch.
     head : torch.nn.Module or callable, optional
         From pooled features to the logits of the source's classes.
+    version : str, optional
+        Names the state of code of your own (module classes, functions, hooks, preprocessing), which
+        cannot be looked into. Without it features that such code computes are stored for one run
+        only. With it other runs find them again, under `identifier` and `version`: change it
+        whenever the code changes. What can be looked into (weights, numbers and texts that are
+        attributes, the modules of torch, timm and other known libraries) needs no version.
 
     Returns
     -------
@@ -115,9 +120,9 @@ def from_module(
         run,
         preprocessing=preprocessing,
         identifier=identifier,
-        architecture=_structure(parts) if isinstance(module, nn.Module) else identifier,
         head_parameters=head.parameters() if isinstance(head, nn.Module) else (),
         feature_dim=feature_dim,
+        version=version,
     )
 
 
@@ -129,8 +134,3 @@ def _call(part: nn.Module | Function, inputs: Batch) -> Tensor:
     outputs = part(inputs.cpu().numpy() if isinstance(inputs, Tensor) else inputs)
     # a copy: the function may give a view of its input or of what it keeps, or a read-only array
     return torch.from_numpy(outputs.copy()) if isinstance(outputs, np.ndarray) else outputs
-
-
-def _structure(module: nn.Module) -> str:
-    """Describe a module by how it prints: kernel sizes, activations and the like."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union, cast
@@ -13,7 +14,7 @@ from transferscope.encoders._candidates import CANDIDATES
 from transferscope.encoders._encoder import Encoder
 from transferscope.encoders._failures import named_failures
 from transferscope.encoders._listing import list_encoders
-from transferscope.errors import EncoderError, InputError, UnknownNameError, require
+from transferscope.errors import EncoderError, InputError, UnknownNameError, first_few, require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,7 +85,7 @@ def expand_encoders(specs: EncoderSpec | Sequence[EncoderSpec]) -> list[EncoderS
     Raises
     ------
     InputError
-        If nothing is left.
+        If nothing is left, or two different ones have the same name.
     EncoderError
         If one is a module without preprocessing: for these there is `transferscope.from_module`.
 
@@ -111,7 +112,35 @@ def expand_encoders(specs: EncoderSpec | Sequence[EncoderSpec]) -> list[EncoderS
         raise InputError("encoders must name at least one encoder. Try mini/all.")
     # by identity for objects: they need not be hashable
     unique = {spec if isinstance(spec, str) else id(spec): spec for spec in single}
+    counts = Counter(map(encoder_name, unique.values()))
+    shared = [name for name, count in counts.items() if count > 1]
+    if shared:
+        raise InputError(
+            f"encoders must have different names; several are called {first_few(shared)}. "
+            "Give one of them, or each a name of its own: "
+            "transferscope.from_module(module, preprocessing, identifier='name')."
+        )
     return list(unique.values())
+
+
+def encoder_name(spec: EncoderSpec) -> str:
+    """Name of what stands for one encoder, without loading it.
+
+    Parameters
+    ----------
+    spec : str, Encoder or torch.nn.Module
+
+    Returns
+    -------
+    str
+    """
+    if isinstance(spec, str):
+        return spec
+    if _is_module(spec) and not hasattr(spec, "embed"):
+        from transferscope.encoders._timm import default_name
+
+        return default_name(cast("TimmModel", spec))
+    return str(getattr(spec, "identifier", type(spec).__name__))
 
 
 def refuse_other_modality(encoder: Encoder, dataset: Dataset) -> None:

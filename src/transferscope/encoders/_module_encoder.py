@@ -6,22 +6,24 @@ This module imports torch at the top; it is imported only when such an encoder i
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from transferscope.encoders._encoder import POOLED, Preprocessing
-from transferscope.encoders._image_preprocessing import ImagePreprocessing
-from transferscope.errors import EncoderError, UnknownNameError
+from transferscope.encoders._identity import identity
+from transferscope.errors import EncoderError, UnknownNameError, first_few
 
 if TYPE_CHECKING:
     from transferscope.encoders._checkpoint_matching import MatchReport
 
-# raise it when the same weights begin to give other features, so that stored ones are not reused
-_FINGERPRINT_VERSION = 1
+_logger = logging.getLogger("transferscope")
+
+#: Attributes of an encoder that decide nothing: its name, and what follows from the rest.
+_INDIFFERENT = frozenset({"_identifier", "_device", "_feature_dim", "_n_parameters", "report"})
 
 P = TypeVar("P", bound=Preprocessing)
 
@@ -37,12 +39,12 @@ class ModuleEncoder(Generic[P]):
         How samples are prepared for it.
     identifier : str
         Name under which it was requested.
-    architecture : str
-        What besides weights and preprocessing decides the features; goes into the fingerprint.
     named_layers : sequence of str
         Names of the layers in order of depth, without ``"pooled"``.
     n_parameters : int
         Number of parameters without the head.
+    version : str, optional
+        Stands in the fingerprint for code that cannot be looked into.
     """
 
     #: How a weights file was matched to the module, where one was (``checkpoint:<path>``).
@@ -59,18 +61,17 @@ class ModuleEncoder(Generic[P]):
         *,
         preprocessing: P,
         identifier: str,
-        architecture: str,
         named_layers: Sequence[str],
         n_parameters: int,
+        version: str | None = None,
     ) -> None:
         self._module = module
         self._preprocessing = preprocessing
         self._identifier = identifier
-        self._architecture = architecture
         self._named_layers = tuple(named_layers)
         self._n_parameters = n_parameters
+        self._version = version
         self._feature_dim: int | None = None
-        self._fingerprint: str | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._identifier!r})"
@@ -81,14 +82,26 @@ class ModuleEncoder(Generic[P]):
         return self._identifier
 
     @property
-    def fingerprint(self) -> str:
-        """Hex digest of architecture, preprocessing, parameters and buffers; equal = same features.
+    def fingerprint(self) -> str | None:
+        """Hex digest of all that decides the features; equal = same features.
 
-        Computed at the first use and kept: weights changed later do not change it.
+        That is the network with its weights, plain attributes and hooks, the preprocessing and the
+        versions of the libraries whose code computes. None where code of your own takes part and no
+        `version` was given: what it computes cannot be known. Computed anew each time.
         """
-        if self._fingerprint is None:
-            self._fingerprint = _digest(self._architecture, self._preprocessing, self._weights())
-        return self._fingerprint
+        seen = {name: value for name, value in vars(self).items() if name not in _INDIFFERENT}
+        if self._version is not None:
+            seen["_identifier"] = self._identifier
+        found = identity(type(self), self._preprocessing.key, seen)
+        if found.unknown and self._version is None:
+            _logger.info(
+                "%s is not known to another run, and its features are not kept for it: of %s "
+                "only you know what it computes. Give from_module a version.",
+                self._identifier,
+                first_few(found.unknown),
+            )
+            return None
+        return found.digest
 
     @property
     def preprocessing(self) -> P:
@@ -108,10 +121,6 @@ class ModuleEncoder(Generic[P]):
     @property
     def module(self) -> nn.Module:
         """The module itself, for fine-tuning it."""
-        return self._module
-
-    def _weights(self) -> nn.Module:
-        """Everything whose weights decide the features."""
         return self._module
 
     def _require_layers(self, layers: Sequence[str]) -> None:
@@ -153,31 +162,3 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-def _digest(architecture: str, preprocessing: Preprocessing, module: nn.Module) -> str:
-    """Hash what decides the features; the same on every device and in every memory layout."""
-    seen = preprocessing if isinstance(preprocessing, ImagePreprocessing) else preprocessing.key
-    digest = hashlib.sha256(f"{_FINGERPRINT_VERSION}|{architecture}|{seen!r}".encode())
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        digest.update(f"|{name}:{tensor.dtype}:{tuple(tensor.shape)}|".encode())
-        if tensor.numel():
-            on_host = _in_memory(module, name, tensor).detach().cpu().contiguous()
-            digest.update(on_host.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _in_memory(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
-    """Return the weight itself where accelerate has moved it off the device and left it empty."""
-    if not tensor.is_meta:
-        return tensor
-    owner, _, leaf = name.rpartition(".")
-    hook = getattr(module.get_submodule(owner), "_hf_hook", None)
-    for one in getattr(hook, "hooks", (hook,)):
-        weights = getattr(one, "weights_map", None)
-        if weights:
-            weight: Tensor = weights[leaf]
-            return weight
-    raise EncoderError(
-        f"weight {name} is on the meta device and has no values. Load the weights first."
-    )

@@ -228,11 +228,3 @@ def _is_within(parts: list[str], start: nn.Module) -> bool:
     # there is a weight without a value where the configuration switches off a bias
     switched_off = owner._parameters.get(parts[-1], owner) is None
     return switched_off or bool(_DECODED.search(".".join(parts)))
-
-
-def decisive(config: Config) -> str:
-    """Write out a configuration without what differs between copies of the same model."""
-    settings = config.to_dict()
-    for name in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"):
-        settings.pop(name, None)
-    return repr(sorted(settings.items(), key=lambda item: str(item[0])))

@@ -35,7 +35,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from transferscope.encoders._adapters import Adapter
-from transferscope.encoders._pretrained import Config, Pretrained, decisive, refuse_own_code
+from transferscope.encoders._pretrained import Config, Pretrained, refuse_own_code
 from transferscope.encoders._sentence_transformers import SentenceFolder, read_recipe
 from transferscope.encoders._text_encoder import TextEncoder
 from transferscope.encoders._text_models import load_model, model_kind
@@ -108,18 +108,9 @@ def load_text(
     positions = n_positions(model.module, config)
     limit = token_limit(tokenizer, positions, recipe, options.max_length, identifier)
     prompt = recipe.prompt if recipe else ""
-    described = (
-        pooling.texts,
-        options.subwords,
-        kind.classifier,
-        kind.pooler,
-        pooling.finish,
-        recipe is not None,
-    )
     return TextEncoder(
         model,
         pooling,
         preprocessing=text_preprocessing(tokenizer, limit, prompt, model, identifier),
         identifier=identifier,
-        architecture=f"transformers/{type(model.module).__name__}/{described}/{decisive(config)}",
     )

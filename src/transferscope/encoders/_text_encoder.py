@@ -48,8 +48,6 @@ class TextEncoder(ModuleEncoder[TextPreprocessing]):
         How samples are prepared for it.
     identifier : str
         Name under which it was requested.
-    architecture : str
-        What besides weights and preprocessing decides the features; goes into the fingerprint.
     """
 
     def __init__(
@@ -59,7 +57,6 @@ class TextEncoder(ModuleEncoder[TextPreprocessing]):
         *,
         preprocessing: TextPreprocessing,
         identifier: str,
-        architecture: str,
     ) -> None:
         self._model, self._pooling = model, pooling
         self._device = next(model.module.parameters()).device
@@ -67,7 +64,6 @@ class TextEncoder(ModuleEncoder[TextPreprocessing]):
             model.module,
             preprocessing=_sized(preprocessing, self._device),
             identifier=identifier,
-            architecture=architecture,
             named_layers=[f"layer{number}" for number in range(1, model.n_layers + 1)],
             n_parameters=model.n_parameters,
         )
@@ -135,6 +131,7 @@ class TextEncoder(ModuleEncoder[TextPreprocessing]):
         return self
 
     def _weights(self) -> nn.Module:
+        """Everything whose weights decide the features."""
         finish = self._pooling.finish
         return nn.ModuleList([self._module, *([] if finish is None else [finish])])
 

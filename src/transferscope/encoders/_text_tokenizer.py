@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from torch import nn
 
+from transferscope.encoders._identity import identity
 from transferscope.encoders._pretrained import Config, Tokenizer
 from transferscope.encoders._sentence_transformers import SentenceRecipe
 from transferscope.encoders._text_models import TextModel
@@ -125,14 +124,7 @@ def text_preprocessing(
     n_embeddings = _n_embeddings_needed(tokenizer, model.n_embeddings, identifier)
     names = [name for name in tokenizer.model_input_names if name in model.accepted]
     tokenizer.model_input_names = list(dict.fromkeys([*names, "attention_mask"]))
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = repr(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
-    specials = sorted((k, str(v)) for k, v in tokenizer.special_tokens_map.items())
-    facts: tuple[object, ...] = (
-        *(type(tokenizer).__name__, rules, specials, limit, prompt, sorted(names)),
-    )
-    facts += () if n_embeddings is None else (n_embeddings,)
-    key = hashlib.sha256(repr(facts).encode("utf-8", "surrogatepass")).hexdigest()
+    key = identity(tokenizer, limit, prompt, n_embeddings).digest
     return TextPreprocessing(tokenizer, limit, prompt, f"text:{key}", n_embeddings=n_embeddings)
 
 

@@ -109,6 +109,11 @@ def is_timm(model: nn.Module) -> TypeGuard[TimmModel]:
     return bool(getattr(model, "pretrained_cfg", None)) and hasattr(model, "forward_head")
 
 
+def default_name(model: TimmModel) -> str:
+    """Name of a model that comes as an object."""
+    return f"{PREFIX}{model.pretrained_cfg['architecture']}"
+
+
 def wrap_timm(
     model: TimmModel, identifier: str | None = None, *, has_head: bool = True
 ) -> TorchEncoder:
@@ -133,8 +138,7 @@ def wrap_timm(
     EncoderError
         If it does not take RGB images.
     """
-    architecture = model.pretrained_cfg["architecture"]
-    identifier = identifier or PREFIX + architecture
+    identifier = identifier or default_name(model)
     has_logits = has_head and model.num_classes > 0 and not _projects_to_text(model)
 
     def run(images: Batch) -> tuple[Tensor, Tensor | None]:
@@ -149,7 +153,6 @@ def wrap_timm(
         run,
         preprocessing=_preprocessing(model, identifier),
         identifier=identifier,
-        architecture=f"timm/{architecture}/{'with' if has_logits else 'no'} head",
         head_parameters=_head_parameters(model),
         layers=_layers(model),
     )

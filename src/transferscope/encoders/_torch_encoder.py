@@ -84,14 +84,14 @@ class TorchEncoder(ModuleEncoder[Preprocessing]):
         How samples are prepared for it.
     identifier : str
         Name under which it was requested.
-    architecture : str
-        What besides weights and preprocessing decides the features; goes into the fingerprint.
     head_parameters : iterable of torch.nn.Parameter
         Parameters of the head, which are not counted.
     layers : mapping of str to Layer
         Named layers in order of depth, without ``"pooled"``.
     feature_dim : int, optional
         Dimension of the pooled features; measured on a blank image when not given.
+    version : str, optional
+        Of code that cannot be looked into, see `from_module`.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class TorchEncoder(ModuleEncoder[Preprocessing]):
         *,
         preprocessing: Preprocessing,
         identifier: str,
-        architecture: str,
         head_parameters: Iterable[nn.Parameter] = (),
         layers: Mapping[str, Layer] | None = None,
         feature_dim: int | None = None,
+        version: str | None = None,
     ) -> None:
         self._layers = dict(layers or {})
         in_head = {id(parameter) for parameter in head_parameters}
@@ -112,9 +112,9 @@ class TorchEncoder(ModuleEncoder[Preprocessing]):
             module,
             preprocessing=preprocessing,
             identifier=identifier,
-            architecture=architecture,
             named_layers=tuple(self._layers),
             n_parameters=sum(p.numel() for p in module.parameters() if id(p) not in in_head),
+            version=version,
         )
         self._run = run
         self._feature_dim = feature_dim

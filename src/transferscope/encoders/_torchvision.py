@@ -44,16 +44,16 @@ def load_torchvision(name: str) -> TorchEncoder:
     Returns
     -------
     TorchEncoder
-        On the CPU.
+        On the CPU; stages or blocks are its named layers.
 
     Raises
     ------
-    MissingExtraError
-        If torchvision cannot be imported.
     UnknownNameError
         If there is no such model or no such weights.
     EncoderError
         If the model is no image classifier, or its weights cannot be loaded or downloaded.
+    MissingExtraError
+        If torchvision cannot be imported.
     """
     architecture, _, weights_name = name.removeprefix(PREFIX).partition("?weights=")
     identifier = PREFIX + name.removeprefix(PREFIX)
@@ -69,12 +69,11 @@ def load_torchvision(name: str) -> TorchEncoder:
             "are downloaded and then kept: run this once with a connection, or put "
             f"{weights.url} into the folder checkpoints of torch.hub.get_dir()."
         ) from error
-    return wrap_torchvision(model, architecture, preprocessing, identifier)
+    return wrap_torchvision(model, preprocessing, identifier)
 
 
 def wrap_torchvision(
     model: nn.Module,
-    architecture: str,
     preprocessing: ImagePreprocessing,
     identifier: str,
     *,
@@ -85,8 +84,6 @@ def wrap_torchvision(
     Parameters
     ----------
     model : torch.nn.Module
-    architecture : str
-        Its name in torchvision.
     preprocessing : ImagePreprocessing
     identifier : str
         Name under which it was requested.
@@ -108,7 +105,6 @@ def wrap_torchvision(
         with_logits if has_head else without_logits,
         preprocessing=preprocessing,
         identifier=identifier,
-        architecture=f"torchvision/{architecture}" + ("" if has_head else "/no head"),
         head_parameters=head.parameters(),
         layers=_layers(model),
     )

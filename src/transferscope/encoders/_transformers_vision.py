@@ -37,7 +37,6 @@ from transferscope.encoders._module_encoder import evaluating
 from transferscope.encoders._pretrained import (
     Config,
     Pretrained,
-    decisive,
     first_line,
     require_weights,
 )
@@ -103,7 +102,6 @@ def load_vision(place: Pretrained, adapter: Adapter | None, config: Config) -> T
         run,
         preprocessing=preprocessing,
         identifier=identifier,
-        architecture=f"transformers/{type(model).__name__}/{decisive(config)}",
         head_parameters=[parameter for head in heads for parameter in head.parameters()],
         layers=_layers(model, vision),
     )

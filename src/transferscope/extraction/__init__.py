@@ -5,18 +5,17 @@ from transferscope.extraction._layers import Layers
 from transferscope.extraction._pass import (
     Encoders,
     ExtractionSettings,
-    ProgressCallback,
     extract,
     extract_together,
 )
-from transferscope.extraction._sinks import Store
+from transferscope.extraction._sinks import Source, Store
 
 __all__ = [
     "Encoders",
     "Extracted",
     "ExtractionSettings",
     "Layers",
-    "ProgressCallback",
+    "Source",
     "Store",
     "extract",
     "extract_together",

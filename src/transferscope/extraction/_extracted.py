@@ -8,7 +8,7 @@ from functools import cached_property
 from transferscope.datasets import Dataset
 from transferscope.embedding import Embedding
 from transferscope.errors import FeatureError
-from transferscope.extraction._sinks import LayerArrays, ReferenceTask, Sink
+from transferscope.extraction._sinks import LayerArrays, ReferenceTask, Sink, Source
 from transferscope.numerics.arrays import NumpyArray
 
 
@@ -20,7 +20,8 @@ class Extracted:
     ----------
     identifier : str
         Of the encoder.
-    dataset : Dataset
+    source : Source
+        The data set.
     n_parameters, feature_dim : int or None
     input_size : (int, int) or None
         Height and width in pixels.
@@ -35,7 +36,7 @@ class Extracted:
     """
 
     identifier: str
-    dataset: Dataset = field(repr=False)
+    source: Source = field(repr=False)
     n_parameters: int | None = None
     feature_dim: int | None = None
     input_size: tuple[int, int] | None = None
@@ -43,6 +44,11 @@ class Extracted:
     error: str | None = None
     notes: tuple[str, ...] = ()
     sinks: dict[str, Sink] = field(default_factory=dict, repr=False)
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set."""
+        return self.source.dataset
 
     @property
     def layers(self) -> tuple[str, ...]:

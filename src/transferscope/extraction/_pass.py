@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,8 +15,10 @@ from transferscope.encoders import (
     POOLED,
     Encoder,
     Preprocessing,
+    encoder_name,
     expand_encoders,
     load_encoder,
+    preparation_key,
     refuse_other_modality,
 )
 from transferscope.errors import (
@@ -46,9 +48,18 @@ from transferscope.extraction._layers import (
     numbered_layers,
     parse_layers,
 )
-from transferscope.extraction._sinks import Sink, Store, StoreSink, StreamSink, open_store
+from transferscope.extraction._sinks import (
+    Sink,
+    Source,
+    Store,
+    StoreSink,
+    StreamSink,
+    open_store,
+    store_key,
+)
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import NumpyArray
+from transferscope.progress import ProgressCallback
 from transferscope.storage.feature_store import FeatureStore
 
 if TYPE_CHECKING:
@@ -57,8 +68,6 @@ if TYPE_CHECKING:
 #: Encoders share one pass over the data until their weights reach this many parameters.
 PARAMETERS_AT_ONCE = 500_000_000
 
-#: Called with what is going on, how many samples are done, and of how many.
-ProgressCallback: TypeAlias = Callable[[str, int, int], None]
 #: What `load_encoder` takes, and lists of it.
 Encoders: TypeAlias = "str | Encoder | nn.Module | Sequence[str | Encoder | nn.Module]"
 
@@ -88,7 +97,8 @@ def extract(
     store : "cache", path, FeatureStore or None
         Where features are kept and found again; ``"cache"`` is the user's cache folder. None:
         nothing is stored; moments of all samples and the features of a stratified sample of 5 000
-        stay in memory.
+        stay in memory. Features that code of your own computes are deleted with the result, unless
+        it has a version: see `from_module`.
     layers : "last", "mean", "all", or numbers
         Which features: of the last layer as the encoder pools it, the mean of all numbered layers,
         all of them and the last, or the numbered ones given, as in ``[3, 6, -1]`` or ``"3,6,-1"``.
@@ -115,8 +125,8 @@ def extract(
     StoreError
         If the store cannot be written.
     InputError
-        If `batch_size` is out of range, `layers` is none of the above, or one of `encoders` is no
-        encoder.
+        If `batch_size` is out of range, `layers` or `store` is none of the above, or one of
+        `encoders` is no encoder, or two of them have one name.
     UnknownNameError
         If there is no encoder of a name.
     MissingExtraError
@@ -209,55 +219,74 @@ def _extract_in_groups(
     """Load encoders until there is no room for more, read all data sets with them, and go on."""
     rows: list[list[_Job | Extracted]] = []
     n_parameters = 0
+    sources = [Source(dataset) for dataset in datasets]
+    keys: dict[str, str] = {}
     for spec in specs:
-        name = spec if isinstance(spec, str) else getattr(spec, "identifier", type(spec).__name__)
         if progress is not None:
-            progress(f"loading {name}", 0, 0)
-        rows.append(_load(spec, name, datasets, settings))
+            progress(f"loading {encoder_name(spec)}", 0, 0)
+        rows.append(_load(spec, sources, settings, keys))
         n_parameters += next(
             (one.encoder.n_parameters for one in rows[-1] if isinstance(one, _Job)), 0
         )
         if n_parameters >= PARAMETERS_AT_ONCE:
-            yield from _read_and_free(datasets, rows, settings.batch_size, progress)
+            yield from _read_and_free(rows, settings.batch_size, progress)
             n_parameters = 0
-    yield from _read_and_free(datasets, rows, settings.batch_size, progress)
+    yield from _read_and_free(rows, settings.batch_size, progress)
 
 
 def _read_and_free(
-    datasets: Sequence[Dataset],
-    rows: list[list[_Job | Extracted]],
-    batch_size: int,
-    progress: ProgressCallback | None,
+    rows: list[list[_Job | Extracted]], batch_size: int, progress: ProgressCallback | None
 ) -> list[tuple[Extracted, ...]]:
     """Walk over each data set with all encoders of `rows`, then empty it: it holds the weights."""
-    for place, dataset in enumerate(datasets):
-        jobs = [one for row in rows if isinstance(one := row[place], _Job)]
-        _walk(dataset, jobs, batch_size, progress)
+    for column in zip(*rows, strict=True):
+        jobs = [one for one in column if isinstance(one, _Job)]
+        if jobs:
+            _walk(jobs[0].item.dataset, jobs, batch_size, progress)
     items = [tuple(one.item if isinstance(one, _Job) else one for one in row) for row in rows]
     rows.clear()
     return items
 
 
 def _load(
-    spec: str | Encoder | nn.Module, name: str, datasets: Sequence[Dataset], settings: _Settings
+    spec: str | Encoder | nn.Module,
+    sources: Sequence[Source],
+    settings: _Settings,
+    keys: dict[str, str],
 ) -> list[_Job | Extracted]:
-    """One encoder's part in the pass over each data set; where it has none, the reason."""
+    """One encoder's part in the pass over each data set; where it has none, the reason.
+
+    `keys` are those of the encoders before it, with their names.
+    """
+    name = encoder_name(spec)
     try:
         encoder = load_encoder(spec, device=settings.device)
+        key = None if settings.store is None else store_key(encoder, settings.device)
+        _refuse_shared_key(key, name, keys)
+        shared_as = preparation_key(encoder.preprocessing)
     except Exception as error:
         # whatever it is, it must not stop the others
         if _concerns_all(error, spec):
             raise
-        return [Extracted(name, dataset, error=_reason(error)) for dataset in datasets]
+        return [Extracted(name, source, error=_reason(error)) for source in sources]
     row: list[_Job | Extracted] = []
-    for dataset in datasets:
+    for source in sources:
         try:
-            row.append(_job(encoder, dataset, settings))
+            row.append(_job(encoder, source, key, settings, shared_as))
         except Exception as error:
             if _concerns_all(error, spec):
                 raise
-            row.append(Extracted(name, dataset, error=_reason(error)))
+            row.append(Extracted(name, source, error=_reason(error)))
     return row
+
+
+def _refuse_shared_key(key: str | None, name: str, keys: dict[str, str]) -> None:
+    """Refuse an encoder that the store would take for another one of the same run."""
+    if key is not None and (other := keys.setdefault(key, name)) != name:
+        raise EncoderError(
+            f"encoder {name} has the fingerprint of {other}: the same weights, architecture and "
+            "preprocessing, so that its features are the same and would be found under one key. "
+            "Leave one of them out; if they do differ, let their fingerprints differ."
+        )
 
 
 def _concerns_all(error: Exception, spec: object) -> bool:
@@ -274,24 +303,27 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _job(encoder: Encoder, dataset: Dataset, settings: _Settings) -> _Job:
-    refuse_other_modality(encoder, dataset)
+def _job(
+    encoder: Encoder, source: Source, key: str | None, settings: _Settings, shared_as: str
+) -> _Job:
+    refuse_other_modality(encoder, source.dataset)
     sinks: dict[str, Sink] = {}
     for layer in choose_layers(encoder, settings.layers):
         sinks[layer] = (
-            StreamSink(dataset, settings.seed)
+            StreamSink(source.dataset, settings.seed)
             if settings.store is None
-            else StoreSink(dataset, encoder, layer, settings.device, settings.store)
+            else StoreSink(source, encoder, key, layer, settings.store)
         )
     item = Extracted(
         encoder.identifier,
-        dataset,
+        source,
         n_parameters=encoder.n_parameters,
         input_size=encoder.input_size,
         notes=getattr(encoder, "notes", ()),  # not in the protocol: few encoders have any
         sinks=sinks,
     )
-    return _Job(item, encoder, {layer: frozenset(sink.missing()) for layer, sink in sinks.items()})
+    missing = {layer: frozenset(sink.missing()) for layer, sink in sinks.items()}
+    return _Job(item, encoder, shared_as, missing)
 
 
 @dataclass
@@ -300,6 +332,7 @@ class _Job:
 
     item: Extracted
     encoder: Encoder
+    shared_as: str  # equal for encoders that take the same batches
     missing: dict[str, frozenset[int]]  # shards per layer
     parts: dict[tuple[str, str], list[NumpyArray]] = field(default_factory=dict)
     seconds: float = 0.0
@@ -408,8 +441,7 @@ def _walk(
     text = f"extracting features with {busy} encoder{'s' if busy > 1 else ''}"
 
     def needed(shard: int) -> dict[str, Preprocessing]:
-        kinds = (job.encoder.preprocessing for job in jobs if job.needs(shard))
-        return {kind.key: kind for kind in kinds}
+        return {job.shared_as: job.encoder.preprocessing for job in jobs if job.needs(shard)}
 
     if progress is not None and total:
         progress(text, 0, total)
@@ -417,7 +449,7 @@ def _walk(
         for batch, prepared in stream:
             for job in jobs:
                 if job.needs(batch.shard):
-                    job.take(batch, prepared[job.encoder.preprocessing.key])
+                    job.take(batch, prepared[job.shared_as])
             done += len(batch.rows)
             if progress is not None:
                 progress(text, done, total)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 import warnings
+import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, TypeAlias, TypedDict
 
 import numpy as np
@@ -13,7 +17,7 @@ import numpy as np
 from transferscope.datasets import Dataset
 from transferscope.embedding import INFLUENCE_SAMPLES, ClassMoments, Embedding, TargetMoments
 from transferscope.encoders import Encoder
-from transferscope.errors import FeatureError, StoreWarning
+from transferscope.errors import FeatureError, InputError, StoreWarning, TransferscopeError
 from transferscope.extraction import _batches
 from transferscope.extraction._batches import n_shards, shard_rows
 from transferscope.numerics import arrays
@@ -37,9 +41,23 @@ def open_store(store: Store) -> FeatureStore | None:
     Returns
     -------
     FeatureStore or None
+
+    Raises
+    ------
+    InputError
+        If it is "cache" or "none" in another spelling, or empty.
     """
     if store is None or isinstance(store, FeatureStore):
         return store
+    if (
+        isinstance(store, str)
+        and store != "cache"
+        and store.strip().casefold() in ("cache", "none", "")
+    ):
+        raise InputError(
+            f'store {store!r} is neither "cache", the user\'s cache folder, nor None, which stores '
+            f"nothing. Write one of these; for a folder of this name write ./{store}."
+        )
     return FeatureStore(None if store == "cache" else store)
 
 
@@ -102,24 +120,58 @@ class Sink(Protocol):
         """How many samples lost tokens and at most how many; None where nothing can be cut off."""
 
 
+@dataclass
+class Source:
+    """A data set as one run sees it: its fingerprint is taken once, and anew for every run."""
+
+    dataset: Dataset
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """That of the data set, when it was first needed."""
+        return self.dataset.fingerprint
+
+
+def store_key(encoder: Encoder, device: str) -> str | None:
+    """Name under which the features of an encoder are found again.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    device : str
+        Where it runs.
+
+    Returns
+    -------
+    str or None
+        None: another run cannot know that it is the same encoder.
+    """
+    fingerprint = encoder.fingerprint
+    # in bfloat16 on a GPU features come out rounded: not the same features as on the CPU
+    kind = device.partition(":")[0]
+    return fingerprint if fingerprint is None or kind == "cpu" else f"{fingerprint}-{kind}"
+
+
 class StoreSink:
-    """Keeps all samples in the feature store."""
+    """Keeps all samples in the feature store; without a key until the sink is released."""
 
     def __init__(
-        self, dataset: Dataset, encoder: Encoder, layer: str, device: str, store: FeatureStore
+        self, source: Source, encoder: Encoder, key: str | None, layer: str, store: FeatureStore
     ) -> None:
-        # in bfloat16 on a GPU features come out rounded: not the same features as on the CPU
-        kind = device.partition(":")[0]
+        self._dataset = source.dataset
+        about = {"dataset": self._dataset.name, "encoder": encoder.identifier}
         self.entry: StoreEntry = store.entry(
-            dataset=dataset.fingerprint,
-            encoder=encoder.fingerprint + ("" if kind == "cpu" else f"-{kind}"),
+            dataset=source.fingerprint,
+            encoder=key or f"one run: {secrets.token_hex(16)}",
             layer=layer,
-            n_samples=len(dataset),
+            n_samples=len(self._dataset),
             shard_size=_batches.SHARD_ROWS,
-            about={"dataset": dataset.name, "encoder": encoder.identifier},
+            about=about if key else {**about, "kept": "while one run needs it"},
         )
+        if key is None:
+            # of the entry, and before it is held: then it is let go before it is deleted
+            weakref.finalize(self.entry, _delete, store, self.entry.key)
         self.truncated: tuple[int, int] | None = None
-        self._dataset = dataset
 
     def missing(self) -> list[int]:
         """Shards that are absent or damaged; from now on nobody clears the others."""
@@ -281,6 +333,12 @@ class StreamSink:
             **targets,
             **reference,
         )
+
+
+def _delete(store: FeatureStore, key: str) -> None:
+    """Delete an entry, where there is one."""
+    with suppress(TransferscopeError):
+        store.clear([key])
 
 
 def _are_features(arrays: Mapping[str, NumpyArray]) -> bool:

@@ -53,7 +53,7 @@ def plan_metrics(metrics: str | Sequence[str] = DEFAULT_METRICS) -> MetricPlan:
     Parameters
     ----------
     metrics : str or sequence of str
-        A name, several with commas between, or a sequence of names. Each may end in ``+ped``.
+        A name, several with commas between, or a sequence of these. Each may end in ``+ped``.
         ``"all"`` stands for the whole table, ``"all+ped"`` for that and every form after PED.
 
     Returns
@@ -71,11 +71,11 @@ def plan_metrics(metrics: str | Sequence[str] = DEFAULT_METRICS) -> MetricPlan:
         isinstance(metrics, Sequence) and all(isinstance(name, str) for name in metrics)
     ):
         raise InputError(f"metrics must be a name or several, got {metrics!r}. Pass 'logme,knn'.")
-    if isinstance(metrics, str):
-        metrics = [part.strip() for part in metrics.split(",") if part.strip()]
+    listed = ",".join([metrics] if isinstance(metrics, str) else metrics)
+    asked_for = [part.strip() for part in listed.split(",") if part.strip()]
     after_ped = [name + SUFFIX for name, metric in METRICS.items() if applies_to(metric)]
     groups = {"all": list(METRICS), "all" + SUFFIX: [*METRICS, *after_ped]}
-    names = dict.fromkeys(single for name in metrics for single in groups.get(name, [name]))
+    names = dict.fromkeys(single for name in asked_for for single in groups.get(name, [name]))
     if not names:
         raise InputError(f"no metric was named; choose from {', '.join(METRICS)}, or 'all'.")
     asked = tuple(resolve_metric(name) for name in names)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from transferscope.datasets import Dataset
+from transferscope.extraction import Source
 from transferscope.metrics import Metric
 from transferscope.ranking._candidates import Candidate
 from transferscope.ranking._resampling import Resampled, resample
@@ -15,13 +15,14 @@ from transferscope.results import DatasetSummary, EncoderResult, Ranking
 
 
 def order_candidates(
-    data: Dataset, candidates: Sequence[Candidate], metrics: Sequence[Metric], seed: int
+    source: Source, candidates: Sequence[Candidate], metrics: Sequence[Metric], seed: int
 ) -> Ranking:
     """Put the candidates in order, with intervals, probabilities and advice.
 
     Parameters
     ----------
-    data : Dataset
+    source : Source
+        The data set as it was read.
     candidates : sequence of Candidate
     metrics : sequence of Metric
     seed : int
@@ -31,6 +32,7 @@ def order_candidates(
     -------
     Ranking
     """
+    data = source.dataset
     about = DatasetSummary(
         name=data.name,
         split=data.split,
@@ -38,7 +40,7 @@ def order_candidates(
         n_samples=len(data),
         n_classes=data.n_classes,
         n_skipped=len(data.skipped),
-        fingerprint=data.fingerprint,
+        fingerprint=source.fingerprint,
         notes=data.notes,
     )
     scored = [c for c in candidates if not c.failed]

@@ -10,11 +10,11 @@ from transferscope.extraction import (
     Encoders,
     ExtractionSettings,
     Layers,
-    ProgressCallback,
     Store,
     extract_together,
 )
 from transferscope.metrics import DEFAULT_METRICS, plan_metrics
+from transferscope.progress import ProgressCallback
 from transferscope.ranking._candidates import Candidate, combine_scores, measure_candidate
 from transferscope.ranking._order import order_candidates
 from transferscope.results import Ranking
@@ -63,7 +63,8 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     store : "cache", path, FeatureStore or None
         Where features are kept; ``"cache"`` is the user's cache folder. None: nothing is stored,
         features stream through, for data larger than disk or memory. What looks at single samples
-        then uses a stratified sample of 5 000.
+        then uses a stratified sample of 5 000. Features that code of your own computes are deleted
+        when they are scored, unless it has a version: see `from_module`.
     batch_size : int
         Samples per forward pass, at most 512; of texts fewer, see `extract`.
     device : str, optional
@@ -83,16 +84,16 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
 
     Raises
     ------
-    DatasetError
-        If the data set cannot be read; what was extracted before stays in the store.
-    UnknownNameError
-        If there is no encoder or metric of a name.
-    InputError
-        If `layers` is none of the above.
-    StoreError
-        If the store cannot be written.
     MissingExtraError
         If torch is not installed.
+    InputError
+        If `layers` or `store` is none of the above, or two encoders have one name.
+    UnknownNameError
+        If there is no encoder or metric of a name.
+    StoreError
+        If the store cannot be written.
+    DatasetError
+        If the data set cannot be read; what was extracted before stays in the store.
 
     Examples
     --------
@@ -120,4 +121,4 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         for one in (item, *references):
             one.release()
     combine_scores([c for c in candidates if not c.failed], plan)
-    return order_candidates(data, candidates, plan.asked, seed)
+    return order_candidates(item.source, candidates, plan.asked, seed)

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from transferscope.encoders import TrainableEncoder, named_failures
 from transferscope.errors import EncoderError
+from transferscope.progress import ProgressCallback
 from transferscope.results import TrainingRun
 from transferscope.training._data import Data, augmented
 from transferscope.training._objective import Objective
@@ -92,7 +93,7 @@ class Run:
     hyperparameters: Hyperparameters
     folder: Path
     about: str
-    progress: Callable[[str, int, int], None] | None = None
+    progress: ProgressCallback | None = None
 
     def __post_init__(self) -> None:
         self._identity = {"about": self.about, "plan": asdict(self.hyperparameters)}

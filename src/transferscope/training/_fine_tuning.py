@@ -7,7 +7,7 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,11 +17,13 @@ from transferscope.datasets import Dataset
 from transferscope.encoders import (
     Encoder,
     TrainableEncoder,
+    identity,
     load_encoder,
     refuse_other_modality,
 )
 from transferscope.errors import EncoderError, InputError, StoreError, first_few, require
 from transferscope.numerics.sampling import by_class
+from transferscope.progress import ProgressCallback
 from transferscope.results import FineTuningResult, TrainingRun
 from transferscope.storage.atomic import refuse_unwritable
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 MODES = ("full", "last-block", "head")
 AUGMENTATIONS = ("none", "shift", "flip")
-ProgressCallback = Callable[[str, int, int], None]
 
 #: Share of each class of the training part on which epochs and hyper-parameters are chosen.
 VALIDATION = 0.2
@@ -314,7 +315,9 @@ class _Sweep:
         self.initial, self.progress = initial, progress
         self.objective = Objective(parts["train"])
         self.data = {name: Data(data, encoder.preprocessing) for name, data in parts.items()}
-        contents = [encoder.fingerprint, *(data.fingerprint for data in parts.values())]
+        # of code of your own what can be seen of it
+        fingerprint = encoder.fingerprint or identity(encoder.identifier, encoder.module).digest
+        contents = [fingerprint, *(data.fingerprint for data in parts.values())]
         self.about = hashlib.sha256("|".join(contents).encode()).hexdigest()
 
     def run(self, learning_rate: float, weight_decay: float, seed: int) -> TrainingRun:
