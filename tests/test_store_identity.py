@@ -628,7 +628,7 @@ ENCODERS = [
         "sentences: its activation",
         sentences("Dense"),
         becomes(
-            sentences("Dense", dense={"activation_function": "torch.nn.modules.activation.Tanh"})
+            sentences("Dense", dense={"activation_function": "torch.nn.modules.activation.ReLU"})
         ),
         True,
     ),
