@@ -489,5 +489,5 @@ def test_a_clear_during_a_rank_leaves_what_it_uses(tmp_path):
     assert json.loads(out)["encoders"][0]["error"] is None
     assert kept > 0
     assert store.verify() == []
-    assert store.clear() > 0
+    store.clear()
     assert store.entries() == []
