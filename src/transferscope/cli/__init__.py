@@ -19,6 +19,7 @@ from transferscope.cli._cache import cache
 from transferscope.cli._distance import dataset_factors, layer_transferability
 from transferscope.cli._features import extract, score, trace_ped
 from transferscope.cli._ground_truth import finetune, pretrain, probe
+from transferscope.cli._knowledge import shortlist
 from transferscope.cli._listings import encoders, metrics
 from transferscope.cli._ranking import rank, show_ranking
 from transferscope.cli._relatedness import task_relatedness
@@ -36,7 +37,7 @@ COMMANDS = (
     *(rank, score, extract, trace_ped),
     *(evaluate, benchmarks, probe, finetune, pretrain),
     *(task_relatedness, layer_transferability, dataset_factors),
-    *(encoders, metrics),
+    *(encoders, metrics, shortlist),
 )
 for command in COMMANDS:
     app.command()(command)

@@ -1,0 +1,30 @@
+"""What is already known: published results as the starting point of every choice."""
+
+from transferscope.knowledge._expect import expect
+from transferscope.knowledge._fit import Matrix, fit_tables, result_matrix
+from transferscope.knowledge._model import Model
+from transferscope.knowledge._select import select_encoders
+from transferscope.knowledge._sources import SOURCES, Source
+from transferscope.knowledge._tables import (
+    KnownEncoder,
+    Result,
+    known_encoders,
+    published_results,
+    write_model,
+)
+
+__all__ = [
+    "SOURCES",
+    "KnownEncoder",
+    "Matrix",
+    "Model",
+    "Result",
+    "Source",
+    "expect",
+    "fit_tables",
+    "known_encoders",
+    "published_results",
+    "result_matrix",
+    "select_encoders",
+    "write_model",
+]
