@@ -1,19 +1,18 @@
 """How well published results foresee those of tasks and sources that were left out.
 
-    python benchmarks/knowledge.py [part ...]
+    python benchmarks/knowledge.py [study ...]
 
-Parts are ``tasks``, ``hidden``, ``sources``, ``parts`` and ``time``; all if none is named. For each
-task that is left out, everything is fitted anew on the others: levels, spreads, means, factors.
-Variants of a task (other languages, versions, translations) are left out with it. Writes
-benchmarks/results/knowledge.md, part by part.
+Studies are those of `STUDIES`; all if none is named. For each task that is left out, everything is
+fitted anew on the others: levels, spreads, means, factors. Variants of a task (other languages,
+versions, translations) are left out with it. Each writes benchmarks/results/knowledge-STUDY.md.
 """
 
 from __future__ import annotations
 
 import re
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +21,10 @@ import numpy as np
 import pandas as pd
 
 from transferscope.evaluation._measures import measure_draws
-from transferscope.knowledge import Matrix, result_matrix
+from transferscope.knowledge import KnownEncoder, Matrix, result_matrix
 from transferscope.knowledge._conditioning import Cells, condition
 from transferscope.knowledge._fit import N_FACTORS
-from transferscope.knowledge._model import KINDS, Model
+from transferscope.knowledge._model import KINDS, Model, fit_model
 
 OUT = Path(__file__).parent / "results"
 #: How many encoders are measured when the measures are taken.
@@ -33,7 +32,7 @@ COUNTS = (0, 1, 2, 4, 6, 8)
 POLICIES = ("improvement", "prior", "random")
 #: A task is evaluated where at least so many encoders have a result.
 FEWEST = {"image": 40, "text": 120}
-RANDOM_ORDERS = 3
+RANDOM_ORDERS = 2
 
 
 def stem(source: str, task: str) -> str:
@@ -86,7 +85,6 @@ def tasks_of(matrix: Matrix) -> dict[str, tuple[int, np.ndarray]]:
 
 def leave_out(
     matrix: Matrix,
-    modality: str,
     *,
     wanted: Callable[[str, np.ndarray], bool],
     fit: Callable[[Matrix], Model],
@@ -138,10 +136,8 @@ def walk(task: Task, policy: str, seed: int) -> Iterator[dict[str, object]]:
             rest = np.setdiff1d(np.arange(len(task.truth)), rows)
             for share in (50, 90):
                 low, high = found.interval(share / 100)
-                row[f"cover{share}"] = np.mean(
-                    (task.truth >= low) & (task.truth <= high),
-                    where=np.isin(np.arange(len(low)), rest),
-                )
+                inside = (task.truth >= low) & (task.truth <= high)
+                row[f"cover{share}"] = inside[rest].mean()
             inside = abs(task.truth - found.mean) <= 1.645 * found.sd
             row["cover90 by sd"] = inside[rest].mean()
             yield row | {"policy": policy}
@@ -155,66 +151,218 @@ def usual_fit(modality: str) -> Callable[[Matrix], Model]:
     return lambda matrix: matrix.fit(n_factors=N_FACTORS[modality])
 
 
-def study_tasks(modality: str, every: int = 1) -> None:
-    matrix = result_matrix(modality)
-    columns = {"image": "mieb", "text": "mteb"}
-    count = 0
+def evaluated(matrix: Matrix, modality: str) -> tuple[list[str], np.ndarray]:
+    """Tasks with enough encoders, and the encoders that have all of them."""
+    table = {n: truth for n, (_, truth) in tasks_of(matrix).items() if ": " not in n}
+    names = [n for n, t in table.items() if (~np.isnan(t)).sum() >= FEWEST[modality]]
+    return names, np.flatnonzero(~np.isnan(np.array([table[n] for n in names])).any(axis=0))
 
-    def wanted(name: str, truth: np.ndarray) -> bool:
-        nonlocal count
-        ok = (~np.isnan(truth)).sum() >= FEWEST[modality] and ": " not in name
-        count += ok
-        return bool(ok and (count - 1) % every == 0)
 
-    full = None
-    table = tasks_of(matrix)
-    names = [
-        n
-        for n, (_, t) in table.items()
-        if ": " not in n and (~np.isnan(t)).sum() >= FEWEST[modality]
-    ]
-    complete = np.flatnonzero(~np.isnan(np.array([table[n][1] for n in names])).any(axis=0))
-    del full, columns
-    rows: list[dict[str, object]] = []
-    for task in leave_out(matrix, modality, wanted=wanted, fit=usual_fit(modality)):
-        for block in ("complete", "all"):
-            some = (
-                np.flatnonzero(np.isin(task.rows, complete))
-                if block == "complete"
-                else np.arange(len(task.rows))
-            )
-            part = Task(
-                task.name,
-                task.kind,
-                task.rows[some],
-                task.truth[some],
-                task.model.take(some),
-                task.rank[some],
-            )
-            tau, regret = quality(part.rank, part.truth)
-            rows.append(
-                {
-                    "task": task.name,
-                    "block": block,
-                    "policy": "mean rank",
-                    "measured": 0,
-                    "tau": tau,
-                    "regret": regret,
-                }
-            )
-            for policy in POLICIES:
-                for seed in range(RANDOM_ORDERS if policy == "random" else 1):
-                    rows += [
-                        {"task": task.name, "block": block} | row
-                        for row in walk(part, policy, seed)
-                    ]
-    frame = pd.DataFrame(rows)
-    print(modality, len(names), len(complete))
-    print(
-        frame.groupby(["block", "policy", "measured"]).mean(numeric_only=True).round(3).to_string(),
-        flush=True,
+def only(task: Task, rows: np.ndarray) -> Task:
+    some = np.flatnonzero(np.isin(task.rows, rows))
+    return Task(
+        task.name,
+        task.kind,
+        task.rows[some],
+        task.truth[some],
+        task.model.take(some),
+        task.rank[some],
     )
 
 
+def facts_as_scores(matrix: Matrix) -> dict[str, np.ndarray]:
+    """Baselines that are facts of the encoders; unknown ones last."""
+
+    def column(fact: Callable[[KnownEncoder], float | None]) -> np.ndarray:
+        return np.array([-1e9 if (x := fact(one)) is None else x for one in matrix.encoders])
+
+    return {
+        "ImageNet accuracy": column(lambda e: e.accuracies.get("imagenet")),
+        "size": column(lambda e: e.n_parameters),
+        "newest first": column(
+            lambda e: float(e.released.replace("-", "")) if e.released else None
+        ),
+    }
+
+
+def study_tasks(modality: str) -> str:
+    """Leave one task out: orders before measuring, and what measuring adds."""
+    matrix = result_matrix(modality)
+    names, complete = evaluated(matrix, modality)
+    facts = facts_as_scores(matrix)
+    rows: list[dict[str, object]] = []
+    for task in leave_out(matrix, wanted=lambda n, _: n in names, fit=usual_fit(modality)):
+        for block, part in (("complete", only(task, complete)), ("all", task)):
+            scores = {"mean rank": part.rank} | {n: v[part.rows] for n, v in facts.items()}
+            for name, values in scores.items():
+                if len(set(values)) > 1:
+                    tau, regret = quality(values, part.truth)
+                    rows.append(
+                        {
+                            "block": block,
+                            "policy": name,
+                            "measured": 0,
+                            "tau": tau,
+                            "regret": regret,
+                        }
+                    )
+            for policy in POLICIES if block == "complete" else POLICIES[:1]:
+                for seed in range(RANDOM_ORDERS if policy == "random" else 1):
+                    rows += [{"block": block} | row for row in walk(part, policy, seed)]
+    return (
+        f"{len(names)} tasks; complete: the {len(complete)} encoders that have all of them; all: "
+        f"those that have the task.\n\n{table(rows, ['block', 'policy', 'measured'])}"
+    )
+
+
+def study_hidden(modality: str) -> str:
+    """Leave one task out, and hide all results of a third of its encoders."""
+    matrix = result_matrix(modality)
+    names, _ = evaluated(matrix, modality)
+    rows: list[dict[str, object]] = []
+
+    def hide(found: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        return np.sort(rng.choice(found, len(found) // 3, replace=False))
+
+    facts = facts_as_scores(matrix)
+    wanted = names[:: 1 if modality == "image" else 4]
+    for task in leave_out(
+        matrix, wanted=lambda n, _: n in wanted, fit=usual_fit(modality), hide=hide
+    ):
+        for name, values in facts.items():
+            if len(set(values[task.rows])) > 1:
+                tau, regret = quality(values[task.rows], task.truth)
+                rows.append({"policy": name, "measured": 0, "tau": tau, "regret": regret})
+        rows += walk(task, "improvement", 0)
+    return f"{len(wanted)} tasks.\n\n{table(rows, ['policy', 'measured'])}"
+
+
+def study_sources() -> str:
+    """Leave one source out: order of its encoders by what the others and facts say."""
+    rows: list[dict[str, object]] = []
+    matrix = result_matrix("image")
+    for left in sorted({source for source, _, _ in matrix.columns}):
+        own = {task for source, task, _ in matrix.columns if source == left}
+        rest = matrix.keep(
+            lambda source, task, _, left=left, own=own: source != left and task not in own
+        )
+        model = rest.fit(n_factors=N_FACTORS["image"])
+        facts = facts_as_scores(matrix)
+        for t, (source, _, kind) in enumerate(matrix.columns):
+            if source != left:
+                continue
+            seen = np.flatnonzero(~np.isnan(matrix.accuracy[:, t]))
+            truth = matrix.accuracy[seen, t]
+            empty = Cells(np.empty(0, int), np.empty(0))
+            found = condition(model.take(seen), KINDS.index(kind), empty, draws=64)
+            scores = {"expectation": found.location} | {n: v[seen] for n, v in facts.items()}
+            for name, values in scores.items():
+                if len(set(values)) > 1:
+                    tau, regret = quality(values, truth)
+                    rows.append({"source": left, "policy": name, "tau": tau, "regret": regret})
+    return table(rows, ["source", "policy"])
+
+
+def study_parts(modality: str) -> str:
+    """Leave one task out, with a part of the model left out."""
+    matrix = result_matrix(modality)
+    names, complete = evaluated(matrix, modality)
+    wanted = names[:: 1 if modality == "image" else 4]
+    k = N_FACTORS[modality]
+
+    def no_facts(rest: Matrix) -> Model:
+        blank = np.ones((len(rest.encoders), 1))
+        kinds = np.array([KINDS.index(kind) for _, _, kind in rest.columns])
+        return fit_model(rest.accuracy, blank, kinds, n_factors=k)
+
+    def no_other_sources(rest: Matrix) -> Model:
+        return rest.keep(lambda source, *_: source in ("mieb", "mteb")).fit(n_factors=k)
+
+    forms: dict[str, Callable[[Matrix], Model]] = {
+        "the model": usual_fit(modality),
+        "without facts": no_facts,
+        "without other sources": no_other_sources,
+    }
+    forms |= {
+        f"{n} factors": (lambda rest, n=n: rest.fit(n_factors=n)) for n in (0, 1, 2, 3, 4, 6, 8)
+    }
+    rows: list[dict[str, object]] = []
+    for name, fit in forms.items():
+        for task in leave_out(matrix, wanted=lambda n, _: n in wanted, fit=fit):
+            part = only(task, complete)
+            for row in walk(part, "improvement", 0):
+                if row["measured"] in (0, 4):
+                    rows.append(row | {"policy": name})
+    return f"{len(wanted)} tasks, complete block.\n\n{table(rows, ['policy', 'measured'])}"
+
+
+def study_time() -> str:
+    """Seconds of processor time, best of three, each in a process of its own."""
+    code = (
+        "import time; start = time.process_time(); import sys, transferscope; "
+        "names = [e.name for e in __import__('transferscope.knowledge').knowledge."
+        "known_encoders().values() if 'text' in e.modalities and e.usual][:400]; "
+        "begin = time.process_time(); "
+        "transferscope.expect({names[0]: 0.8}, modality='text', encoders=names); "
+        "print(time.process_time() - begin, time.process_time() - start, 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-m", "transferscope", "shortlist", "--modality"]
+    lines = ["| what | seconds |", "| --- | --- |"]
+    runs = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        runs.append([float(x) if x[0].isdigit() else x for x in done.stdout.split()])
+    best = min(runs)
+    lines.append(
+        f"| `expect`, all text encoders, first call (torch imported: {best[2]}) | {best[0]:.2f} |"
+    )
+    for modality in ("text", "image"):
+        spent = []
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([*command, modality], capture_output=True, check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        lines.append(f"| `transferscope shortlist --modality {modality}` | {min(spent):.2f} |")
+    return "\n".join(lines)
+
+
+def table(rows: list[dict[str, object]], keys: list[str]) -> str:
+    """Means as Markdown, in the order of the rows."""
+    frame = pd.DataFrame(rows)
+    means = frame.groupby(keys, sort=False).mean(numeric_only=True).round(3).reset_index()
+    lines = ["| " + " | ".join(means.columns) + " |", "|" + " --- |" * len(means.columns)]
+    for _, row in means.iterrows():
+        cells = ("" if isinstance(x, float) and np.isnan(x) else str(x) for x in row)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+STUDIES: dict[str, Callable[[], str]] = {
+    "tasks-image": lambda: study_tasks("image"),
+    "tasks-text": lambda: study_tasks("text"),
+    "hidden-image": lambda: study_hidden("image"),
+    "hidden-text": lambda: study_hidden("text"),
+    "sources": study_sources,
+    "parts-image": lambda: study_parts("image"),
+    "parts-text": lambda: study_parts("text"),
+    "time": study_time,
+}
+
+
+def main(wanted: list[str]) -> None:
+    for name in wanted or STUDIES:
+        study = STUDIES[name]
+        what = {"tasks": study_tasks, "hidden": study_hidden, "parts": study_parts}.get(
+            name.partition("-")[0], study
+        )
+        text = f"## {name}\n\n{what.__doc__}\n\n{study()}\n"
+        (OUT / f"knowledge-{name}.md").write_text(text, encoding="utf-8")
+        print(text, flush=True)
+
+
 if __name__ == "__main__":
-    study_tasks(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+    main(sys.argv[1:])

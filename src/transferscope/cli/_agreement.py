@@ -47,15 +47,21 @@ def evaluate(
             "evaluate compares --scores with --accuracy FILE or with --benchmark NAME; give one of "
             "the two (a benchmark alone shows its baselines)."
         )
+    from transferscope.knowledge import with_baselines
+
     values = None if scores is None else evaluation.read_scores(scores)
     published_tau: dict[str, dict[str, float]] = {}
     if benchmark is not None:
-        found = evaluation.evaluate_on(benchmark, values, seed=seed)
+        truth = evaluation.get_benchmark(benchmark).accuracy()
+        own = {dataset: {} for dataset in truth} if values is None else values
+        together = with_baselines(own, truth, benchmark=benchmark)
+        found = evaluation.evaluate_on(benchmark, together, seed=seed)
         published_tau = evaluation.get_benchmark(benchmark).weighted_tau()
     else:
         assert accuracy is not None
         assert values is not None
-        found = evaluation.evaluate(values, evaluation.read_accuracy(accuracy), seed=seed)
+        truth = evaluation.read_accuracy(accuracy)
+        found = evaluation.evaluate(with_baselines(values, truth), truth, seed=seed)
     if format == "json":
         write_line(found.to_json())
     else:

@@ -10,6 +10,7 @@ from transferscope.evaluation._benchmarks import (
 from transferscope.evaluation._measures import CORRELATIONS, MEASURES
 from transferscope.evaluation._tables import (
     Accuracies,
+    Scores,
     accuracy_table,
     read_accuracy,
     read_measured,
@@ -21,6 +22,7 @@ __all__ = [
     "MEASURES",
     "Accuracies",
     "Benchmark",
+    "Scores",
     "accuracy_table",
     "evaluate",
     "evaluate_on",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FEWEST = 3
 #: Number of resampled sets of encoders.
 REPLICATES = 1_000
+#: Scores that know nothing of the data set.
+BASELINES = ("expectation", "imagenet_accuracy", "n_parameters")
 #: Width of the intervals, in percent.
 CONFIDENCE = 95
 #: Sign flips of the paired test: all of them up to 13 data sets, else this many drawn ones.
@@ -118,6 +120,7 @@ def evaluate(
         if metric in scores[dataset]
     }
     _refuse_too_few(sample, pairs)
+    comparisons = tuple(_comparisons(sample, draws, pairs))
     return Agreement(
         per_dataset={
             dataset: {
@@ -126,10 +129,10 @@ def evaluate(
             for dataset in sample.datasets
         },
         average={metric: _average(sample, draws, pairs, metric) for metric in sample.metrics},
-        comparisons=tuple(_comparisons(sample, draws, pairs)),
+        comparisons=comparisons,
         scores={d: {m: dict(v) for m, v in scores[d].items()} for d in sample.datasets},
         accuracy={d: dict(accuracy[d]) for d in sample.datasets},
-        warnings=(*_absences(scores, accuracy), *_remarks(pairs)),
+        warnings=(*_absences(scores, accuracy), *_remarks(pairs), *_unbeaten(comparisons)),
         seed=seed,
     )
 
@@ -292,6 +295,21 @@ def _comparisons(sample: _Sample, draws: _Draws, pairs: _Pairs) -> Iterator[Comp
             _sign_flip_p_value(gap[0], draws.flips),
             int((~np.isnan(gap[0])).sum()),
         )
+
+
+def _unbeaten(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Which scores are not shown to beat a score that knows nothing of the data set."""
+    for pair in comparisons:
+        for score, other, sign in ((pair.first, pair.second, 1), (pair.second, pair.first, -1)):
+            if other not in BASELINES or score in BASELINES:
+                continue
+            ends = sorted(sign * (x or 0.0) for x in (pair.low, pair.high))
+            if ends[0] <= 0:
+                yield (
+                    f"{score} is not shown to beat {other}, which knows nothing of the data set: "
+                    f"mean weighted tau differs by {sign * pair.difference:+.3f} "
+                    f"({ends[0]:.2f} to {ends[1]:.2f})."
+                )
 
 
 def _tau_on_common(

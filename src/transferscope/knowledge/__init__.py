@@ -1,5 +1,6 @@
 """What is already known: published results as the starting point of every choice."""
 
+from transferscope.knowledge._baselines import with_baselines
 from transferscope.knowledge._expect import expect
 from transferscope.knowledge._fit import Matrix, fit_tables, result_matrix
 from transferscope.knowledge._model import Model
@@ -26,5 +27,6 @@ __all__ = [
     "published_results",
     "result_matrix",
     "select_encoders",
+    "with_baselines",
     "write_model",
 ]

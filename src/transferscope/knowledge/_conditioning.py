@@ -25,8 +25,8 @@ GRID = np.array(list(itertools.product(*STEPS)))
 ALIKE = 0.3
 #: Variance of a measured logit that repeating the measurement would show.
 REPEATS = 1e-4
-#: A cell of less weight than this (about three and a half standard deviations off) is not trusted in full, and
-#: how often that is looked at.
+#: A cell of less weight than this (three and a half standard deviations off) is not trusted in
+#: full, and how often that is looked at.
 SUSPECT, SECOND_LOOKS = 0.3, 3
 #: Nodes for means on the accuracy scale, and joint draws for what hangs on all encoders at once.
 NODES = np.polynomial.hermite_e.hermegauss(11)
@@ -253,7 +253,7 @@ class _Observed:
 
     def shared(self) -> NumpyArray:
         """Share (m,) of a cell's task that is the user's task too."""
-        return np.where(self.task == 0, 1.0, ALIKE)
+        return np.asarray(np.where(self.task == 0, 1.0, ALIKE))
 
 
 @dataclass(frozen=True)

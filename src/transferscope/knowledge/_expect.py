@@ -177,9 +177,9 @@ def _describe(
 ) -> Iterable[ExpectedEncoder]:
     counts: Counter[str] = Counter()
     sources: dict[str, dict[str, None]] = {}
-    for one in published_results():
-        counts[one.encoder] += 1
-        sources.setdefault(one.encoder, {})[one.source] = None
+    for result in published_results():
+        counts[result.encoder] += 1
+        sources.setdefault(result.encoder, {})[result.source] = None
     low, high = found.interval(0.9)
     order = sorted(range(len(known)), key=lambda i: (-found.mean[i], known[i].name))
     smallest = math.inf

@@ -2,11 +2,11 @@
 
 Task t measures encoder i as
 
-    logit(accuracy_it) = a_t + s_t (w_i0 + w_i · f_t + e_it),    e_it ~ N(0, ψ_i)
+    logit(accuracy_it) = a_t + s_t (w_i0 + w_i · f_t + e_it),    e_it ~ N(0, r_t ψ_i)
 
 with a level a_t, a spread s_t and a roughness r_t of its own, and factors f_t ~ N(ν, I) that say
 what kind of task it is; ν depends on the kind of measurement and is zero for the first. So encoders
-with like weights w do well on the same tasks. Weights are drawn around what the encoder's facts x_i predict,
+with like weights w do well on the same tasks. Weights are drawn around what facts x_i predict,
 w_i ~ N(B'x_i, (1 + h_i) Λ); h_i is how far these facts are from those that B was learned of. An
 encoder of which nothing but facts is known has these weights, with all their variance.
 
@@ -35,7 +35,7 @@ ROUNDS = 30
 ROUGH = 5.0
 #: By how much variances are widened: learned from tasks that are left in, they are too small for
 #: one left out.
-CAUTION = 2.0
+CAUTION = 2.5
 
 
 def logit(accuracy: NumpyArray) -> NumpyArray:
@@ -155,7 +155,7 @@ def fit_model(
     y = np.where(seen, y, 0.0)
     c = np.ones(y.shape[1]) if importance is None else importance
     ridge = np.r_[1e-6, np.ones(facts.shape[1] - 1)] if penalty is None else penalty
-    known = seen.any(axis=1)
+    known = np.asarray(seen.any(axis=1))
     y, seen, x = y[known], seen[known], facts[known]
     inverse = np.linalg.inv(x.T @ x + np.diag(ridge))
     distance = 1 + ((facts @ inverse) * facts).sum(axis=1)
