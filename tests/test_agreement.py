@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ import scipy.stats
 
 from reference import agreement as reference
 from transferscope.errors import InputError
-from transferscope.evaluation import MEASURES, evaluate
+from transferscope.evaluation import MEASURES, _agreement, evaluate
 from transferscope.evaluation._measures import measure_draws
 
 SCIPY = {
@@ -153,6 +154,44 @@ def test_a_pair_is_compared_on_the_encoders_that_both_have():
     expected = evaluate(common, fewer).comparisons[0].difference
     assert found.comparisons[0].difference == pytest.approx(expected)
     assert any("m1 misses 1 of 8 encoders (e0)" in w for w in found.warnings)
+
+
+@pytest.mark.parametrize(("n_encoders", "levels"), [(3, 1000), (5, 3), (8, 1000)])
+def test_many_metrics_compare_as_each_pair_alone_to_the_bit(n_encoders, levels):
+    """With ties, and encoders and data sets that are missing."""
+    rng = np.random.default_rng(levels)
+    _, truth = zoo(3, n_encoders)
+    scores = {
+        d: {
+            f"m{i}": {e: float(rng.integers(levels)) for e in row if rng.random() > 0.1}
+            for i in range(7)
+            if (d, i) not in (("d0", 2), ("d1", 3), ("d2", 2), ("d2", 3))
+        }
+        for d, row in truth.items()
+    }
+    alone = []
+    for first, second in itertools.combinations([f"m{i}" for i in range(7)], 2):
+        two = {d: {m: r for m, r in row.items() if m in (first, second)}
+               for d, row in scores.items()}  # fmt: skip
+        alone += evaluate(two, truth).comparisons
+    assert 10 < len(alone) < 7 * 6 / 2, "m2 and m3 have no data set in common"
+    together = evaluate(scores, truth).comparisons
+    assert sorted(together, key=str) == sorted(alone, key=str)
+
+
+def test_metrics_that_order_the_encoders_alike_are_compared_once(monkeypatch):
+    """Else the time would grow with the square of a thousand metrics."""
+    compared = []
+
+    def counted(gaps, draws):
+        compared.append(len(gaps))
+        return compare(gaps, draws)
+
+    compare = _agreement._compare
+    monkeypatch.setattr(_agreement, "_compare", counted)
+    found = evaluate(*zoo(1, 3, noises=(3.0,) * 100))
+    assert len(found.comparisons) == 100 * 99 / 2
+    assert sum(compared) <= 6 * 6
 
 
 def test_ties_and_constants_are_said():

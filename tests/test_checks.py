@@ -79,6 +79,11 @@ def test_class_labels_are_numbered_from_0(labels, names):
     assert [names[i] for i in ids] == list(labels)
 
 
+def test_class_labels_in_one_column():
+    ids, names = checks.class_labels(np.array([[7], [2], [0], [7]]), 4, LIKE)
+    assert (ids.tolist(), names.tolist()) == ([2, 1, 0, 2], [0, 2, 7])
+
+
 def test_class_labels_live_beside_the_features(backend):
     ids, _ = checks.class_labels([1, 0, 1, 5], 4, backend(LIKE))
     assert arrays.namespace(ids) is arrays.namespace(backend(LIKE))
@@ -98,12 +103,57 @@ def test_class_labels_live_beside_the_features(backend):
         ([-1.0, 0.0, 1.0, 0.0], "negative, got -1"),
         (["a", None, "b", "a"], "got NoneType and str.*unlabelled"),
         (np.array(["a", 1, "b", "a"], object), "got int and str"),
-        ([3, 3, 3, 3], r"two classes are needed, got only \[3\]"),
+        ([3, 3, 3, 3], r"at least two classes, got only \[3\]"),
     ],
 )
 def test_no_class_labels(labels, message):
     with pytest.raises(InputError, match=message):
         checks.class_labels(labels, 4, LIKE)
+
+
+@pytest.mark.parametrize("size", [2.0**-49, 2.0**-47])
+def test_targets_that_vary_by_rounding_alone_do_not_vary(size):
+    """Nor does one column make up for another."""
+    values = np.full((4, 2), 1e9)
+    values[1, 1] *= 1 + size
+    if size < 2.0**-48:
+        with pytest.raises(InputError, match="targets must vary more than by rounding"):
+            checks.target_columns(values, 4, LIKE)
+    else:
+        assert checks.target_columns(values, 4, LIKE).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (1e300, r"targets reach 2e\+300, .* Divide"),
+        (1e60, r"targets reach 2e\+60"),
+        (1e-60, r"targets vary by 1e-60, .* Multiply"),
+    ],
+)
+def test_targets_whose_powers_overflow_or_vanish(size, message):
+    with pytest.raises(InputError, match=message):
+        checks.target_columns(size * np.array([1.0, 1.0, 2.0, 1.0]), 4, LIKE)
+
+
+@pytest.mark.parametrize("bad", [1e13, 1e38])
+def test_features_whose_powers_overflow(bad, backend):
+    values = np.zeros((20, 2), np.float32)
+    values[3, 1] = bad
+    with pytest.raises(FeatureError, match=r"reach 1e\+\d\d.*float32 .*or pass float64"):
+        checks.finite(backend(values))
+    checks.finite(backend(values.astype(np.float64)))
+    with pytest.raises(FeatureError, match=r"reach 1e\+51.*Divide them"):
+        checks.finite(backend(values.astype(np.float64) * 1e51 / bad))
+
+
+def test_masked_entries_are_refused_and_other_kinds_of_arrays_are_plain():
+    masked = np.ma.masked_array(np.arange(6.0).reshape(3, 2), mask=[[0, 0], [0, 1], [0, 0]])
+    for check in (checks.features_matrix, lambda a: checks.class_labels(a[:, 1], 3, LIKE)):
+        with pytest.raises(InputError, match=r"1 of one are masked\. Leave"):
+            check(masked)
+    for kind in (np.ma.MaskedArray, np.matrix):
+        assert type(checks.features_matrix(np.eye(2).view(kind))) is np.ndarray
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3)])

@@ -416,3 +416,22 @@ def test_probe_refuses_parts_of_other_classes(run, tmp_path):
     )
     done = run("probe", "parts.npz", "--test-split", "test", "-e", "mini/vit-random", check=2)
     assert "same classes" in done.stderr
+
+
+@pytest.mark.needs("torch")
+def test_how_a_data_set_was_read_is_said_at_once_and_kept(run, tmp_path):
+    labels = np.arange(24) % 3
+    images = (labels[:, None, None] * 900 + np.arange(64).reshape(8, 8)).astype(np.uint16)
+    arrays = {"x_train": images, "y_train": labels[:, None], "x_val": images, "y_val": labels}
+    np.savez(tmp_path / "camera.npz", **arrays, class_names=list("abcd"))
+    notes = [
+        "split train was read, the others were not (val)",
+        "classes without samples, left out: 1 (d)",
+        "pixels are not of 8 bits: 4095 was taken for white, the brightest integer pixel is 1863",
+    ]
+    told = "".join(f"note {note}\n" for note in notes)
+    options = ("camera.npz", "-e", "mini/resnet-random")
+    done = run("rank", *options, "--metrics", "knn", "--format", "json", check=0)
+    assert json.loads(done.stdout)["dataset"]["notes"] == notes
+    assert told in run("rank", *options, "--metrics", "knn", check=0).stdout
+    assert run("extract", *options, "--out", "features", check=0).stderr == told

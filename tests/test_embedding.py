@@ -117,7 +117,9 @@ def test_reference_labels_are_numbered():
     )
     assert embedding.reference.labels.tolist() == [0, 1, 0, 1, 2]
     with pytest.raises(InputError, match="4 labels for 5"):
-        Embedding(features, labels, reference_features=features[:5], reference_labels=list("xyxy"))
+        _ = Embedding(
+            features, labels, reference_features=features[:5], reference_labels=list("xyxy")
+        ).reference.labels
 
 
 def test_reference_deviation(backend):

@@ -116,7 +116,7 @@ def test_the_better_an_encoder_sees_the_classes_the_higher_it_stands(data):
     assert ranking.advice.startswith("Fine-tune best")
     assert asdict(ranking.dataset) | {"fingerprint": ""} == {
         "name": "arrays", "split": "all", "task": "classification", "n_samples": N,
-        "n_classes": 3, "n_skipped": 0, "fingerprint": "",
+        "n_classes": 3, "n_skipped": 0, "fingerprint": "", "notes": (),
     }  # fmt: skip
 
 
@@ -425,6 +425,27 @@ def test_a_reference_costs_no_second_loading(data, monkeypatch):
     require_sound(ranking, 2)
     assert loaded == names
     assert set(ranking.best.scores) == {"logme+ped", "frechet", "otce"}
+
+
+@pytest.mark.parametrize(
+    ("samples", "skipped", "reason"),
+    [
+        (np.eye(8)[:5] + 1, ["otce"], "reference_labels must hold at least two classes"),
+        (np.eye(8)[:1] + 1, ["logme+ped", "frechet", "otce"], "reference_features must have at"),
+        (np.eye(8)[:5] * 1e39, ["logme+ped", "frechet", "otce"], "reference_features cannot be"),
+    ],
+)
+def test_an_unusable_reference_costs_the_metrics_that_need_it(data, samples, skipped, reason):
+    reference = (samples, np.zeros(len(samples), int))
+    metrics = ["logme", "logme+ped", "frechet", "otce"]
+    with np.errstate(over="ignore"):
+        ranking = rank(data, [planted("one", 0.5)], metrics, reference=reference)
+    (result,) = ranking.encoders
+    assert result.error is None
+    alone = rank(data, [planted("one", 0.5)], "logme").best
+    assert result.scores["logme"].value == alone.scores["logme"].value
+    assert list(result.skipped) == skipped
+    assert all(text.startswith(reason) for text in result.skipped.values()), result.skipped
 
 
 def test_interrupted_and_repeated_it_continues(data, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -193,3 +194,36 @@ def test_mapped_features_are_scored_like_those_in_memory(tmp_path):
     np.save(tmp_path / "features.npy", features)
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
     assert score(mapped, labels, "logme")["logme"] == score(features, labels, "logme")["logme"]
+
+
+ROWS = np.random.default_rng(1).standard_normal((40, 5))
+IDS = np.arange(40) % 4
+OF_LABELS = ("otce", "ot_nce", "relatedness", "relatedness_unlabelled")
+OF_REFERENCE = ("frechet", "logme+ped", *OF_LABELS)
+
+
+@pytest.mark.parametrize(
+    ("reference_features", "reference_labels", "skipped", "reason"),
+    [
+        (ROWS, np.full(40, 3), OF_LABELS, r"^reference_labels must hold at least two classes.*3"),
+        (ROWS, IDS[:-1], OF_LABELS, "^reference_labels and features must have the same length"),
+        (ROWS, IDS - 1, OF_LABELS, "^reference_labels must not be negative"),
+        (ROWS, IDS / 3, OF_LABELS, "^reference_labels must be class ids"),
+        (ROWS * np.nan, IDS, OF_REFERENCE, "^reference_features must be finite"),
+        (ROWS[:, :4], IDS, OF_REFERENCE, "^reference_features must have the 5 columns"),
+        (ROWS[:1], IDS[:1], OF_REFERENCE, "^reference_features must have at least 2 samples"),
+        (ROWS.astype(str), IDS, OF_REFERENCE, "^reference_features must hold real numbers"),
+        (0 * ROWS + 7, IDS, ("frechet", *OF_LABELS[2:]), "^reference_features are the same"),
+    ],
+)
+def test_an_unusable_reference_costs_the_metrics_that_need_it(
+    reference_features, reference_labels, skipped, reason
+):
+    features, labels = data()
+    reference = {"reference_features": reference_features, "reference_labels": reference_labels}
+    table = score(features, labels, ["logme", *OF_REFERENCE], **reference)
+    assert table["logme"] == score(features, labels, "logme")["logme"]
+    assert sorted(table.skipped) == sorted(skipped)
+    assert all(re.search(reason, text) for text in table.skipped.values()), table.skipped
+    with pytest.raises((InputError, FeatureError), match=reason):
+        METRICS[skipped[-1]].measure(Embedding(features, labels, **reference))

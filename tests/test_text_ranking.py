@@ -429,7 +429,7 @@ def test_the_same_words_from_every_kind_of_file(tmp_path: Path) -> None:
     records = [{"tokens": s, "label": t} for s, t in TAGGED]
     (tmp_path / "tags.json").write_text(json.dumps(records))
     (tmp_path / "tags.jsonl").write_text("\n".join(map(json.dumps, records)))
-    sources: list[Any] = [flat, tmp_path / "tags.json", tmp_path / "tags.jsonl"]
+    sources: list[Any] = [tmp_path / "tags.json", tmp_path / "tags.jsonl"]
     library = pytest.importorskip("datasets")
     names = ["B-A", "B-D", "I-A", "I-X", "O"]
     kinds = library.Features(
@@ -445,7 +445,16 @@ def test_the_same_words_from_every_kind_of_file(tmp_path: Path) -> None:
         data = open_dataset(source)
         assert data.fingerprint == expected.fingerprint, source
         assert data.class_names == expected.class_names
-    assert open_dataset(flat, task="tags").class_names == expected.class_names
+    shown = table(
+        tmp_path / "shown.csv",
+        text=sentences,
+        label=tags,  # lists as Python writes them
+    )
+    assert open_dataset(shown).fingerprint == expected.fingerprint
+    # words with spaces between are tagged only when that is asked for
+    assert open_dataset(flat, task="tags").fingerprint == expected.fingerprint
+    with pytest.raises(DatasetError, match=r"at least two|every class"):
+        open_dataset(table(tmp_path / "few.csv", text=["a b", "c d"], label=["X Y", "Y X"]))
 
 
 def test_words_and_tags_must_agree(tmp_path: Path) -> None:
@@ -464,16 +473,16 @@ def test_splits_of_words(tmp_path: Path) -> None:
         label=[" ".join(t) for t in tags],
         split=["train"] * 9 + ["test"] * 9,
     )
-    data = open_dataset(path)
+    data = open_dataset(path, task="tags")
     assert (data.split, len(data)) == ("train", 36)
     assert data[0].words == tuple(sentences[0])
-    assert open_dataset(path, split="test")[35].words == tuple(sentences[-1])
+    assert open_dataset(path, split="test", task="tags")[35].words == tuple(sentences[-1])
 
 
 def test_json_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     for text, message in (
-        ("{", "list of records, or one record per line"),
+        ("{", "list of records, one record per line"),
         ('[{"text": "a", "label": 1}, {"text": "b"}]', "record 1 is not like the first"),
         ("[1, 2]", "record 0 is not like the first"),
     ):
@@ -513,7 +522,8 @@ def test_the_command_of_the_issue(
                 "--plot", tmp_path / "layers.png") == 0  # fmt: skip
     out = capsys.readouterr().out
     assert "reviews (all): 50 samples, 2 classes" in out
-    assert "layer" in out.splitlines()[3]
+    assert "note texts of column 'words_', classes of column 'kind'" in out
+    assert "layer" in out.splitlines()[4]
     assert sum(line.startswith("│layer") for line in out.splitlines()) == 6
     assert "samples have more tokens than it reads" in out
     assert shows_data(tmp_path / "layers.png")

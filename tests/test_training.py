@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +19,10 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 from safetensors.torch import load_file  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 
-from transferscope.datasets import open_dataset  # noqa: E402
+from transferscope.datasets import Dataset, open_dataset  # noqa: E402
 from transferscope.encoders import ImagePreprocessing, from_module, load_encoder  # noqa: E402
 from transferscope.errors import EncoderError, FeatureError, InputError, StoreError  # noqa: E402
+from transferscope.results import FineTuningResult  # noqa: E402
 from transferscope.training import finetune, fit_logistic, pretrain, probe  # noqa: E402
 from transferscope.training._data import Data, augmented  # noqa: E402
 from transferscope.training._fine_tuning import hold_out  # noqa: E402
@@ -465,3 +468,177 @@ def test_folder_that_cannot_be_made_is_a_named_error(train, test_part, tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be made"):
         finetune(ENCODER, train, test_part, epochs=1, out=tmp_path / "file" / "x", **QUICK)
+
+
+# -- folders of other runs, and damaged ones ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def few() -> Dataset:
+    images, labels = striped(30)
+    return open_dataset((images[:, ::2, ::2].copy(), labels))
+
+
+def once(data: Dataset, out: Path, **changes: Any) -> FineTuningResult:
+    return finetune(ENCODER, data, out=out, **{**QUICK, "epochs": 1, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "differing"),
+    [
+        ({"learning_rate": 2e-3}, "learning_rate 0.001 there, 0.002 here"),
+        ({"weight_decay": 0.5}, "weight_decay"),
+        ({"epochs": 2}, "epochs 1 there, 2 here"),
+        ({"batch_size": 7}, "batch_size"),
+        ({"augment": "shift"}, "augment none there, shift here"),
+        ({"max_gradient_norm": 1.0}, "max_gradient_norm"),
+        ({"seed": 1}, "seed"),
+        ({"encoder": "mini/vit-random"}, "encoder"),
+        ({"dataset": "fewer"}, "dataset"),
+        ({"test": "itself"}, "test"),
+    ],
+)
+def test_pretraining_into_the_folder_of_another_run_is_refused(few, tmp_path, changes, differing):
+    pretrain(ENCODER, few, out=tmp_path, epochs=1)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = {"encoder": ENCODER, "dataset": few, "epochs": 1, **changes}
+    if changes.get("dataset"):
+        other["dataset"] = few.subset(np.arange(24))
+    if changes.get("test"):
+        other["test"] = few
+    with pytest.raises(InputError, match="another run") as refused:
+        pretrain(out=tmp_path, **other)
+    assert differing in str(refused.value)
+    assert "initial.safetensors" in str(refused.value)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_ends_that_are_not_of_a_pretraining_are_not_replaced(few, tmp_path):
+    from safetensors.torch import save_file
+
+    for name in ("initial", "final"):
+        (tmp_path / name).mkdir()
+        save_file({"mine": torch.ones(3)}, tmp_path / name / f"{name}.safetensors")
+        with pytest.raises(InputError, match="does not say to which"):
+            pretrain(ENCODER, few, out=tmp_path / name, epochs=1)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "initial.safetensors").write_bytes(b"\xff" * 50)
+    with pytest.raises(StoreError, match=r"initial\.safetensors is damaged"):
+        pretrain(ENCODER, few, out=tmp_path / "damaged", epochs=1)
+
+
+def test_a_last_end_that_was_deleted_is_named(few, tmp_path):
+    pretrain(ENCODER, few, out=tmp_path, epochs=1)
+    (tmp_path / "final.safetensors").unlink()
+    with pytest.raises(StoreError, match=r"final\.safetensors is not there.*Delete the folder"):
+        pretrain(ENCODER, few, out=tmp_path, epochs=1)
+
+
+RECORDS = [
+    "",
+    "{",
+    "[]",
+    "null",
+    "3",
+    "{}",
+    '{"identity": 3}',
+    '{"identity": {}, "result": {}}',
+    '{"scores": [1, 2]}',
+    "[" * 5000,
+    "\ufeff{}",
+]
+
+
+@pytest.mark.parametrize("content", RECORDS)
+def test_a_damaged_or_foreign_record_of_a_run_is_named(few, tmp_path, content):
+    folder = tmp_path / "lr0.003-wd0.0001-seed0"
+    folder.mkdir()
+    (folder / "run.json").write_text(content, encoding="utf-8")
+    with pytest.raises((StoreError, InputError), match=r"run\.json") as refused:
+        once(few, tmp_path)
+    assert "another out" in str(refused.value)
+    assert (folder / "run.json").read_text(encoding="utf-8") == content
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda result: result.clear(),
+        lambda result: result.update(validation="high"),
+        lambda result: result.update(wings=2),
+        lambda result: result.pop("seconds"),
+    ],
+)
+def test_a_record_whose_result_is_none_is_named(few, tmp_path, change):
+    once(few, tmp_path)
+    (path,) = tmp_path.glob("*/run.json")
+    record = json.loads(path.read_text())
+    change(record["result"])
+    path.write_text(json.dumps(record))
+    with pytest.raises(StoreError, match=r"run\.json is damaged.*Delete it"):
+        once(few, tmp_path)
+    path.unlink()
+    once(few, tmp_path)  # as the message says
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+@pytest.mark.parametrize("content", [b"", b"\xff" * 50, None], ids=["empty", "noise", "foreign"])
+def test_damaged_or_foreign_weights_of_a_killed_run_are_named(
+    few, tmp_path, monkeypatch, name, content
+):
+    from safetensors.torch import save_file
+
+    with monkeypatch.context() as patch:
+        # killed when all epochs are done, before the record
+        patch.setattr(json, "dumps", refuse_a_record)
+        with pytest.raises(InterruptedError):
+            once(few, tmp_path)
+    (path,) = tmp_path.glob(f"*/{name}.safetensors")
+    if content is None:
+        save_file({"mine": torch.ones(3)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises((StoreError, InputError), match=rf"{name}\.safetensors"):
+        once(few, tmp_path)
+    path.unlink()
+    once(few, tmp_path)  # as the message says
+
+
+def refuse_a_record(value: object, *, _dumps=json.dumps, **options: Any) -> str:
+    if isinstance(value, dict) and "result" in value:
+        raise InterruptedError
+    return _dumps(value, **options)
+
+
+def test_weights_of_somebody_else_are_not_written_over(few, tmp_path):
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "lr0.003-wd0.0001-seed0"
+    folder.mkdir()
+    save_file({"mine": torch.ones(3)}, folder / "best.safetensors")
+    with pytest.raises(InputError, match=r"best\.safetensors belongs to another run"):
+        once(few, tmp_path)
+    assert list(load_file(folder / "best.safetensors")) == ["mine"]
+
+
+def test_weights_that_are_not_finite_are_named_and_not_trained(few):
+    encoder = load_encoder(ENCODER)
+    next(encoder.module.parameters()).data.fill_(float("nan"))
+    with pytest.raises(EncoderError, match="NaN or infinite"):
+        finetune(encoder, few, epochs=1, **QUICK)
+
+
+def test_an_encoder_that_fails_in_training_is_named_with_the_cause(few):
+    class Fragile(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 4)
+
+        def forward(self, images):
+            if self.training:
+                raise IndexError("index 9999 is out of bounds")
+            return self.layer(images.mean(dim=(2, 3)))
+
+    encoder = from_module(Fragile(), ImagePreprocessing((16, 16), 16), identifier="fragile")
+    with pytest.raises(EncoderError, match=r"fragile cannot be trained \(IndexError: index 9999"):
+        finetune(encoder, few, epochs=1, **QUICK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Mapping
@@ -10,12 +11,21 @@ from typing import TYPE_CHECKING
 
 from transferscope.errors import InputError, StoreError, require
 from transferscope.results import Agreement, LayerDistances, PedTrace, Ranking, Relatedness
+from transferscope.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Up to this many classes are named in a figure.
 NAMED_CLASSES = 20
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches; raises `MissingExtraError` if matplotlib is not installed."""
+    require("matplotlib", extra="report", purpose="draw figures")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def plot_ped(trace: PedTrace) -> Figure:
@@ -34,12 +44,10 @@ def plot_ped(trace: PedTrace) -> Figure:
     MissingExtraError
         If matplotlib is not installed.
     """
-    require("matplotlib", extra="report", purpose="draw figures")
+    figure = _figure(11, 5)
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
     from matplotlib.patches import Circle
 
-    figure = Figure(figsize=(11, 5), layout="constrained")
     plane, energy = figure.subplots(1, 2, width_ratios=(3, 2))
     frame = trace.to_frame()
     names, (x, y) = list(frame.index), (frame["x_before"], frame["y_before"])
@@ -91,16 +99,13 @@ def plot_agreement(agreement: Agreement, measure: str = "weighted_tau") -> Figur
     MissingExtraError
         If matplotlib is not installed.
     """
-    require("matplotlib", extra="report", purpose="draw figures")
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
     columns = {**agreement.per_dataset, "average": agreement.average}
     metrics = list(agreement.average)
     cells = [[found.get(m, {}).get(measure) for found in columns.values()] for m in metrics]
     values = [[float("nan") if c is None or c.value is None else c.value for c in r] for r in cells]
-    size = (3 + 0.6 * len(columns), 1.8 + 0.4 * len(metrics))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = _figure(3 + 0.6 * len(columns), 1.8 + 0.4 * len(metrics))
+    from matplotlib import colormaps
+
     axes = figure.subplots()
     known = [v for row in values for v in row if v == v]
     signed = not measure.startswith(("rel", "recall", "regret"))
@@ -136,12 +141,8 @@ def plot_scores(agreement: Agreement) -> Figure:
     MissingExtraError
         If matplotlib is not installed.
     """
-    require("matplotlib", extra="report", purpose="draw figures")
-    from matplotlib.figure import Figure
-
     datasets, metrics = list(agreement.per_dataset), list(agreement.average)
-    size = (1 + 2.1 * len(datasets), 0.6 + 1.9 * len(metrics))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = _figure(1 + 2.1 * len(datasets), 0.6 + 1.9 * len(metrics))
     grid = figure.subplots(len(metrics), len(datasets), squeeze=False)
     for i, metric in enumerate(metrics):
         for j, dataset in enumerate(datasets):
@@ -181,9 +182,6 @@ def plot_layers(ranking: Ranking) -> Figure:
     MissingExtraError
         If matplotlib is not installed.
     """
-    require("matplotlib", extra="report", purpose="draw figures")
-    from matplotlib.figure import Figure
-
     rows = [row for row in ranking.encoders if row.layers]
     if not rows:
         raise InputError('This ranking has no scores of layers. Rank with layers="all".')
@@ -192,7 +190,7 @@ def plot_layers(ranking: Ranking) -> Figure:
     )
     across = min(len(metrics), 3)
     down = -(-len(metrics) // across)
-    figure = Figure(figsize=(4.5 * across, 3.4 * down + 0.25 * len(rows)), layout="constrained")
+    figure = _figure(4.5 * across, 3.4 * down + 0.25 * len(rows))
     panels = list(figure.subplots(down, across, squeeze=False).flat)
     for panel, metric in zip(panels, metrics, strict=False):
         for row in rows:
@@ -245,16 +243,14 @@ def plot_layer_distances(targets: Mapping[str, LayerDistances]) -> Figure:
         raise InputError(
             "there is no transferability to draw; give targets, with a random initialisation."
         )
-    require("matplotlib", extra="report", purpose="draw figures")
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
-
     layers = [layer for one in targets.values() for layer in one.layers if layer.transferability]
     names = list(dict.fromkeys(layer.name for layer in layers))
     heads = {name for one in targets.values() for name in one.head}
     names.sort(key=lambda name: name in heads)
-    figure = Figure(figsize=(max(8, min(22, 4.5 + 0.42 * len(names))), 5), layout="constrained")
+    figure = _figure(max(8, min(22, 4.5 + 0.42 * len(names))), 5)
+    from matplotlib import colormaps
+    from matplotlib.ticker import LogLocator
+
     axes = figure.subplots()
     for i, (target, one) in enumerate(targets.items()):
         values = {layer.name: layer.transferability for layer in one.layers}
@@ -308,13 +304,10 @@ def plot_relatedness(results: Relatedness | Mapping[str, Relatedness]) -> Figure
     MissingExtraError
         If matplotlib is not installed.
     """
-    require("matplotlib", extra="report", purpose="draw figures")
-    from matplotlib.figure import Figure
-
     alone = isinstance(results, Relatedness)
     named = {results.setting: results} if isinstance(results, Relatedness) else dict(results)
     width = 4.0 if alone else max(5.0, 1.0 + 0.75 * len(named))
-    figure = Figure(figsize=(11 if alone else width, 5), layout="constrained")
+    figure = _figure(11 if alone else width, 5)
     if alone:
         bars, plane = figure.subplots(1, 2, width_ratios=(2, 3))
     else:
@@ -365,7 +358,7 @@ def plot_relatedness(results: Relatedness | Mapping[str, Relatedness]) -> Figure
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure; the ending says how (.png, .pdf, .svg).
+    """Write a figure whole or not at all; the ending says how (.png, .pdf, .svg).
 
     Parameters
     ----------
@@ -379,7 +372,30 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
+        content = figure_bytes(figure, path.suffix.lower().removeprefix("."))
+    except ValueError as error:
         raise StoreError(f"{path} cannot be written ({error}); choose another path.") from error
+    write_atomically(path, [content])
+
+
+def figure_bytes(figure: Figure, kind: str) -> bytes:
+    """Draw a figure as the bytes of a file.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    kind : str
+        Such as ``"png"``, ``"pdf"`` or ``"svg"``.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    ValueError
+        If matplotlib knows no such kind.
+    """
+    page = io.BytesIO()
+    figure.savefig(page, dpi=150, format=kind)
+    return page.getvalue()

@@ -43,6 +43,7 @@ from timm.models.resnet import Bottleneck, ResNet  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 
 from transferscope.encoders import _checkpoints  # noqa: E402
+from transferscope.encoders._checkpoint_architectures import blank_timm  # noqa: E402
 from transferscope.encoders._checkpoint_matching import match_state_dict  # noqa: E402
 from transferscope.encoders._checkpoints import load_checkpoint  # noqa: E402
 from transferscope.encoders._timm import wrap_timm  # noqa: E402
@@ -633,7 +634,7 @@ def test_number_of_classes_is_that_of_the_file(tmp_path: Path, n_classes: int) -
 def test_architecture_whose_own_weights_have_no_classifier_takes_that_of_the_file() -> None:
     with torch.device("meta"):
         probed = timm.create_model("vit_small_patch16_224.dino", num_classes=10)
-    blank = _checkpoints._blank_network("vit_small_patch16_224.dino")
+    blank = blank_timm("vit_small_patch16_224.dino")
     assert match_state_dict(probed.state_dict(), blank).n_classes == 10
 
 
@@ -704,7 +705,7 @@ def test_differences_show_missing_and_unexpected_in_alternation(tmp_path: Path) 
     lines = str(caught.value).splitlines()
     assert lines[1] == "  missing: layer1.0.conv1.weight"
     assert lines[2] == "  unexpected: stage1.0.conv1.weight"
-    assert lines[-1].startswith("None of the")
+    assert lines[-1].startswith("None of the common architectures fits, but")
 
 
 @pytest.mark.usefixtures("few_archs")
@@ -803,20 +804,16 @@ def test_plain_pickle_is_refused(tmp_path: Path, protocol: int) -> None:
     assert not marker.exists()
 
 
-def test_whole_module_is_refused_and_named(tmp_path: Path) -> None:
-    path = tmp_path / "w.pth"
-    torch.save(torch.nn.Linear(2, 2), path)
-    with pytest.raises(CheckpointError, match=r"asks for torch\.nn\.modules\.linear\.Linear"):
-        read_weights_file(path)
-
-
-def test_torchscript_is_refused_and_named(tmp_path: Path) -> None:
-    path = tmp_path / "w.pt"
+@pytest.mark.parametrize("kind", ["module", "TorchScript"])
+def test_network_saved_whole_gives_the_features_of_the_original(tmp_path: Path, kind: str) -> None:
+    model, path = original("tiny_resnet"), tmp_path / "w.pt"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.script(torch.nn.Linear(2, 2)).save(path)
-    with pytest.raises(CheckpointError, match="TorchScript program"):
-        read_weights_file(path)
+        if kind == "module":
+            torch.save({"model": model, "epoch": 3}, path)
+        else:
+            torch.jit.trace(model, torch.zeros(1, 3, 32, 32)).save(path)
+    assert_same_features(load(path), model, N_CLASSES)
 
 
 def test_harmless_extras_are_read(tmp_path: Path) -> None:

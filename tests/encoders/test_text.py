@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,127 +144,214 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
         load_encoder(name)
 
 
-# --- sentence-transformers ----------------------------------------------------------------------
+@pytest.mark.parametrize("calls_itself", [True, False])  # an encoder-decoder, or not
+@pytest.mark.parametrize("architecture", ["t5", "mt5", "umt5", "longt5"])
+def test_an_encoder_of_t5_that_was_saved_alone(
+    architecture: str, calls_itself: bool, tmp_path: Path
+) -> None:
+    prefix = {"t5": "T5", "mt5": "MT5", "umt5": "UMT5", "longt5": "LongT5"}[architecture]
+    words = tiny.tokenizer("unigram-eos")
+    special = {"vocab_size": len(words), "pad_token_id": 0, "eos_token_id": 3}
+    config = getattr(transformers, f"{prefix}Config")(**tiny.T5, **special)
+    config.is_encoder_decoder = calls_itself
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{prefix}EncoderModel")(config).eval()
+    model.save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    changed = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps({**changed, "is_encoder_decoder": calls_itself})
+    )
+    encoder: Any = load_encoder(f"hf/{tmp_path}")
+    got = embedded(encoder, SAMPLES, encoder.layers)
+    for row, sample in enumerate(SAMPLES):
+        given = words(sample, return_tensors="pt")
+        with torch.inference_mode():
+            outputs = model(given["input_ids"], output_hidden_states=True)
+        pooled = outputs.last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(got.features["pooled"][row], pooled, atol=1e-5)
+        first = outputs.hidden_states[1][0].mean(0)
+        np.testing.assert_allclose(got.features["layer1"][row], first, atol=1e-5)
 
 
-def sentence_folder(folder: Path, pooling: dict[str, Any], *more: str, **files: Any) -> str:
-    """A folder as sentence-transformers saves it."""
-    name = tiny.saved(folder, "bert")
-    parts = [("Transformer", ""), ("Pooling", "1_Pooling")]
-    parts += [(kind, f"{i + 2}_{kind}") for i, kind in enumerate(more)]
-    for _, path in parts:
-        (folder / path).mkdir(exist_ok=True)
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (kind, path) in enumerate(parts)
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    for file, content in files.items():
-        (folder / f"{file}.json").write_text(json.dumps(content))
-    return name
+# --- weights, configuration and tokenizer of different models -----------------------------------
+
+
+def edited(folder: Path, file: str = "config.json", **changes: Any) -> str:
+    """The same folder with other settings in one of its files."""
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**content, **changes}))
+    return f"hf/{folder}"
+
+
+def with_weights(folder: Path, **more: Any) -> str:
+    """The same folder with more weights in its file."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    made = {name.replace("__", "."): value for name, value in more.items()}
+    save_file({**weights, **made}, folder / "model.safetensors", {"format": "pt"})
+    return f"hf/{folder}"
 
 
 @pytest.mark.parametrize(
-    ("mode", "literal"),
+    ("architecture", "suffix", "change", "match"),
     [
-        ("cls_token", lambda states: states[0]),
-        ("mean_tokens", lambda states: states.mean(0)),
-        ("max_tokens", lambda states: states.amax(0)),
-        ("mean_sqrt_len_tokens", lambda states: states.sum(0) / len(states) ** 0.5),
-        ("weightedmean_tokens", lambda states: tiny.literal_pool(states, "weighted-mean")),
-        ("lasttoken", lambda states: states[-1]),
+        ("bert", "Model", {"num_hidden_layers": 2}, r"would leave out.*encoder\.layer\.2\."),
+        ("bert", "ForMaskedLM", {"num_hidden_layers": 1}, r"would leave out.*layer\.1\."),
+        (
+            "bert",
+            "ForSequenceClassification",
+            {"num_hidden_layers": 2},
+            r"would leave out.*encoder\.layer\.2\.",
+        ),
+        ("llama", "ForCausalLM", {"num_hidden_layers": 2}, r"would leave out.*layers\.2\."),
+        ("t5", "ForConditionalGeneration", {"num_layers": 2}, r"would leave out.*block\.2\."),
+        ("qwen3", "Model", {"num_hidden_layers": 4}, r"lacks weights.*layers\.3\."),
+        ("bert", "Model", {"hidden_size": 16}, r"another size .*bias of \(32,\), not \(16,\)"),
+        ("bert", "Model", {"vocab_size": 30}, r"word_embeddings\.weight of .*not \(30, 32\)"),
     ],
 )
-def test_a_sentence_transformers_folder_pools_as_it_says(
-    mode: str, literal: Callable[[Any], Any], tmp_path: Path
+def test_a_configuration_that_is_not_that_of_the_weights(
+    architecture: str, suffix: str, change: dict[str, Any], match: str, tmp_path: Path
 ) -> None:
-    pooling = {"word_embedding_dimension": 32, f"pooling_mode_{mode}": True}
-    name = sentence_folder(tmp_path, pooling, "Normalize")
-    model, words = tiny.build("bert"), words_of(tmp_path)
-    got = embedded(load_encoder(name), SAMPLES).features["pooled"]
-    for row, sample in enumerate(SAMPLES):
-        expected = literal(tiny.literal_states(model, words, sample)[-1])
-        np.testing.assert_allclose(got[row], expected / expected.norm(), atol=1e-5)
+    tiny.saved(tmp_path, architecture, suffix)
+    if "num_hidden_layers" in change:  # newer ones list the kind of each layer as well
+        change = {**change, "layer_types": None}
+    with pytest.raises(EncoderError, match=match):
+        load_encoder(edited(tmp_path, **change))
 
 
-def test_dense_layers_prompts_and_limits_of_sentence_transformers(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    name = sentence_folder(
-        tmp_path,
-        {"pooling_mode": "mean"},
-        "Dense",
-        sentence_bert_config={"max_seq_length": 9},
-        config_sentence_transformers={"prompts": {"q": "ask "}, "default_prompt_name": "q"},
-    )
-    layer = torch.nn.Linear(32, 7)
-    save_file(
-        {f"linear.{k}": v for k, v in layer.state_dict().items()},
-        tmp_path / "2_Dense" / "model.safetensors",
-    )
-    dense = {"in_features": 32, "out_features": 7, "bias": True}
-    dense["activation_function"] = "torch.nn.modules.activation.Tanh"  # type: ignore[assignment]
-    (tmp_path / "2_Dense" / "config.json").write_text(json.dumps(dense))
-    encoder: Any = load_encoder(name)
-    got = embedded(encoder, SAMPLES)
-    model, words = tiny.build("bert"), words_of(tmp_path)
-    for row, sample in enumerate(SAMPLES):
-        given = words(f"ask {sample}", return_tensors="pt", truncation=True, max_length=9)
-        with torch.inference_mode():
-            state = model(**given).last_hidden_state[0].mean(0)
-            np.testing.assert_allclose(
-                got.features["pooled"][row], torch.tanh(layer(state)), atol=1e-5
-            )
-        n_tokens = len(words(f"ask {sample}")["input_ids"])
-        assert got.truncated[row] == max(0, n_tokens - 9)
-    assert got.truncated.max() > 0
-    assert encoder.feature_dim == 7
-    changed = encoder.fingerprint
-    save_file(
-        {f"linear.{k}": v + 1 for k, v in layer.state_dict().items()},
-        tmp_path / "2_Dense" / "model.safetensors",
-    )
-    assert load_encoder(name).fingerprint != changed
-    save_file({}, tmp_path / "2_Dense" / "model.safetensors")
-    (tmp_path / "2_Dense" / "model.safetensors").unlink()
-    with pytest.raises(EncoderError, match="lacks the weights of 2_Dense"):
-        load_encoder(name)
-
-
-def test_unknown_parts_of_sentence_transformers_are_refused(tmp_path: Path) -> None:
-    name = sentence_folder(tmp_path / "a", {"pooling_mode": "mean"}, "Router")
-    with pytest.raises(EncoderError, match=r"not known here: Router.*\?pooling=mean"):
-        load_encoder(name)
-    assert load_encoder(f"{name}?pooling=mean").layers[-1] == "pooled"
-    name = sentence_folder(tmp_path / "b", {"pooling_mode": "attention"})
-    with pytest.raises(EncoderError, match=r"not known here: attention"):
-        load_encoder(name)
-
-
-def test_a_prompt_that_is_not_pooled_is_refused(tmp_path: Path) -> None:
-    pooling = {"pooling_mode": "mean", "include_prompt": False}
-    prompts = {"prompts": {"q": "ask "}, "default_prompt_name": "q"}
-    name = sentence_folder(tmp_path, pooling, config_sentence_transformers=prompts)
-    with pytest.raises(EncoderError, match=r"leaves its prompt 'ask ' out.*\?pooling=mean"):
-        load_encoder(name)
-    load_encoder(f"{name}?pooling=mean")
-    (tmp_path / "config_sentence_transformers.json").unlink()
+def test_a_bias_that_the_configuration_switches_off(tmp_path: Path) -> None:
+    name = tiny.saved(tmp_path, "llama", attention_bias=True)  # type: ignore[arg-type]
     load_encoder(name)
+    with pytest.raises(EncoderError, match=r"would leave out.*q_proj\.bias"):
+        load_encoder(edited(tmp_path, attention_bias=False))
 
 
-def test_the_transformer_may_lie_in_a_folder_of_its_own(tmp_path: Path) -> None:
-    name = sentence_folder(tmp_path, {"pooling_mode": "mean"})
-    whole = embedded(load_encoder(name), SAMPLES).features["pooled"]
-    inner = tmp_path / "0_Transformer"
-    inner.mkdir()
-    for file in [*tmp_path.glob("*.json"), *tmp_path.glob("*.safetensors")]:
-        if file.name != "modules.json":
-            file.rename(inner / file.name)
-    modules = json.loads((tmp_path / "modules.json").read_text())
-    modules[0]["path"] = "0_Transformer"
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
-    assert torch.equal(embedded(load_encoder(name), SAMPLES).features["pooled"], whole)
+@pytest.mark.parametrize(
+    "name", ["lora_A__weight", "lora_B__default__weight", "SCB", "weight_scale_inv"]
+)
+def test_weights_that_belong_to_a_weight_are_not_left_out(name: str, tmp_path: Path) -> None:
+    tiny.saved(tmp_path, "bert")
+    key = f"encoder__layer__0__attention__self__query__{name}"
+    with pytest.raises(EncoderError, match=r"would leave out.*self\.query\."):
+        load_encoder(with_weights(tmp_path, **{key: torch.ones(2, 32)}))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key"),
+    [
+        ("bert", "embeddings__position_ids"),  # a buffer of older versions
+        ("bert", "cls__predictions__decoder__weight"),
+        ("gpt2", "h__0__attn__bias"),  # a mask that was once saved
+        ("gpt2", "lm_head__weight"),
+        ("t5", "decoder__block__5__layer__0__SelfAttention__q__weight"),
+    ],
+)
+def test_heads_and_old_buffers_may_be_left_out(architecture: str, key: str, tmp_path: Path) -> None:
+    name = tiny.saved(tmp_path, architecture)
+    before = embedded(load_encoder(name), SAMPLES).features["pooled"]
+    with_weights(tmp_path, **{key: torch.ones(3, 3)})
+    assert torch.equal(embedded(load_encoder(name), SAMPLES).features["pooled"], before)
+
+
+@pytest.mark.parametrize("wrapper", ["model.", "encoder.model."])
+def test_weights_under_other_names_are_missed(wrapper: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    name = tiny.saved(tmp_path, "bert")
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {wrapper + key: value for key, value in weights.items()},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(EncoderError, match="lacks weights"):
+        load_encoder(name)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_classes_of_ones_own_are_refused_by_name(file: str, tmp_path: Path) -> None:
+    tiny.saved(tmp_path, "bert")
+    kind = "AutoTokenizer" if "tokenizer" in file else "AutoModel"
+    given = ["my_code.Words", None] if kind == "AutoTokenizer" else "my_code.MyBert"
+    name = edited(tmp_path, file, auto_map={kind: given})
+    with pytest.raises(EncoderError, match=r"code of its own in the auto_map.*my_code\."):
+        load_encoder(name)
+
+
+def test_words_without_an_embedding_are_refused_at_load(tmp_path: Path) -> None:
+    name = tiny.saved(tmp_path, "bert")
+    words = words_of(tmp_path)
+    rows = len(words) + 8  # as text_checkpoints makes it
+    words.add_tokens([f"new{i}" for i in range(12)])
+    words.save_pretrained(tmp_path)
+    with pytest.raises(
+        EncoderError,
+        match=rf"embedding of {rows} tokens, and its tokenizer has {rows + 4}: .* new8, .* new11\.",
+    ):
+        load_encoder(name)
+    # as many as there are rows
+    words = tiny.tokenizer("wordpiece")
+    words.add_tokens([f"fresh{i}" for i in range(8)])
+    words.save_pretrained(tmp_path)
+    got = embedded(load_encoder(name), ["fresh7 dog"]).features["pooled"]
+    assert torch.isfinite(got).all()
+
+
+def test_special_tokens_without_an_embedding(tmp_path: Path) -> None:
+    """One to pad with is masked; others are refused when a text holds them."""
+    from tokenizers import Tokenizer
+
+    name = tiny.saved(tmp_path, "llama")
+    before = load_encoder(name)
+    expected = embedded(before, SAMPLES).features["pooled"]
+    model = tiny.build("llama")
+    rows = model.get_input_embeddings().num_embeddings
+    backend = Tokenizer.from_str(tiny.tokenizer("unigram-bos").backend_tokenizer.to_str())
+    backend.add_tokens([f"filler{i}" for i in range(rows - backend.get_vocab_size())])
+    backend.add_special_tokens(["[PAD]", "[MORE]"])
+    words = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+        pad_token="[PAD]", additional_special_tokens=["[MORE]"],
+    )  # fmt: skip
+    words.save_pretrained(tmp_path)
+    encoder = load_encoder(name)
+    np.testing.assert_allclose(embedded(encoder, SAMPLES).features["pooled"], expected, atol=1e-6)
+    assert encoder.preprocessing.key != before.preprocessing.key
+    with pytest.raises(
+        EncoderError, match=rf"has the token '\[MORE\]', .* embedding of {rows} tok"
+    ):
+        embedded(encoder, ["a [MORE] b"])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_texts_are_cut_on_the_side_of_the_tokenizer(side: str, tmp_path: Path) -> None:
+    name = tiny.saved(tmp_path, "bert")
+    words = tiny.tokenizer("wordpiece", truncation_side=side, model_max_length=12)
+    words.save_pretrained(tmp_path)
+    encoder: Any = load_encoder(name)
+    assert encoder.preprocessing.limit == 12
+    sample = "dog fox vow " * 9 + "Sphinx of quartz"
+    model = tiny.build("bert")
+    for texts, given in (([sample], sample), ([sample, "a lazy dog"], (sample, "a lazy dog"))):
+        got = embedded(encoder, [given])
+        read = words(*texts, return_tensors="pt", truncation=True, max_length=12)
+        with torch.inference_mode():
+            expected = model(**read).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(got.features["pooled"][0], expected, atol=1e-5)
+        assert got.truncated[0] > 0
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_features_do_not_depend_on_the_side_of_the_padding(
+    architecture: str, tmp_path: Path
+) -> None:
+    name = tiny.saved(tmp_path, architecture)
+    before = embedded(load_encoder(name), SAMPLES).features["pooled"]
+    edited(tmp_path, "tokenizer_config.json", padding_side="left")
+    assert torch.equal(embedded(load_encoder(name), SAMPLES).features["pooled"], before)
 
 
 # --- length, padding, truncation ----------------------------------------------------------------

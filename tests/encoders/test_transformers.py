@@ -209,6 +209,9 @@ PROCESSORS: list[tuple[str, dict[str, Any]]] = [
     ("ViTImageProcessor", {**SQUARE, "do_rescale": False, "image_mean": [100.0, 90.0, 80.0]}),
     ("ViTImageProcessor", {**SQUARE, "rescale_factor": 1 / 127.5}),
     ("ViTImageProcessor", {**SQUARE, "resample": 3}),
+    ("ViTImageProcessor", {**SQUARE, "resample": 0}),
+    ("ViTImageProcessor", {**SQUARE, "image_mean": 0.4, "image_std": 0.2}),
+    ("ViTImageProcessor", {**SQUARE, "do_convert_rgb": False}),
     ("CLIPImageProcessor", {"size": {"shortest_edge": 64}, "crop_size": 64}),
     ("CLIPImageProcessor", {"size": {"shortest_edge": 50}, "crop_size": 64}),
     ("CLIPImageProcessor", {"size": {"shortest_edge": 64}, "crop_size": ODD}),
@@ -248,6 +251,129 @@ def test_a_processor_that_cannot_be_translated_is_refused(tmp_path: Path) -> Non
         load_encoder(name)  # it swaps red and blue
     name = saved(model, tmp_path, size={"shortest_edge": 32, "longest_edge": 64})
     with pytest.raises(EncoderError, match=r"cannot be translated: it resizes to"):
+        load_encoder(name)
+
+
+@pytest.mark.parametrize(
+    ("processor", "settings", "match"),
+    [
+        ("ViTImageProcessor", {"image_mean": [0.5]}, "cannot be translated: mean"),
+        ("ViTImageProcessor", {"image_std": [0.5, 0.5, 0.5, 0.5]}, "cannot be translated"),
+        ("ViTImageProcessor", {"image_std": [0.5, 0.5, 0.0]}, "cannot be translated"),
+        ("ViTImageProcessor", {"image_mean": "ImageNet"}, "cannot be translated"),
+        ("ViTImageProcessor", {"resample": 9}, "cannot be "),
+        ("ViTImageProcessor", {"resample": 4}, "cannot be "),  # torch has no such filter
+        ("ViTImageProcessor", {"resample": -1}, "cannot be "),
+        ("ViTImageProcessor", {"resample": "bicubic"}, "cannot be "),
+        ("ViTImageProcessor", {"rescale_factor": 0}, "cannot be translated"),
+        ("ViTImageProcessor", {"do_resize": False}, "keep different sizes"),
+        ("ViTImageProcessor", {"size": {"longest_edge": 32}}, "it resizes to"),
+        ("ViTImageProcessor", {"size": {"max_pixels": 1024, "min_pixels": 256}}, "cannot be "),
+        (
+            "ViTImageProcessor",
+            {"do_pad": True, "pad_size": {"height": 40, "width": 40}},
+            "cannot translate: .* of 255",
+        ),
+        ("ViTImageProcessor", {"crop_pct": 0.9}, r"does not know itself: crop_pct=0\.9"),
+        ("ViTImageProcessor", {"do_flip": True}, "does not know itself: do_flip=True"),
+        ("ViTImageProcessor", {"auto_map": {"AutoImageProcessor": "my.Pixels"}}, r"my\.Pixels"),
+        ("MobileViTImageProcessor", {"crop_size": 32, **EDGE}, "cannot translate: .* of 255"),
+        ("EfficientNetImageProcessor", {"rescale_offset": True}, "cannot translate: .* of 255"),
+    ],
+    ids=str,
+)
+def test_steps_of_a_processor_are_done_or_refused(
+    processor: str, settings: dict[str, Any], match: str, tmp_path: Path
+) -> None:
+    name = saved(build("Dinov2Model", "Dinov2Config", **TOKENS), tmp_path)
+    content = {"image_processor_type": processor, **SQUARE, **settings}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    with pytest.raises(EncoderError, match=match):
+        load_encoder(name)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "settings"),
+    [
+        ("ViTModel", "ViTConfig", TOKENS),
+        ("ViTForImageClassification", "ViTConfig", TOKENS),
+        ("DeiTModel", "DeiTConfig", TOKENS),
+        ("ViTMSNModel", "ViTMSNConfig", TOKENS),
+        ("CLIPVisionModel", "CLIPVisionConfig", TOKENS),
+        ("SiglipVisionModel", "SiglipVisionConfig", TOKENS),
+        ("ViTMAEModel", "ViTMAEConfig", TOKENS),
+    ],
+)
+def test_images_of_a_size_that_the_model_does_not_take(
+    architecture: str, config: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    model = build(architecture, config, **settings)
+    name = saved(model, tmp_path, size={"height": 64, "width": 64})
+    with pytest.raises(
+        EncoderError,
+        match=r"\(32, 32\) pixels, its image processor gives .*\(64, 64\).*Correct size",
+    ):
+        load_encoder(name)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "settings", "pooled"),
+    [
+        ("Dinov2Model", "Dinov2Config", TOKENS, class_token),
+        ("DINOv3ViTModel", "DINOv3ViTConfig", TOKENS, class_token),
+        ("ConvNextModel", "ConvNextConfig", STAGES, pooler),
+        ("SwinModel", "SwinConfig", SWIN, pooler),
+    ],
+)
+def test_a_model_that_takes_other_sizes_gets_those_of_its_processor(
+    architecture: str,
+    config: str,
+    settings: dict[str, Any],
+    pooled: Callable[[Any], Any],
+    tmp_path: Path,
+) -> None:
+    model = build(architecture, config, **settings)
+    encoder = load_encoder(saved(model, tmp_path, size={"height": 48, "width": 64}))
+    assert encoder.input_size == (48, 64)
+    batch = noise(encoder)
+    with torch.inference_mode():
+        outputs = model(pixel_values=normalised(encoder, batch))
+    assert torch.allclose(encoder.embed(batch).features["pooled"], pooled(outputs), atol=1e-5)
+
+
+def test_a_model_of_other_channels_is_refused(tmp_path: Path) -> None:
+    name = saved(build("Dinov2Model", "Dinov2Config", **TOKENS, num_channels=1), tmp_path)
+    with pytest.raises(EncoderError, match="images of 1 channels"):
+        load_encoder(name)
+
+
+@pytest.mark.parametrize("architecture", ["ViTModel", "ViTForImageClassification"])
+def test_outputs_may_be_configured_as_tuples(architecture: str, tmp_path: Path) -> None:
+    name = saved(build(architecture, "ViTConfig", **TOKENS), tmp_path)
+    encoder = load_encoder(name)
+    expected = encoder.embed(noise(encoder)).features["pooled"]
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"return_dict": False}))
+    assert torch.equal(load_encoder(name).embed(noise(encoder)).features["pooled"], expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"num_hidden_layers": 2}, r"would leave out.*layer\.2\.|would leave out.*layers\.2\."),
+        ({"qkv_bias": False}, r"would leave out.*bias"),
+        ({"architectures": ["MyViTForImageClassification"]}, "is a MyViT.* does not have"),
+        ({"auto_map": {"AutoModel": "my_code.MyViT"}}, r"code of its own.*my_code\.MyViT"),
+        ({"patch_size": 16}, r"another size .*projection\.weight of \(32, 3, 8, 8\), not"),
+    ],
+)
+def test_a_configuration_that_is_not_that_of_the_weights(
+    change: dict[str, Any], match: str, tmp_path: Path
+) -> None:
+    name = saved(build("ViTModel", "ViTConfig", **TOKENS), tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(EncoderError, match=match):
         load_encoder(name)
 
 

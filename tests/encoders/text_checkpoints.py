@@ -229,6 +229,34 @@ def saved(
     return f"hf/{folder}"
 
 
+def sentence_folder(
+    folder: Path,
+    pooling: dict[str, Any] | None,
+    *more: tuple[str, dict[str, Any], dict[str, Any]],
+    architecture: str = "bert",
+    **files: Any,
+) -> str:
+    """A folder as sentence-transformers saves it; `more`: kind, settings, weights of parts."""
+    from safetensors.torch import save_file
+
+    name = saved(folder, architecture)
+    parts = [("Transformer", "", {}, {})]
+    parts += [] if pooling is None else [("Pooling", "1_Pooling", pooling, {})]
+    parts += [(kind, f"{i}_{kind}", *rest) for i, (kind, *rest) in enumerate(more, len(parts))]
+    for _, path, settings, weights in parts[1:]:
+        (folder / path).mkdir(exist_ok=True)
+        (folder / path / "config.json").write_text(json.dumps(settings))
+        if weights:
+            save_file(weights, folder / path / "model.safetensors")
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path, *_) in enumerate(parts)
+    ]
+    for file, content in {"modules": modules, **files}.items():
+        (folder / f"{file}.json").write_text(json.dumps(content))
+    return name
+
+
 def literal_pool(hidden: Any, how: str) -> Any:
     """Pooling of the states (n_tokens, dim) of one text, token by token."""
     n = len(hidden)

@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -180,8 +181,10 @@ def check_scale(metric: Metric, task: str, says: Says) -> None:
         says["scale"],
         metric,
         task,
-        lambda data: every_features(lambda x: 50.0 * x, data),
-        lambda data: every_features(lambda x: 0.002 * x, data),
+        *(
+            partial(every_features, partial(np.multiply, factor))
+            for factor in (1e-6, 0.002, 50.0, 1e6)
+        ),
     )
 
 

@@ -100,6 +100,53 @@ def test_eleven_iterations_are_not_enough():
     assert values == pytest.approx([values[0]] * 3, abs=1e-8)
 
 
+def two_maxima(seed):
+    """For three of the first forty seeds the evidence of a class has two maxima."""
+    rng = np.random.default_rng(seed)
+    labels = np.r_[np.arange(4), np.arange(4), rng.integers(0, 4, 82)]
+    features = rng.standard_normal((90, 10)) * np.exp(rng.normal(size=10))
+    return features + 1.2 * rng.standard_normal((4, 10))[labels], labels
+
+
+SCALED = {
+    name: SHAPES[name] for name in ("n > d", "n < d", "rank-deficient", "offset 30, n < d")
+} | {f"two maxima {seed}": two_maxima(seed) for seed in (9, 29, 39)}
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", SCALED)
+def test_scale_does_not_matter(name, dtype, numbers):
+    """To rounding, from a millionth to a million times."""
+    features, labels = SCALED[name]
+    features = features.astype(dtype)
+    given = {"targets": np.eye(4)[labels][:, 1:]} if numbers else {"labels": labels}
+    plain = logme(features, **given)
+    for scale in (2.0**-20, 2.0**-9, 2.0**20):  # exact in float32
+        assert logme(features * dtype(scale), **given) == pytest.approx(plain, abs=1e-11)
+    for scale in (1e-6, 0.003, 0.1, 1e6):
+        tolerance = 1e-9 if dtype == np.float64 else 1e-5
+        assert logme(features * dtype(scale), **given) == pytest.approx(plain, abs=tolerance)
+
+
+@pytest.mark.parametrize("seed", [0, 9, 29, 39])
+@pytest.mark.parametrize("scale", [1.0, 0.003])
+def test_the_highest_of_several_maxima_is_found(seed, scale):
+    features, labels = two_maxima(seed)
+    features, n = features * scale, len(labels)
+    kernel = features @ features.T
+    highest = []
+    for c in range(4):
+        y = (labels == c) * 1.0
+        densities = []
+        for t in np.geomspace(1e-9, 1e5, 400) * np.trace(kernel):
+            beta = n / (y @ np.linalg.solve(np.eye(n) + kernel / t, y))  # the best for this ratio
+            densities.append(reference.log_density(features, y, t * beta, beta) / n)
+        highest.append(max(densities))
+    assert logme(features, labels) == pytest.approx(np.mean(highest), abs=1e-3)
+    assert logme(features, labels) >= np.mean(highest)
+
+
 @pytest.mark.parametrize(("n", "d"), [(80, 10), (30, 70)])
 def test_regression_and_multilabel_equal_the_formula(n, d):
     features, _ = task(n, d)

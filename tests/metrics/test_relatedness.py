@@ -331,9 +331,9 @@ def test_bad_input_is_named():
         task_relatedness(x, t, reference_features=np.ones_like(z), reference_labels=y)
     with pytest.raises(InputError, match="columns"):
         task_relatedness(x[:, :3], t, reference_features=z, reference_labels=y)
-    with pytest.raises(InputError, match=r"^labels: labels must not be negative"):
+    with pytest.raises(InputError, match=r"^labels must not be negative"):
         task_relatedness(x, t - 1, reference_features=z, reference_labels=y)
-    with pytest.raises(InputError, match="reference_labels: labels and features"):
+    with pytest.raises(InputError, match="reference_labels and features"):
         task_relatedness(x, t, reference_features=z, reference_labels=y[:-1])
     with pytest.raises(InputError, match="match='name' needs"):
         task_relatedness(

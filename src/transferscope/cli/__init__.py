@@ -1,7 +1,7 @@
 """The command line: each command parses, calls the library, and shows what came back.
 
-Exit status: 0 when something was ranked or scored, 1 when nothing could be (or the store failed),
-2 for wrong usage or input, 130 when interrupted.
+Exit status: 0 when something was ranked or scored, 1 when nothing could be (or a file could not be
+written), 2 for wrong usage or input, 130 when interrupted, 143 when terminated.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import sys
 import warnings
 
 import typer
-from rich.markup import escape
 
 from transferscope.cli._agreement import benchmarks, evaluate
 from transferscope.cli._cache import cache
@@ -23,7 +22,8 @@ from transferscope.cli._knowledge import shortlist
 from transferscope.cli._listings import encoders, metrics
 from transferscope.cli._ranking import rank, show_ranking
 from transferscope.cli._relatedness import task_relatedness
-from transferscope.cli._terminal import progress_bar, stderr, stdout
+from transferscope.cli._streams import StoppedError, sheltered, stoppable
+from transferscope.cli._terminal import literal, progress_bar, stderr, stdout
 from transferscope.errors import StoreError, TransferscopeError
 
 app = typer.Typer(
@@ -47,7 +47,7 @@ __all__ = ["app", "main", "progress_bar", "show_ranking", "stderr", "stdout"]
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    stderr.print(f"[yellow]warning[/] {escape(str(message))}", soft_wrap=True)
+    stderr.print(f"[yellow]warning[/] {literal(message)}", soft_wrap=True)
 
 
 def main() -> None:
@@ -57,11 +57,32 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     warnings.showwarning = _show_warning
     logging.getLogger("transferscope").addHandler(logging.NullHandler())
+    with sheltered() as output, stoppable():
+        status = _run()
+        output.flush()
+        if output.is_abandoned:
+            status = status or 141  # as if ended by SIGPIPE
+        elif output.error is not None:
+            status = status or _fail(f"standard output cannot be written: {output.error}.", 1)
+    sys.exit(status)
+
+
+def _run() -> int:
+    """Run the command that was asked for; its exit status."""
     try:
         app()
+    except StoppedError as stopped:
+        stderr.print("; ".join(filter(None, ("interrupted", stopped.remark))))
+        return int(str(stopped.code))
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except StoreError as error:
-        stderr.print(f"[red]error[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
+        return _fail(error, 1)
     except TransferscopeError as error:
-        stderr.print(f"[red]error[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
+        return _fail(error, 2)
+    return 0
+
+
+def _fail(reason: object, status: int) -> int:
+    stderr.print(f"[red]error[/] {literal(reason)}", soft_wrap=True)
+    return status

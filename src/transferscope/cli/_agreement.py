@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from transferscope.cli._options import FormatOption, PlotOption, SeedOption
-from transferscope.cli._terminal import show_notes, stdout, write_figure, write_line
+from transferscope.cli._outputs import ForceOption, claim, deliver, figure_content
+from transferscope.cli._terminal import literal, show_notes, stdout, write_line
 from transferscope.errors import InputError
 from transferscope.results import Agreement, Estimate
 
@@ -37,18 +37,19 @@ def evaluate(
     scatter: Annotated[
         Path | None, typer.Option(help="Draw scores against accuracies to this file.")
     ] = None,
+    force: ForceOption = False,
     seed: SeedOption = 0,
 ) -> None:
     """Measure how well scores foresee fine-tuned accuracy."""
     from transferscope import evaluation
+    from transferscope.knowledge import with_baselines
 
     if (accuracy is None) == (benchmark is None) or (accuracy is not None and scores is None):
         raise InputError(
             "evaluate compares --scores with --accuracy FILE or with --benchmark NAME; give one of "
             "the two (a benchmark alone shows its baselines)."
         )
-    from transferscope.knowledge import with_baselines
-
+    claim("evaluate", plot, scatter, force=force, figures=True)
     values = None if scores is None else evaluation.read_scores(scores)
     published_tau: dict[str, dict[str, float]] = {}
     if benchmark is not None:
@@ -67,12 +68,13 @@ def evaluate(
     else:
         _show(found, published_tau)
     if plot is not None or scatter is not None:
-        from transferscope import plots
+        from transferscope.plots import plot_agreement, plot_scores
 
-        if plot is not None:
-            write_figure(plots.plot_agreement(found), plot)
-        if scatter is not None:
-            write_figure(plots.plot_scores(found), scatter)
+        deliver(
+            "evaluate",
+            (plot, lambda path: figure_content(plot_agreement(found), path)),
+            (scatter, lambda path: figure_content(plot_scores(found), path)),
+        )
 
 
 #: What the table of averages shows of the measures; JSON has all.
@@ -86,26 +88,28 @@ def _show(found: Agreement, published_tau: dict[str, dict[str, float]]) -> None:
     ordered = sorted(found.average, key=lambda m: -(found.average[m]["weighted_tau"].value or -2))
     for metric in ordered:
         row = found.average[metric]
-        averages.add_row(escape(metric), _interval(row["weighted_tau"]), *map(_plain, (
+        averages.add_row(literal(metric), _interval(row["weighted_tau"]), *map(_plain, (
             row[name] for name in _SHOWN[1:]
         )))  # fmt: skip
     stdout.print(averages)
     each = Table(header_style="bold", pad_edge=False, title="weighted tau per data set")
     each.add_column("metric")
     for dataset in found.per_dataset:
-        each.add_column(escape(dataset), justify="right")
+        each.add_column(literal(dataset), justify="right")
     for metric in ordered:
         rows = (found.per_dataset[d].get(metric, {}).get("weighted_tau") for d in found.per_dataset)
-        each.add_row(escape(metric), *(_plain(cell) for cell in rows))
+        each.add_row(literal(metric), *(_plain(cell) for cell in rows))
     for metric in dict.fromkeys(m for row in published_tau.values() for m in row):
         cells = (published_tau.get(d, {}).get(metric) for d in found.per_dataset)
-        each.add_row(f"{metric}, as published", *("" if c is None else f"{c:.3f}" for c in cells))
+        each.add_row(
+            f"{literal(metric)}, as published", *("" if c is None else f"{c:.3f}" for c in cells)
+        )
     stdout.print(each)
     show_notes(found.warnings)
     for pair in found.comparisons:
         if ordered[0] in (pair.first, pair.second):
             stdout.print(
-                f"{escape(pair.first)} - {escape(pair.second)}: mean weighted tau differs by "
+                f"{literal(pair.first)} - {literal(pair.second)}: mean weighted tau differs by "
                 f"{pair.difference:+.3f} ({_range(pair.low, pair.high)}), "
                 f"p = {pair.p_value:.3g} on {pair.n_datasets} data sets",
                 soft_wrap=True,
@@ -147,8 +151,8 @@ def benchmarks(
         write_line(json.dumps(records, indent=2, ensure_ascii=False))
         return
     for row in map(get_benchmark, list_benchmarks()):
-        stdout.print(f"[bold]{row.name}[/]  {escape(row.summary)}", soft_wrap=True)
+        stdout.print(f"[bold]{row.name}[/]  {literal(row.summary)}", soft_wrap=True)
         stdout.print(
-            f"  {escape(row.reference)}; {escape(row.source)}; {row.licence}", soft_wrap=True
+            f"  {literal(row.reference)}; {literal(row.source)}; {row.licence}", soft_wrap=True
         )
-        stdout.print(f"  {escape(row.note)}", soft_wrap=True)
+        stdout.print(f"  {literal(row.note)}", soft_wrap=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from transferscope.cli._options import StoreOption
-from transferscope.cli._terminal import short_bytes, stderr, stdout
+from transferscope.cli._terminal import literal, short_bytes, stderr, stdout
+from transferscope.errors import InputError
 
 if TYPE_CHECKING:
     from transferscope.storage.feature_store import FeatureStore
@@ -29,9 +29,9 @@ def cache_list(store: StoreOption = None) -> None:
     for row in sorted(rows, key=lambda r: r.last_used, reverse=True):
         table.add_row(
             row.key[:10],
-            escape(row.about.get("dataset", "")),
-            escape(row.about.get("encoder", row.problem)),
-            escape(row.layer),
+            literal(row.about.get("dataset", "")),
+            literal(row.about.get("encoder", row.problem)),
+            literal(row.layer),
             f"{row.n_samples:,}",
             f"{row.n_shards_present}/{row.n_shards}",
             short_bytes(row.n_bytes),
@@ -39,7 +39,9 @@ def cache_list(store: StoreOption = None) -> None:
         )
     stdout.print(table)
     stdout.print(
-        f"{len(rows)} entries, {short_bytes(sum(r.n_bytes for r in rows))}, in {features.root}"
+        f"{len(rows)} entries, {short_bytes(sum(r.n_bytes for r in rows))}, in "
+        f"{literal(features.root)}",
+        soft_wrap=True,
     )
 
 
@@ -51,8 +53,12 @@ def cache_clear(
     store: StoreOption = None,
 ) -> None:
     """Delete stored features: the entries named, or all."""
-    freed = _store(store).clear(keys or None)
+    features = _store(store)
+    freed = features.clear(keys or None)
     stdout.print(f"{short_bytes(freed)} freed")
+    kept = [row.key for row in features.entries() if not keys or row.key.startswith(tuple(keys))]
+    if kept:
+        stdout.print(f"{len(kept)} entries were kept: a running command uses them")
 
 
 @cache.command("verify")
@@ -62,7 +68,9 @@ def cache_verify(store: StoreOption = None) -> None:
     with stderr.status("reading every file"):
         damages = features.verify()
     for damage in damages:
-        stdout.print(f"[red]damaged[/] {escape(str(damage.file))}: {damage.reason}", soft_wrap=True)
+        stdout.print(
+            f"[red]damaged[/] {literal(damage.file)}: {literal(damage.reason)}", soft_wrap=True
+        )
     stdout.print(f"{len(features.entries())} entries read, {len(damages)} damaged files")
     if damages:
         stdout.print("They are computed again when they are next needed.")
@@ -72,4 +80,13 @@ def cache_verify(store: StoreOption = None) -> None:
 def _store(path: Path | None) -> FeatureStore:
     from transferscope.storage.feature_store import FeatureStore
 
-    return FeatureStore(path)
+    features = FeatureStore(path)
+    try:
+        is_folder = features.root.is_dir() or not features.root.exists()
+    except OSError as error:
+        raise InputError(
+            f"--store {features.root} cannot be a folder: {error.strerror}. Name another."
+        ) from error
+    if not is_folder:
+        raise InputError(f"--store {features.root} is a file, and must be a folder. Name another.")
+    return features

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from transferscope.cli._options import (
@@ -18,12 +17,13 @@ from transferscope.cli._options import (
     ReferenceOption,
     with_option_records,
 )
+from transferscope.cli._outputs import ForceOption, claim, deliver, figure_content
 from transferscope.cli._terminal import (
+    literal,
     short_count,
     show_notes,
     stderr,
     stdout,
-    write_figure,
     write_line,
 )
 from transferscope.errors import InputError, first_few
@@ -80,6 +80,7 @@ def layer_transferability(
     head: Annotated[str | None, typer.Option(help="Module that is the head.")] = None,
     format: FormatOption = "table",
     plot: PlotOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Show, layer by layer, how much closer pre-training brought the weights to the fine-tuned."""
     from transferscope.parameter_distance import architecture
@@ -89,6 +90,7 @@ def layer_transferability(
         raise InputError(
             "--random and --arch both name the initialisation; got both. Leave one of them out."
         )
+    claim("layer-transferability", plot, force=force, figures=True)
     with stderr.status("comparing the checkpoints"):
         found = measure_layers(
             architecture(arch) if arch is not None else random,
@@ -108,7 +110,11 @@ def layer_transferability(
     if plot is not None:
         from transferscope.plots import plot_layer_distances
 
-        write_figure(plot_layer_distances({Path(finetuned).name: found}), plot)
+        name = Path(finetuned).name
+        deliver(
+            "layer-transferability",
+            (plot, lambda path: figure_content(plot_layer_distances({name: found}), path)),
+        )
 
 
 def _number(value: float | None) -> str:
@@ -137,7 +143,7 @@ def _show_layers(found: LayerDistances, *, spectra: bool) -> None:
         if spectra:
             cells += [_number(layer.spectral_norm), _number(layer.effective_rank)]
         notes = "; ".join(filter(None, (layer.suggestion, layer.reason)))
-        table.add_row(escape(layer.name), *cells, escape(notes))
+        table.add_row(literal(layer.name), *cells, literal(notes))
     stdout.print(table)
     overall = _number(found.overall)
     if found.overall_spread is not None:
@@ -244,6 +250,6 @@ def _show_factors(factors: DatasetFactors, forecast: TransferabilityForecast | N
                 *(_number(theirs[term]) for theirs in forecast.published.values()),
             )
         stdout.print(table)
-        stdout.print(escape(forecast.remark), soft_wrap=True)
+        stdout.print(literal(forecast.remark), soft_wrap=True)
         warnings += forecast.warnings
     show_notes(warnings)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+import functools
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from transferscope.cli._options import (
@@ -20,17 +20,21 @@ from transferscope.cli._options import (
     SeedOption,
     with_option_records,
 )
+from transferscope.cli._outputs import Content, ForceOption, claim, deliver, figure_content
 from transferscope.cli._terminal import (
+    literal,
     show_failures,
     show_notes,
     stderr,
     stdout,
-    write_figure,
     write_line,
 )
 from transferscope.errors import InputError
 from transferscope.results import ScoreTable
 from transferscope.storage.file_names import clean_file_name
+
+if TYPE_CHECKING:
+    from transferscope.extraction import Extracted
 
 FeatureFileArgument = Annotated[
     Path,
@@ -54,7 +58,7 @@ def score(
     from transferscope.metrics import score as score_features
     from transferscope.storage.feature_files import read_feature_file
 
-    with stderr.status(f"scoring {escape(str(file))}"):
+    with stderr.status(f"scoring {literal(str(file))}"):
         table = score_features(
             **read_feature_file(file), metrics=metrics or DEFAULT_METRICS, seed=seed
         )
@@ -75,10 +79,10 @@ def _show_scores(table: ScoreTable) -> None:
     shown.add_column("seconds", justify="right", no_wrap=True)
     shown.add_column("notes")
     for name, one in table.scores.items():
-        notes = escape("; ".join(one.warnings))
+        notes = literal("; ".join(one.warnings))
         shown.add_row(name, f"{one.value:.6g}", f"{one.seconds:.3f}", notes)
     for name, reason in table.skipped.items():
-        shown.add_row(name, "-", "", escape(reason))
+        shown.add_row(name, "-", "", literal(reason))
     stdout.print(shown)
 
 
@@ -87,55 +91,70 @@ def extract(
     *,
     encoders: EncodersOption,
     out: Annotated[Path, typer.Option(help="Folder for the feature files.", show_default=False)],
+    force: ForceOption = False,
     data: DatasetOptions,
     extraction: ExtractionOptions,
 ) -> None:
     """Write each encoder's features to a file that `score` reads."""
-    from transferscope.storage.feature_files import write_feature_file
+    from transferscope.encoders import expand_encoders
 
+    paths = _file_names(out, map(str, expand_encoders(encoders)))
+    claim("extract", *paths, force=force, shown=False)
     dataset = data.open()
-    written: dict[Path, str] = {}
     failed: dict[str, str] = {}
-    for (item,) in extraction.extract([dataset], encoders, data.seed):
+    extracted = extraction.extract([dataset], encoders, data.seed)
+    for path, (item,) in zip(paths, extracted, strict=True):
         if item.error is not None:
             failed[item.identifier] = item.error
             continue
-        found = {"features": item.features}
-        if item.labels is not None:
-            found["labels" if dataset.task == "classification" else "targets"] = item.labels
-        if item.logits is not None:
-            found["source_logits"] = item.logits
-        path = _free_name(out, item.identifier, written)
-        facts = {"encoder": item.identifier, "dataset": dataset.name, "split": dataset.split}
-        write_feature_file(path, found, facts)
-        written[path] = item.identifier
-        stdout.print(f"{escape(item.identifier)}: {escape(str(path))}", soft_wrap=True)
+        deliver("extract", (path, functools.partial(_feature_content, item)))
+        stdout.print(f"{literal(item.identifier)}: {literal(str(path))}", soft_wrap=True)
         for note in item.warnings:
             stderr.print(
-                f"[yellow]note[/] {escape(item.identifier)}: {escape(note)}", soft_wrap=True
+                f"[yellow]note[/] {literal(item.identifier)}: {literal(note)}", soft_wrap=True
             )
         item.release()
     show_failures(failed)
-    if not written:
+    if len(failed) == len(paths):
         raise typer.Exit(1)
 
 
-def _free_name(folder: Path, identifier: str, taken: Container[Path]) -> Path:
-    """A file name for an encoder: its identifier without what file systems dislike."""
-    stem = clean_file_name(identifier)
-    path, number = folder / f"{stem}.safetensors", 2
-    while path in taken:
-        path, number = folder / f"{stem}_{number}.safetensors", number + 1
-    return path
+def _feature_content(item: Extracted, _path: Path) -> Content:
+    from transferscope.storage.safetensors_files import serialise
+
+    found = {"features": item.features}
+    if item.labels is not None:
+        found["labels" if item.dataset.task == "classification" else "targets"] = item.labels
+    if item.logits is not None:
+        found["source_logits"] = item.logits
+    names = {"dataset": item.dataset.name, "split": item.dataset.split}
+    return serialise(found, {"encoder": item.identifier, **names})
+
+
+def _file_names(folder: Path, encoders: Iterable[str]) -> list[Path]:
+    """A file for each encoder: its name without what file systems dislike, numbered where equal."""
+    paths: list[Path] = []
+    for encoder in encoders:
+        stem = clean_file_name(encoder)
+        path, number = folder / f"{stem}.safetensors", 2
+        while path in paths:
+            path, number = folder / f"{stem}_{number}.safetensors", number + 1
+        paths.append(path)
+    return paths
 
 
 def trace_ped(
-    *, file: FeatureFileArgument, plot: PlotOption = None, format: FormatOption = "table"
+    *,
+    file: FeatureFileArgument,
+    plot: PlotOption = None,
+    force: ForceOption = False,
+    format: FormatOption = "table",
 ) -> None:
     """Show how potential-energy decline (PED) moves the classes."""
     from transferscope.metrics import trace_ped as trace
     from transferscope.storage.feature_files import read_feature_file
 
+    claim("trace-ped", plot, force=force, figures=True)
     arrays = read_feature_file(file)
     if "labels" not in arrays:
         raise InputError(f"{file} must hold labels; it has {', '.join(arrays)}. Add them.")
@@ -154,4 +173,4 @@ def trace_ped(
     if plot is not None:
         from transferscope.plots import plot_ped
 
-        write_figure(plot_ped(found), plot)
+        deliver("trace-ped", (plot, lambda path: figure_content(plot_ped(found), path)))

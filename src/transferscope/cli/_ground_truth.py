@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from transferscope.cli._options import (
@@ -24,16 +23,19 @@ from transferscope.cli._options import (
     FormatOption,
     with_option_records,
 )
+from transferscope.cli._outputs import ForceOption, claim, deliver, text_content
 from transferscope.cli._terminal import (
+    literal,
     progress_bar,
     show_failures,
     stdout,
     write_line,
-    write_text,
 )
-from transferscope.errors import EncoderError, InputError, UnknownNameError
+from transferscope.errors import EncoderError, InputError, TransferscopeError, UnknownNameError
 from transferscope.storage.file_names import clean_file_name
 
+#: What is said to who stops a training that writes to a folder.
+_ENDED_EPOCHS = "epochs that ended are kept, the same command continues"
 TestSplitOption = Annotated[
     str | None,
     typer.Option(
@@ -65,6 +67,7 @@ def probe(
         str | None, typer.Option(help="Inverse penalties to try, with commas between.")
     ] = None,
     csv: AccuracyOption = None,
+    force: ForceOption = False,
     format: FormatOption = "table",
     data: DatasetOptions,
     extraction: ExtractionOptions,
@@ -73,6 +76,7 @@ def probe(
     from transferscope.training import STRENGTHS, TEST, hold_out, refuse_other_classes
     from transferscope.training import probe as train_probe
 
+    claim("probe", csv, force=force)
     train, test = data.open(), data.open_split(test_split)
     if train.task != "classification":
         raise InputError(
@@ -102,7 +106,7 @@ def probe(
         records.append(record | asdict(found))
         seen.release()
         unseen.release()
-    _show(records, ("strength", "C"), failed, csv, format)
+    _show("probe", records, ("strength", "C"), failed, csv, format)
 
 
 @with_option_records
@@ -131,6 +135,7 @@ def finetune(
         str, typer.Option(help="2/4: only every fourth run of the sweep, from the second on.")
     ] = "1/1",
     csv: AccuracyOption = None,
+    force: ForceOption = False,
     format: FormatOption = "table",
     device: DeviceOption = None,
     data: DatasetOptions,
@@ -150,10 +155,12 @@ def finetune(
         )
     rates = _numbers(learning_rates, "--learning-rates")
     decays = _numbers(weight_decays, "--weight-decays")
+    claim("finetune", csv, force=force)
     train, test = data.open(), data.open_split(test_split)
     records: list[dict[str, object]] = []
     failed: dict[str, str] = {}
-    with progress_bar() as progress:
+    ended: TransferscopeError | None = None
+    with progress_bar(_ENDED_EPOCHS if out else "nothing was kept, for want of --out") as progress:
         for encoder in map(str, expand_encoders(encoders)):
             try:
                 found = fine_tune(
@@ -178,8 +185,14 @@ def finetune(
             except (EncoderError, UnknownNameError) as error:
                 failed[encoder] = str(error)
                 continue
+            except TransferscopeError as error:  # of the data or of --out: others would fail, too
+                ended = error
+                break
             records.append(asdict(found))
-    _show(records, ("learning_rate", "learning rate"), failed, csv, format)
+    if records or ended is None:
+        _show("finetune", records, ("learning_rate", "learning rate"), failed, csv, format)
+    if ended is not None:
+        raise ended
 
 
 @with_option_records
@@ -205,7 +218,7 @@ def pretrain(
     from transferscope.training import pretrain as train_encoder
 
     train, test = data.open(), data.open_split(test_split)
-    with progress_bar() as progress:
+    with progress_bar(_ENDED_EPOCHS) as progress:
         found = train_encoder(
             encoder,
             train,
@@ -221,9 +234,9 @@ def pretrain(
             seed=data.seed,
             progress=progress,
         )
-    _show([asdict(found)], ("learning_rate", "learning rate"), {}, None, format)
+    _show("pretrain", [asdict(found)], ("learning_rate", "learning rate"), {}, None, format)
     if format == "table":
-        stdout.print(f"weights: {escape(str(out / 'final.safetensors'))}", soft_wrap=True)
+        stdout.print(f"weights: {literal(str(out / 'final.safetensors'))}", soft_wrap=True)
 
 
 def _numbers(text: str, option: str) -> tuple[float, ...]:
@@ -236,6 +249,7 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
 
 
 def _show(
+    command: str,
     records: list[dict[str, object]],
     chosen: tuple[str, str],
     failed: Mapping[str, str],
@@ -249,10 +263,9 @@ def _show(
     elif records:
         _show_table(records, chosen)
     show_failures(failed)
-    if csv is not None and records:
-        write_text(csv, _csv_text(records))
     if not records:
         raise typer.Exit(1)
+    deliver(command, (csv, lambda _: text_content(_csv_text(records))))
 
 
 def _show_table(records: list[dict[str, object]], chosen: tuple[str, str]) -> None:
@@ -265,7 +278,7 @@ def _show_table(records: list[dict[str, object]], chosen: tuple[str, str]) -> No
         spread = record.get("spread")
         value = f"{record['value']:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
         seconds = f"{record['seconds']:.1f}"
-        table.add_row(escape(str(record["encoder"])), value, f"{record[key]:g}", seconds)
+        table.add_row(literal(str(record["encoder"])), value, f"{record[key]:g}", seconds)
     stdout.print(table)
     first = records[0]
     stdout.print(

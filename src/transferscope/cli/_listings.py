@@ -7,11 +7,10 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from transferscope.cli._options import FormatOption
-from transferscope.cli._terminal import short_count, stderr, stdout, write_line
+from transferscope.cli._terminal import literal, short_count, stderr, stdout, write_line
 
 
 def encoders(
@@ -36,11 +35,12 @@ def encoders(
     for row in rows:
         size = "" if row.input_size is None else f"{row.input_size[0]}x{row.input_size[1]}"
         dim = "" if row.feature_dim is None else str(row.feature_dim)
-        table.add_row(row.name, short_count(row.n_parameters), dim, size, escape(row.summary))
+        table.add_row(row.name, short_count(row.n_parameters), dim, size, literal(row.summary))
     stdout.print(table)
     if not rows:
         stderr.print(
-            f"no listed encoder matches {pattern!r}; list all with: transferscope encoders"
+            f"no listed encoder matches {literal(repr(pattern))}; "
+            "list all with: transferscope encoders"
         )
         raise typer.Exit(1)
 

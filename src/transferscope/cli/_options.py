@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, get_type_hints
 
 import typer
 
-from transferscope.cli._terminal import progress_bar
+from transferscope.cli._terminal import progress_bar, show_notes, stderr
 from transferscope.errors import EncoderError, InputError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class DatasetOptions:
     def _open(self, source: str, split: str | None, *, sampled: bool) -> Dataset:
         from transferscope.datasets import open_dataset
 
-        return open_dataset(
+        dataset = open_dataset(
             source,
             split=split,
             label_column=self.label_column,
@@ -135,6 +135,7 @@ class DatasetOptions:
             seed=self.seed,
             skip_unreadable=self.skip_unreadable,
         )
+        return _with_notes_shown(dataset)
 
     def open_reference(self, source: str | None) -> Dataset | None:
         """The reference, with the columns of the data set where it has such; None without."""
@@ -142,9 +143,15 @@ class DatasetOptions:
 
         if source is None:
             return None
-        return open_reference(
-            source, label_column=self.label_column, input_column=self.input_column
+        return _with_notes_shown(
+            open_reference(source, label_column=self.label_column, input_column=self.input_column)
         )
+
+
+def _with_notes_shown(dataset: Dataset) -> Dataset:
+    """Say at once, before a long computation, how a data set was read."""
+    show_notes(dataset.notes, stderr)
+    return dataset
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from transferscope.cli._options import (
@@ -22,13 +21,22 @@ from transferscope.cli._options import (
     ReferenceOption,
     with_option_records,
 )
+from transferscope.cli._outputs import (
+    Content,
+    ForceOption,
+    claim,
+    deliver,
+    figure_content,
+    text_content,
+)
 from transferscope.cli._terminal import (
+    WHAT_IS_KEPT,
+    literal,
     progress_bar,
     short_count,
+    show_notes,
     stdout,
-    write_figure,
     write_line,
-    write_text,
 )
 from transferscope.errors import InputError
 from transferscope.results import EncoderResult, Ranking, format_score, score_digits
@@ -50,9 +58,13 @@ def rank(
     metrics: MetricsOption = None,
     format: Annotated[
         RankFormat | None,
-        typer.Option(help="Form of the output.  [default: table, or by the ending of --out]"),
+        typer.Option(
+            help="Form of the output, or with --out of the file.  [default: table, or by the "
+            "ending of --out]"
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write to this file, too.")] = None,
+    force: ForceOption = False,
     layers: Annotated[
         str, typer.Option(help="last, mean, best, all, or numbers from 1 with commas between.")
     ] = "last",
@@ -73,7 +85,9 @@ def rank(
             f"--plot draws the scores of several layers, and --layers is {layers}. "
             "Give --layers all, or leave --plot out."
         )
-    with progress_bar() as progress:
+    claim("rank", out, force=force)
+    claim("rank", plot, force=force, figures=True)
+    with progress_bar("nothing was kept" if no_store else WHAT_IS_KEPT) as progress:
         ranking = rank_encoders(
             data.open(),
             encoders,
@@ -86,20 +100,30 @@ def rank(
             seed=data.seed,
             progress=progress,
         )
-    if format in (None, "table"):
+    if out is None and format not in (None, "table"):
+        write_line(_ranking_text(ranking, format))
+    else:
         show_ranking(ranking, stdout)
         if layers != "best":
             show_layers(ranking, stdout)
-    elif out is None:
-        write_line(_ranking_text(ranking, format))
-    if out is not None:
-        write_text(out, _ranking_text(ranking, format or _SUFFIXES.get(out.suffix, "table")))
-    if plot is not None and any(row.layers for row in ranking.encoders):
-        from transferscope.plots import plot_layers
-
-        write_figure(plot_layers(ranking), plot)
+    figure = plot if any(row.layers for row in ranking.encoders) else None
+    deliver(
+        "rank",
+        (out, lambda path: _ranking_content(ranking, format, path)),
+        (figure, lambda path: _layer_figure(ranking, path)),
+    )
     if all(row.error is not None for row in ranking.encoders):
         raise typer.Exit(1)
+
+
+def _ranking_content(ranking: Ranking, format: RankFormat | None, path: Path) -> Content:
+    return text_content(_ranking_text(ranking, format or _SUFFIXES.get(path.suffix, "table")))
+
+
+def _layer_figure(ranking: Ranking, path: Path) -> Content:
+    from transferscope.plots import plot_layers
+
+    return figure_content(plot_layers(ranking), path)
 
 
 def _ranking_text(ranking: Ranking, format: RankFormat) -> str:
@@ -110,7 +134,9 @@ def _ranking_text(ranking: Ranking, format: RankFormat) -> str:
     if format == "markdown":
         return ranking.to_markdown()
     page = io.StringIO()
-    show_ranking(ranking, Console(file=page, width=200, highlight=False, color_system=None))
+    show_ranking(
+        ranking, Console(file=page, width=200, highlight=False, emoji=False, color_system=None)
+    )
     return page.getvalue()
 
 
@@ -122,7 +148,8 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
         size += f", {data.n_classes} classes"
     if data.n_skipped:
         size += f", {data.n_skipped} unreadable ones left out"
-    console.print(f"[bold]{escape(data.name)}[/] ({data.split}): {size}", soft_wrap=True)
+    console.print(f"[bold]{literal(data.name)}[/] ({literal(data.split)}): {size}", soft_wrap=True)
+    show_notes(data.notes, console)
     ranked = [row for row in ranking.encoders if row.error is None]
     if ranked:
         console.print(f"ranked by {ranking.ranked_by}; ± is a 95 % interval", soft_wrap=True)
@@ -134,13 +161,13 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
         console.print(next(fitting, None) or _ranking_table(ranking, **_LAYOUTS[-1]))
     for note, names in _notes(ranked).items():
         who = "all encoders" if len(names) == len(ranked) else ", ".join(names)
-        console.print(f"[yellow]note[/] {escape(note)} [dim]({escape(who)})[/]", soft_wrap=True)
+        console.print(f"[yellow]note[/] {literal(note)} [dim]({literal(who)})[/]", soft_wrap=True)
     for row in ranking.encoders:
         if row.error is not None:
             console.print(
-                f"[red]failed[/] {escape(row.encoder)}: {escape(row.error)}", soft_wrap=True
+                f"[red]failed[/] {literal(row.encoder)}: {literal(row.error)}", soft_wrap=True
             )
-    console.print(f"[bold]{escape(ranking.advice)}[/]", soft_wrap=True)
+    console.print(f"[bold]{literal(ranking.advice)}[/]", soft_wrap=True)
 
 
 def _notes(rows: Iterable[EncoderResult]) -> dict[str, list[str]]:
@@ -164,14 +191,16 @@ def show_layers(ranking: Ranking, console: Console) -> None:
             continue
         metrics = [name for name in row.scores if any(name in one for one in row.layers.values())]
         digits = {m: score_digits([row.scores[m]]) for m in metrics}
-        console.print(f"layers of {escape(row.encoder)}:", soft_wrap=True)
+        console.print(f"layers of {literal(row.encoder)}:", soft_wrap=True)
         table = Table(header_style="bold", pad_edge=False)
         table.add_column("layer", no_wrap=True)
         for name in metrics:
             table.add_column(name.replace("_", "_\n"), justify="right", no_wrap=True)
         for layer, scores in row.layers.items():
             cells = [format_score(scores.get(name), digits[name]) for name in metrics]
-            table.add_row(layer, *cells, style="bold green" if layer == row.layer else None)
+            table.add_row(
+                literal(layer), *cells, style="bold green" if layer == row.layer else None
+            )
         console.print(table)
 
 
@@ -213,8 +242,8 @@ def _ranking_table(ranking: Ranking, *, with_intervals: bool, with_facts: bool) 
             ]
         table.add_row(
             f"{row.rank}",
-            escape(row.encoder),
-            *([row.layer or ""] if layered else []),
+            literal(row.encoder),
+            *([literal(row.layer or "")] if layered else []),
             *cells,
             style="bold green" if row.rank == 1 else "green" if row.tied_with_best else None,
         )

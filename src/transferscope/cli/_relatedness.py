@@ -15,7 +15,8 @@ from transferscope.cli._options import (
     PlotOption,
     with_option_records,
 )
-from transferscope.cli._terminal import show_notes, stderr, stdout, write_figure, write_line
+from transferscope.cli._outputs import ForceOption, claim, deliver, figure_content
+from transferscope.cli._terminal import show_notes, stderr, stdout, write_line
 from transferscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def task_relatedness(
     ] = None,
     format: FormatOption = "table",
     plot: PlotOption = None,
+    force: ForceOption = False,
     data: DatasetOptions,
     extraction: ExtractionOptions,
 ) -> None:
@@ -71,6 +73,7 @@ def task_relatedness(
     """
     from transferscope.relatedness import task_relatedness as relate
 
+    claim("task-relatedness", plot, force=force, figures=True)
     if encoder is not None:
         datasets = [data.open(), data.open_other(reference, reference_split)]
         own, known = map(_arrays, extraction.extract_one(datasets, encoder, data.seed))
@@ -110,7 +113,10 @@ def task_relatedness(
     if plot is not None:
         from transferscope.plots import plot_relatedness
 
-        write_figure(plot_relatedness(result), plot)
+        deliver(
+            "task-relatedness",
+            (plot, lambda path: figure_content(plot_relatedness(result), path)),
+        )
 
 
 def _arrays(item: Extracted) -> dict[str, NumpyArray]:

@@ -4,52 +4,58 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from transferscope.storage.atomic import write_atomically
+from transferscope.cli._streams import StoppedError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from transferscope.extraction import ProgressCallback
 
 # into a file or a pipe, tables may be wider than the 80 columns that a missing terminal stands for
-_PIPED = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-stdout = Console(highlight=False, width=160 if _PIPED else None)
-stderr = Console(stderr=True, highlight=False)
+_PIPED = not (sys.stdout and sys.stdout.isatty()) and "COLUMNS" not in os.environ
+stdout = Console(highlight=False, emoji=False, width=160 if _PIPED else None)
+stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
-def show_notes(notes: Iterable[str]) -> None:
+def literal(text: object) -> str:
+    """Text that a console shows as it is: what it holds of markup or control characters, too."""
+    return escape("".join(map(_visible, str(text))))
+
+
+def _visible(character: str) -> str:
+    if character == "\n" or unicodedata.category(character) not in _UNSEEN:
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+#: What is said where features are stored.
+WHAT_IS_KEPT = "what was extracted is kept, the same command continues"
+#: Control characters, which move the cursor or colour what follows, and lone surrogates.
+_UNSEEN = ("Cc", "Cs")
+
+
+def show_notes(notes: Iterable[str], console: Console = stdout) -> None:
     """Print what a result must be read with."""
     for note in notes:
-        stdout.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
+        console.print(f"[yellow]note[/] {literal(note)}", soft_wrap=True)
 
 
 def show_failures(failures: Mapping[str, str]) -> None:
     """Print which encoders failed, and why, on standard error."""
     for name, reason in failures.items():
-        stderr.print(f"[red]failed[/] {escape(name)}: {escape(reason)}", soft_wrap=True)
+        stderr.print(f"[red]failed[/] {literal(name)}: {literal(reason)}", soft_wrap=True)
 
 
 def write_line(text: str) -> None:
     """Write text for other programs to standard output: nothing is wrapped or coloured."""
     sys.stdout.write(text.rstrip("\n") + "\n")
-
-
-def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to a file, and say on standard error where it is."""
-    from transferscope.plots import save_figure
-
-    save_figure(figure, path)
-    stderr.print(f"drawn to {escape(str(path))}", soft_wrap=True)
 
 
 def short_count(count: int | None) -> str:
@@ -67,26 +73,14 @@ def short_bytes(count: int) -> str:
     return f"{short_count(count)}B" if count >= 1000 else f"{count} B"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write text to a file whole or not at all, and make its folder where there is none.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written.
-    """
-    text = text.rstrip("\n") + "\n"
-    if path.exists() and not path.is_file():  # a device such as /dev/stdout is no file to replace
-        path.write_text(text, encoding="utf-8")
-        return
-    write_atomically(path, text, elsewhere="choose another file")
-
-
 @contextmanager
-def progress_bar() -> Iterator[ProgressCallback]:
-    """A progress bar on a terminal's standard error, and nothing anywhere else."""
+def progress_bar(if_stopped: str = WHAT_IS_KEPT) -> Iterator[ProgressCallback]:
+    """A progress bar on a terminal's standard error, and nothing anywhere else.
+
+    Who stops the command (Ctrl-C, SIGTERM) is told `if_stopped`.
+    """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -99,7 +93,6 @@ def progress_bar() -> Iterator[ProgressCallback]:
 
         try:
             yield update
-        except KeyboardInterrupt:
-            bar.stop()
-            stderr.print("interrupted; what was extracted is kept, the same command continues")
-            raise typer.Exit(130) from None
+        except StoppedError as stopped:
+            stopped.remark = if_stopped
+            raise

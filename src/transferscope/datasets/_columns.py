@@ -24,9 +24,16 @@ IMAGE_COLUMNS = frozenset(
 )
 
 
+def is_usual(name: str) -> bool:
+    """Whether a name is a usual one of a column of labels, texts, images or splits."""
+    paired = {part for pair in PAIR_COLUMNS for part in pair}
+    known = {*LABEL_COLUMNS, *TEXT_COLUMNS, *IMAGE_COLUMNS, *paired, "split"}
+    return name.strip().lower() in known
+
+
 def may_lack_labels(request: Request, columns: Iterable[str]) -> bool:
     """Whether it is a reference and has no column of labels, which is allowed."""
-    usual = any(name.lower() in LABEL_COLUMNS for name in columns)
+    usual = any(name.strip().lower() in LABEL_COLUMNS for name in columns)
     return request.reference and request.label_column is None and not usual
 
 
@@ -62,7 +69,7 @@ def find_label_column(requested: str | None, columns: Sequence[str], *, source: 
             f"label_column {requested!r} does not exist in {source}, whose columns are {present}. "
             "Choose one of them."
         )
-    found = [name for name in columns if name.lower() in LABEL_COLUMNS]
+    found = [name for name in columns if name.strip().lower() in LABEL_COLUMNS]
     if len(found) == 1:
         return found[0]
     state = f"has several candidates ({', '.join(found)})" if found else "has none of a usual name"
@@ -107,7 +114,7 @@ def find_input_columns(
         return pairs[0]
     found: Sequence[str] = ()
     for candidates, known in ((images, IMAGE_COLUMNS), (texts, TEXT_COLUMNS)):
-        found = [name for name in candidates if name.lower() in known] or candidates
+        found = [name for name in candidates if name.strip().lower() in known] or candidates
         if len(found) == 1:
             return (found[0],)
         if found:

@@ -7,22 +7,35 @@ import json
 from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from transferscope.datasets._depth import (
+    Levels,
+    brightest_of,
+    brightest_pixels,
+    describe,
+    has_more_bits,
+    to_8_bits,
+    white_points,
+)
+from transferscope.datasets._images import from_pixels
 from transferscope.datasets._labels import encode_labels
 from transferscope.datasets._request import RequestedTask
 from transferscope.datasets._samples import Modality, Sample, Samples
 from transferscope.datasets._stratified import MINIMUM_PER_CLASS, draw_part
-from transferscope.errors import DatasetError
+from transferscope.errors import DatasetError, first_few
 from transferscope.numerics.arrays import ArrayLike, NumpyArray
 from transferscope.numerics.targets import TaskType
 
 #: Part of every fingerprint. Raise it when the decoding rules change: features then change too.
 _FINGERPRINT_VERSION = "transferscope-dataset-1"
+
+#: Images that are looked at when a data set is opened, evenly spaced.
+_LOOKED_AT = 8
 
 _T = TypeVar("_T")
 
@@ -67,12 +80,18 @@ class Dataset:
     _samples: Samples = field(repr=False, kw_only=True)
     # which of the samples; a subset shares them and holds only other indices
     _indices: npt.NDArray[np.int64] = field(repr=False, kw_only=True)
+    _notes: tuple[str, ...] = field(default=(), repr=False, kw_only=True)
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._samples[int(self._indices[index])]
+        at = int(self._indices[index])
+        sample = self._samples[at]
+        if self.modality == "image" and isinstance(sample, np.ndarray):
+            whites = white_points(self._levels, self.name)
+            return from_pixels(to_8_bits(sample, whites, where=self._samples.where(at)))
+        return sample
 
     @property
     def modality(self) -> Modality:
@@ -84,29 +103,57 @@ class Dataset:
         """Number of classes, 0 for regression and without labels."""
         return len(self.class_names)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed or left out when the source was read, a line each."""
+        levels: Levels = vars(self).get("_levels", {})  # nothing is assumed before it is needed
+        return (*self._notes, *describe(levels, white_points(levels, self.name)))
+
+    @cached_property
+    def _levels(self) -> Levels:
+        """The brightest of the pixels of more than 8 bits."""
+        blocks = _map_blocks(partial(brightest_pixels, self._samples), self._indices)
+        return brightest_of(blocks)
+
+    def look_at_depth(self) -> None:
+        """Find what is white now, if one of a few images has more than 8 bits: for the notes."""
+        if self.modality == "image":
+            some = self._indices[:: -(-len(self) // _LOOKED_AT)]
+            if brightest_pixels(self._samples, some):
+                white_points(self._levels, self.name)
+
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest of samples (as stored, in order), labels and class names."""
         summary = [_FINGERPRINT_VERSION, self.modality, self.task, *self.class_names]
         whole = hashlib.blake2b(json.dumps(summary).encode(), digest_size=16)
-        for digests in _map_blocks(self._digests, self._indices):
+        blocks = _map_blocks(self._digests, self._indices)
+        for digests, _ in blocks:
             whole.update(digests)
+        if any(deep for _, deep in blocks):
+            vars(self).pop("_levels", None)  # samples may have changed
+            whites = white_points(self._levels, self.name)
+            if whites.items() - {("integer", 65535.0)}:  # then pixels are what they always were
+                whole.update(json.dumps(whites).encode())
         if self.labels is not None:
             whole.update(str(self.labels.shape).encode())
             whole.update(self.labels.astype(self.labels.dtype.newbyteorder("<")).tobytes())
         return whole.hexdigest()
 
-    def _digests(self, indices: npt.NDArray[np.int64]) -> bytes:
-        digests = []
+    def _digests(self, indices: npt.NDArray[np.int64]) -> tuple[bytes, bool]:
+        """Digests of samples, and whether one is an image of more than 8 bits."""
+        digests, deep = [], False
         for index in indices.tolist():
-            content: bytes | NumpyArray | memoryview = self._samples.content(index)
+            content = self._samples.content(index)
+            deep |= self.modality == "image" and has_more_bits(content)
             one = hashlib.blake2b(digest_size=16)
             if isinstance(content, np.ndarray):
                 one.update(f"{content.dtype.str}{content.shape}".encode())
-                content = np.ascontiguousarray(content).data
-            one.update(content)
+                one.update(np.ascontiguousarray(content).data)
+            else:
+                one.update(content)
             digests.append(one.digest())
-        return b"".join(digests)
+        return b"".join(digests), deep
 
     def require_labels(self) -> tuple[TaskType, NumpyArray]:
         """Task and labels, where a computation cannot do without.
@@ -202,6 +249,28 @@ class Dataset:
         rows = draw_part(classes, max_samples=max_samples, per_class=per_class, seed=seed)
         return self if len(rows) == len(self) else self.subset(rows)
 
+    def without_empty_classes(self) -> Dataset:
+        """Leave out the names of classes that no sample has, as nothing can be said of them.
+
+        Returns
+        -------
+        Dataset
+            This very data set if every class has a sample; else with a line more in `notes`.
+        """
+        if self.labels is None or self.task != "classification":
+            return self
+        counts = np.bincount(self.labels, minlength=self.n_classes)
+        if counts.all():
+            return self
+        labels = np.cumsum(counts > 0)[self.labels] - 1
+        labels.setflags(write=False)
+        names = np.array(self.class_names, dtype=object)
+        empty = names[counts == 0]
+        note = f"classes without samples, left out: {len(empty)} ({first_few(empty)})"
+        return replace(
+            self, labels=labels, class_names=tuple(names[counts > 0]), _notes=(*self._notes, note)
+        )
+
     def without_unreadable(self) -> Dataset:
         """Decode every sample once, on several threads, and leave out those that cannot be.
 
@@ -238,6 +307,7 @@ def make_dataset(
     split: str = "all",
     task: RequestedTask | None = None,
     class_names: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> Dataset:
     """Join samples and labels of any form to a `Dataset`; shared by all readers.
 
@@ -250,6 +320,8 @@ def make_dataset(
     split : str
     task, class_names
         As `encode_labels` takes them.
+    notes : sequence of str
+        As `Dataset.notes`.
 
     Raises
     ------
@@ -260,18 +332,25 @@ def make_dataset(
         raise DatasetError(
             f"{name} is empty, and a data set needs samples. Check the path or the split."
         )
-    indices = np.arange(len(samples))
-    if labels is None:
-        return Dataset(name, None, None, (), split, _samples=samples, _indices=indices)
-    if len(samples) != len(labels):
-        raise DatasetError(
-            f"{name} has {len(samples)} samples and {len(labels)} labels, and every sample needs "
-            "one. Make the lengths agree."
+    meaning: TaskType | None = None
+    encoded: NumpyArray | None = None
+    names: tuple[str, ...] = ()
+    if labels is not None:
+        n_labels = len(labels) if getattr(labels, "ndim", 1) else 0  # a single value in an array
+        if len(samples) != n_labels:
+            raise DatasetError(
+                f"{name} has {len(samples)} samples and {n_labels} labels, and every sample needs "
+                "one. Make the lengths agree."
+            )
+        meaning, encoded, names = encode_labels(
+            labels, task=task, class_names=class_names, where=f"the labels of {name}"
         )
-    meaning, encoded, names = encode_labels(
-        labels, task=task, class_names=class_names, where=f"the labels of {name}"
+    return Dataset(
+        *(name, meaning, encoded, names, split),
+        _notes=tuple(notes),
+        _samples=samples,
+        _indices=np.arange(len(samples)),
     )
-    return Dataset(name, meaning, encoded, names, split, _samples=samples, _indices=indices)
 
 
 def _map_blocks(

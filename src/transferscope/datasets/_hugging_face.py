@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-import numpy as np
-
-from transferscope.datasets._cells import text_samples
-from transferscope.datasets._columns import (
-    find_input_columns,
-    find_label_column,
-    may_lack_labels,
-)
-from transferscope.datasets._dataset import Dataset, make_dataset
+from transferscope.datasets._dataset import Dataset
+from transferscope.datasets._delimited import read_delimited
+from transferscope.datasets._files import naming
 from transferscope.datasets._images import decode
-from transferscope.datasets._request import Request, choose_split
-from transferscope.datasets._samples import ImageFiles, Modality, Samples
-from transferscope.datasets._words import make_tagged
-from transferscope.errors import DatasetError, require
+from transferscope.datasets._json import read_json
+from transferscope.datasets._request import Request
+from transferscope.datasets._samples import ImageFiles, Modality
+from transferscope.datasets._splits import choose_split, note_choice
+from transferscope.datasets._tables import Column, Rows, Table, column_of, read_table
+from transferscope.errors import DatasetError, TransferscopeError, require
 from transferscope.numerics.arrays import NumpyArray
-from transferscope.numerics.targets import TaskType
 
 if TYPE_CHECKING:
     from PIL import Image
+
+#: Files that the library reads, or that are often beside them.
+_DATA_SUFFIXES = (
+    *(".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt", ".md", ".xml", ".h5"),
+    *(".zip", ".tar", ".gz", ".xz", ".zst", ".bz2", ".wav", ".mp3", ".flac", ".ogg", ".mp4"),
+    *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"),
+)
+#: More files of other kinds than this make a folder that is no data set.
+_MOST_FOREIGN = 10_000
+_READERS: dict[str, Callable[[Path], Table]] = {
+    ".csv": read_delimited,
+    ".tsv": read_delimited,
+    ".json": read_json,
+    ".jsonl": read_json,
+}
 
 
 class _Info(Protocol):
     dataset_name: str | None
 
 
-class Table(Protocol):
+class Rowed(Protocol):
     """What is used of a `datasets.Dataset`, whose library has no types."""
 
     features: Mapping[str, object]
@@ -46,13 +58,16 @@ class Table(Protocol):
     @overload
     def __getitem__(self, key: str, /) -> Sequence[Any]: ...
 
-    def with_format(self, kind: None, /) -> Table:
-        """The same rows without a format."""
+    def with_format(self, kind: str | None, /) -> Rowed:
+        """The same rows in another format, or in none."""
 
-    def select_columns(self, names: list[str], /) -> Table:
+    def select(self, rows: Rows, /) -> Rowed:
+        """Some of the rows."""
+
+    def select_columns(self, names: list[str], /) -> Rowed:
         """The same rows with these columns only."""
 
-    def cast_column(self, name: str, feature: object, /) -> Table:
+    def cast_column(self, name: str, feature: object, /) -> Rowed:
         """The same rows with a column of another type."""
 
 
@@ -63,7 +78,8 @@ def load_hugging_face(identifier: str, request: Request) -> Dataset:
     ----------
     identifier : str
         A folder written by ``save_to_disk``, a folder of parquet, csv or image files, or a hub id;
-        ``?config=NAME`` after it chooses a configuration.
+        ``?config=NAME`` after it chooses a configuration. Files of csv and JSON are read as
+        anywhere else, not by the library, which takes a class called NA for a missing one.
     request : Request
 
     Raises
@@ -77,12 +93,22 @@ def load_hugging_face(identifier: str, request: Request) -> Dataset:
     library = require("datasets", extra="vision", purpose="open Hugging Face data sets")
     location, _, config = identifier.partition("?config=")
     folder = Path(location).expanduser()
+    name = folder.name if folder.is_dir() else location
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             loaded = library.load_from_disk(str(folder))
         else:
+            if folder.is_dir():
+                _refuse_foreign(folder)
             place = str(folder.resolve()) if folder.is_dir() else location
-            loaded = library.load_dataset(place, name=config or None)
+            builder = library.load_dataset_builder(place, name=config or None)
+            table = _text_table(library, builder, name, request)
+            if table is not None:
+                return read_table(table, request)
+            builder.download_and_prepare()
+            loaded = builder.as_dataset()
+    except (TransferscopeError, MemoryError):
+        raise
     except Exception as error:
         # its own errors have no common base, and those of the network underneath pass through
         raise DatasetError(
@@ -91,11 +117,62 @@ def load_hugging_face(identifier: str, request: Request) -> Dataset:
             "(hf/<id>?config=<name> chooses a configuration); without a connection, save it where "
             "there is one with save_to_disk, and give that folder after hf/."
         ) from error
-    return from_hugging_face(loaded, request, name=folder.name if folder.is_dir() else location)
+    return from_hugging_face(loaded, request, name=name)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder through which the library would search for hours, such as a home folder."""
+    foreign = count = 0
+    for _, _, files in os.walk(folder):
+        count += len(files)
+        foreign += sum(not name.lower().endswith(_DATA_SUFFIXES) for name in files)
+        if foreign > _MOST_FOREIGN and 2 * foreign > count:
+            raise DatasetError(
+                f"{folder} must be the folder of a data set; it holds more than {_MOST_FOREIGN:,} "
+                "files that are no data. Give the folder that holds the data files alone."
+            )
+
+
+def _text_table(library: ModuleType, builder: Any, name: str, request: Request) -> Table | None:
+    """The table of the chosen split, of files of csv or JSON without declared types; else None."""
+    if builder.name not in ("csv", "json") or builder.info.features is not None:
+        return None
+    parts = {
+        str(split): list(map(str, files)) for split, files in builder.config.data_files.items()
+    }
+    split = choose_split(request.split, parts, source=name)
+    suffixes = [Path(file).suffix.lower() for file in parts[split]]
+    if not set(suffixes) <= _READERS.keys():
+        return None
+    files = map(Path, library.DownloadManager().download(parts[split]))
+    tables = [_READERS[suffix](file) for suffix, file in zip(suffixes, files, strict=True)]
+    first = tables[0]
+    for other in tables[1:]:
+        if other.columns.keys() != first.columns.keys():
+            raise DatasetError(
+                f"{name} must have the same columns in all files; {first.source} has "
+                f"{', '.join(first.columns)} and {other.source} has {', '.join(other.columns)}. "
+                "Make them alike."
+            )
+    rows = [(table, row) for table in tables for row in range(table.n_rows)]
+
+    def place(row: int) -> str:
+        table, number = rows[row]
+        return f"{table.place(number)} of {table.source}"
+
+    def joined(column: str) -> Column:
+        cells = [cell for table in tables for cell in table.columns[column]]
+        texts = builder.name == "json" and all(isinstance(cell, str) for cell in cells)
+        return replace(column_of(cells), kind="text" if texts else None)
+
+    columns = {column: joined(column) for column in first.columns}
+    return replace(
+        first, columns=columns, n_rows=len(rows), source=name, name=name, place=place, split=split
+    )
 
 
 def from_hugging_face(
-    source: Table | Mapping[str, Table], request: Request, *, name: str | None = None
+    source: Rowed | Mapping[str, Rowed], request: Request, *, name: str | None = None
 ) -> Dataset:
     """Take a `datasets.Dataset` or `datasets.DatasetDict`.
 
@@ -108,101 +185,65 @@ def from_hugging_face(
     DatasetError
         If a column or split is absent or ambiguous, or the data set is an iterable stream.
     """
-    parts = source if isinstance(source, Mapping) else {}
-    table, split = _choose_part(source, request, name)
-    name = name or table.info.dataset_name or "hugging_face"
-    label, inputs = _find_columns(table.features, request, name)
-    first = table.features[inputs[0]]
-    samples: Samples
-    if _is_image(first):
-        samples = _images(table, inputs[0], name)
-    elif label is not None and _is_words(first):
-        tags = _tag_names(table, label)
-        return make_tagged(name, table[inputs[0]][:], tags, request, split=split)
-    else:
-        samples = text_samples([table[column][:] for column in inputs], inputs, source=name)
-    if label is None:
-        return make_dataset(name, samples, None, split=split)
-    labels, task, class_names = _read_labels(table, label, parts)
-    return make_dataset(
-        name, samples, labels, split=split, task=request.task or task, class_names=class_names
-    )
+    with naming(name or "the data set", "a data set of the Hugging Face library"):
+        rows, split, notes = _choose_part(source, request, name)
+        name = name or rows.info.dataset_name or "hugging_face"
+        return read_table(replace(table_of(rows, name, name), split=split, notes=notes), request)
 
 
 def _choose_part(
-    source: Table | Mapping[str, Table], request: Request, name: str | None
-) -> tuple[Table, str]:
-    """The table of the split that is asked for, without the format that a user may have set."""
+    source: Rowed | Mapping[str, Rowed], request: Request, name: str | None
+) -> tuple[Rowed, str, tuple[str, ...]]:
+    """The rows of the split that is asked for, without the format that a user may have set."""
+    notes: tuple[str, ...] = ()
     if isinstance(source, Mapping):
         name = name or "the DatasetDict"
         if not source:
             raise DatasetError(f"{name} has no splits, and a data set needs one. Fill it.")
         split = choose_split(request.split, source, source=name)
-        table = source[split]
+        notes = note_choice(request.split, split, source)
+        rows = source[split]
     else:
-        table, name = source, name or "the data set"
-        split = str(getattr(table, "split", None) or "all")
+        rows, name = source, name or "the data set"
+        split = str(getattr(rows, "split", None) or "all")
         if request.split is not None:
             split = choose_split(request.split, [split], source=name)
-    if not hasattr(table, "__len__"):
+    if not hasattr(rows, "__len__"):
         raise DatasetError(
-            f"{name} is a stream ({type(table).__name__}), and a data set must have a length. "
+            f"{name} is a stream ({type(rows).__name__}), and a data set must have a length. "
             "Load it without streaming=True."
         )
-    return table.with_format(None), split  # a format would make tensors of images
+    return rows.with_format(None), split, notes  # a format would make tensors of images
 
 
-def _find_columns(
-    features: Mapping[str, object], request: Request, name: str
-) -> tuple[str | None, tuple[str, ...]]:
-    """The column of labels, if there is one, and the column or columns of samples."""
-    request = request.of_columns(features)
-    with_names = [column for column, feature in features.items() if _class_names(feature)]
-    wanted = request.label_column or (with_names[0] if len(with_names) == 1 else None)
-    label = None
-    if wanted is not None or not may_lack_labels(request, features):
-        label = find_label_column(wanted, list(features), source=name)
-    others = [column for column in features if column != label]
-    images = [column for column in others if _is_image(features[column])]
-    texts = [
-        column for column in others if _is_words(features[column]) or _is_text(features[column])
-    ]
-    inputs = find_input_columns(request.input_column, others, images, texts, source=name)
-    # a pair has two texts, a single sample may be an image
-    allowed = texts if len(inputs) > 1 else [*images, *texts]
-    for column in inputs:
-        if column not in allowed:
-            raise DatasetError(
-                f"column {column!r} of {name} is {features[column]}, and samples must be images, "
-                "texts or pairs of texts. Choose another one, or pass (samples, labels) as arrays."
-            )
-    return label, inputs
+def table_of(rows: Rowed, source: str, name: str, folder: Path | None = None) -> Table:
+    """A table of a data set of the library, whose columns are what its types say.
+
+    Parameters
+    ----------
+    rows : datasets.Dataset
+    source, name, folder
+        As `Table` takes them.
+    """
+    columns = {column: _column(rows, column, name) for column in rows.features}
+    return Table(columns, len(rows), source, name, folder)
 
 
-def _tag_names(table: Table, column: str) -> Sequence[object]:
-    """Tags of each sentence, by their names where the column has names."""
-    names, cells = _class_names(table.features[column]), table[column][:]
-    return [[names[tag] for tag in tags] for tags in cells] if names else cells
-
-
-def _read_labels(
-    table: Table, column: str, parts: Mapping[str, Table]
-) -> tuple[Sequence[object] | NumpyArray, TaskType | None, list[str] | None]:
-    """Labels of a column, and the task and class names that follow from its type."""
-    feature, cells = table.features[column], table[column][:]
-    names = _class_names(feature)
-    if names and hasattr(feature, "feature"):  # a list of classes
-        columns = np.zeros((len(cells), len(names)))
-        for row, ids in zip(columns, cells, strict=True):
-            row[ids or []] = 1
-        return columns, "multilabel", names
-    if parts and _is_text(feature):
-        # named by all splits, so that ids agree between them
-        values = {value for part in parts.values() for value in part[column][:]}
-        names = sorted(values - {None})
-        ids = {name: class_id for class_id, name in enumerate(names)}
-        return [ids.get(value) for value in cells], None, names
-    return cells, None, names
+def _column(rows: Rowed, name: str, source: str) -> Column:
+    feature = rows.features[name]
+    if _is_image(feature):
+        return Column(
+            lambda: rows[name][:],
+            "image",
+            images=lambda used: _images(
+                rows if len(used) == len(rows) else rows.select(used), name, source
+            ),
+        )
+    if _dtype(feature) == "time64[ns]":  # as text, because Python's times have no nanoseconds
+        arrow: Any = rows.with_format("arrow")
+        return Column(lambda: arrow[name].cast("string").to_pylist(), "other")
+    text = _is_text(feature) or _is_text(getattr(feature, "feature", None))
+    return Column(lambda: rows[name][:], "text" if text else "other", _class_names(feature) or ())
 
 
 @dataclass(frozen=True)
@@ -212,7 +253,7 @@ class _HuggingFaceImages:
     The library's own decoding rotates images by their EXIF orientation, which ours does not.
     """
 
-    table: Table
+    table: Rowed
     column: str
     name: str
     modality: Modality = "image"
@@ -220,7 +261,7 @@ class _HuggingFaceImages:
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def __getitem__(self, index: int) -> Image.Image | NumpyArray:
         return decode(self.content(index), where=self.where(index))
 
     def content(self, index: int) -> bytes:
@@ -238,7 +279,7 @@ class _HuggingFaceImages:
         return f"row {index} of {self.name}, column {self.column!r}"
 
 
-def _images(table: Table, column: str, name: str) -> _HuggingFaceImages:
+def _images(table: Rowed, column: str, name: str) -> _HuggingFaceImages:
     only = table.select_columns([column])
     if type(table.features[column]).__name__ == "Image":
         image = require("datasets", extra="vision", purpose="read image columns").Image
@@ -253,16 +294,8 @@ def _class_names(feature: object) -> list[str] | None:
 
 
 def _is_image(feature: object) -> bool:
-    embedded = isinstance(feature, dict) and "bytes" in feature
-    return (
-        type(feature).__name__ == "Image"
-        or embedded
-        or _dtype(feature) in ("binary", "large_binary")
-    )
-
-
-def _is_words(feature: object) -> bool:
-    return _is_text(getattr(feature, "feature", None))
+    holds = feature.get("bytes") if isinstance(feature, dict) else feature
+    return type(feature).__name__ == "Image" or _dtype(holds) in ("binary", "large_binary")
 
 
 def _is_text(feature: object) -> bool:

@@ -1,4 +1,4 @@
-"""Decoding images to 8-bit RGB.
+"""Decoding images to RGB.
 
 Images become what the pipelines make of them in which encoders are pre-trained and fine-tuned
 (torchvision, timm), because features should come from the pixels that fine-tuning will see:
@@ -7,8 +7,8 @@ Images become what the pipelines make of them in which encoders are pre-trained 
 - transparency is dropped, not blended with a background;
 - palette, greyscale, black-and-white and CMYK images are converted; of an animation the first
   frame counts;
-- 16-bit greyscale is scaled to 8 bits, where those pipelines clip nearly all of it to white;
-- floating-point pixels have no agreed white point and are refused.
+- of more than 8 bits the pixels are returned as they are: what is white depends on the other
+  images of the data set (`_depth.py`). Those pipelines clip nearly all of them to white.
 """
 
 from __future__ import annotations
@@ -26,46 +26,35 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def decode(data: bytes, *, where: str) -> Image.Image:
-    """Decode an image file's bytes to 8-bit RGB, or name the image that is unreadable.
+def decode(data: bytes, *, where: str) -> Image.Image | NumpyArray:
+    """Decode an image file's bytes as `to_rgb` does, or name the image that is unreadable.
 
     Raises
     ------
     DatasetError
-        If the bytes are no image, a damaged one, or one without an agreed range of pixel values.
+        If the bytes are no image, or a damaged one.
     """
     pil_image = require("PIL.Image", extra="vision", purpose="read images")
     try:
         with pil_image.open(io.BytesIO(data)) as image:
-            return to_rgb(image, where=where)
-    except (DatasetError, MemoryError):
+            return to_rgb(image)
+    except MemoryError:
         raise
     except Exception as error:
         # damaged files make PIL's plugins raise OSError, SyntaxError, ValueError, struct.error, ...
         raise unreadable(where, error) from error
 
 
-def to_rgb(image: Image.Image, *, where: str) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image | NumpyArray:
     """Convert an image of any mode to 8-bit RGB by the rules at the top of this file.
 
-    Raises
-    ------
-    DatasetError
-        If the mode has no agreed range of pixel values.
+    Returns
+    -------
+    image or array
+        The pixels (height, width), as they are, where they have more than 8 bits.
     """
-    if image.mode == "F":
-        raise DatasetError(
-            f"pixels of {where} must be integers, because floating-point ones have no agreed white "
-            "point; it has mode F. Convert it to 8 or 16 bits."
-        )
-    if image.mode.startswith("I"):  # "I;16", and "I" as older versions of Pillow read 16-bit PNG
-        pixels = np.asarray(image).astype(np.int64)
-        if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
-            raise DatasetError(
-                f"pixels of {where} must lie in 0..65535; they lie in "
-                f"{pixels.min()}..{pixels.max()}. Convert it to 8 or 16 bits."
-            )
-        return from_pixels(((pixels + 128) // 257).astype(np.uint8))
+    if image.mode[0] in "IF":
+        return np.asarray(image)
     if "transparency" in image.info:
         # the same colours as straight to RGB, but without PIL's warning about palettes
         image = image.convert("RGBA")

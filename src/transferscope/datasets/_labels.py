@@ -11,6 +11,7 @@ import numpy.typing as npt
 from transferscope.datasets._request import RequestedTask
 from transferscope.errors import DatasetError, first_few
 from transferscope.numerics.arrays import NumpyArray
+from transferscope.numerics.checks import INEXACT
 from transferscope.numerics.targets import TaskType
 
 
@@ -23,7 +24,7 @@ def encode_labels(
     ----------
     values : array-like of shape (n,) or (n, k)
         Strings, booleans, integers or floats. Floats that are all whole numbers count as classes,
-        other floats as quantities.
+        other floats as quantities. A single column is the same as one value per sample.
     task : {"classification", "regression", "multilabel"} or None
         None: recognise it.
     class_names : sequence of str or None
@@ -90,10 +91,32 @@ def check_classes(
         )
 
 
+def exact_array(values: object) -> NumpyArray:
+    """Make an array in which labels keep their identity.
+
+    NumPy turns whole numbers of which some fit signed and others unsigned 64 bits only into floats;
+    here they become texts.
+
+    Parameters
+    ----------
+    values : array-like
+
+    Returns
+    -------
+    array
+    """
+    array = np.asarray(values)
+    if array.dtype.kind == "f" and array.ndim == 1 and isinstance(values, Sequence):
+        whole = [isinstance(value, int | np.integer) for value in values]
+        if all(whole) and any(abs(int(value)) > INEXACT for value in values):
+            return np.array([str(value) for value in values])
+    return array
+
+
 def _without_gaps(values: object, where: str) -> NumpyArray:
     """Make an array, and refuse missing labels (None, NaN, infinity)."""
     try:
-        array = np.asarray(values)
+        array = exact_array(values)
     except ValueError as error:
         raise DatasetError(
             f"{where} must have the same shape for every sample and do not ({error}). "
@@ -112,11 +135,20 @@ def _without_gaps(values: object, where: str) -> NumpyArray:
             f"{where} must be complete and finite; {len(rows)} are missing or not finite, the "
             f"first at row {rows[0]}. Fill them in or remove those rows."
         )
-    return array.astype(str) if array.dtype.kind == "O" else array
+    if array.dtype.kind not in "OUS":
+        return array
+    texts = array.astype(str)
+    given = np.asarray(values, dtype=object).ravel()
+    if len(set(texts.ravel().tolist())) < len({(isinstance(v, str), str(v)) for v in given}):
+        raise DatasetError(
+            f"{where} must differ when they are written as texts; numbers and texts among them are "
+            "written alike. Give all as numbers or all as texts."
+        )
+    return texts
 
 
 def _recognise_task(array: NumpyArray, where: str) -> TaskType:
-    if array.ndim == 1:
+    if array.ndim == 1 or array.shape[1:] == (1,):
         whole = array.dtype.kind != "f" or bool((array == np.rint(array)).all())
         return "classification" if whole else "regression"
     if array.ndim == 2 and array.dtype.kind == "f" and not np.isin(array, (0, 1)).all():
@@ -157,6 +189,8 @@ def _quantities(array: NumpyArray, where: str) -> npt.NDArray[np.float64]:
 def _class_ids(
     array: NumpyArray, names: tuple[str, ...], where: str
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    if array.shape[1:] == (1,):
+        array = array[:, 0]
     if array.ndim != 1:
         raise DatasetError(
             f"{where} must have shape (n,) for a classification; they have shape {array.shape}. "
@@ -168,9 +202,14 @@ def _class_ids(
                 f"{where} must be whole numbers or strings for a classification; they hold "
                 f'{array[array != np.rint(array)][0]}. Give task="regression" for quantities.'
             )
+        if (np.abs(array) >= INEXACT).any():
+            raise DatasetError(
+                f"{where} must be below 2**53 where they are class ids in floating point, which "
+                f"holds no larger ones exactly; they hold {array[np.abs(array).argmax()]}. Give "
+                'whole numbers or texts, or task="regression" for quantities.'
+            )
         array = array.astype(np.int64)
     if names and array.dtype.kind in "biu":
-        array = array.astype(np.int64)
         outside = (array < 0) | (array >= len(names))
         if outside.any():
             raise DatasetError(
@@ -178,6 +217,6 @@ def _class_ids(
                 f"{array[outside][0]} at row {np.flatnonzero(outside)[0]}. Correct them; a test "
                 "split whose labels are withheld (-1) cannot be used."
             )
-        return array.copy(), names
+        return array.astype(np.int64), names
     distinct, ids = np.unique(array, return_inverse=True)
     return ids.astype(np.int64), tuple(map(str, distinct))

@@ -8,10 +8,10 @@ from typing import TypeGuard
 
 import numpy as np
 
-from transferscope.datasets._cells import checked_texts
+from transferscope.datasets._cells import place_of_row, texts_of
 from transferscope.datasets._dataset import Dataset, make_dataset
 from transferscope.datasets._images import channels_last
-from transferscope.datasets._request import Request, choose_split
+from transferscope.datasets._request import Request
 from transferscope.datasets._samples import (
     ImageFiles,
     Items,
@@ -24,7 +24,8 @@ from transferscope.datasets._samples import (
     is_image,
     is_pair,
 )
-from transferscope.datasets._words import make_tagged
+from transferscope.datasets._splits import choose_split
+from transferscope.datasets._words import find_tagged, make_tagged
 from transferscope.errors import DatasetError
 from transferscope.numerics.arrays import NumpyArray
 
@@ -50,10 +51,12 @@ def from_arrays(samples: object, labels: Collection[object] | None, request: Req
     choose_split(request.split, (), source="arrays")
     if not _holds_words(samples):
         return make_dataset("arrays", _samples_in_memory(samples), labels, task=request.task)
-    if labels is None:
-        texts = checked_texts(samples, where="the texts")
-        return make_dataset("arrays", Texts(texts, "the texts"), None)
-    return make_tagged("arrays", samples, labels, request)
+    if labels is not None and len(labels) == len(samples):
+        tagged = find_tagged(request, samples, list(labels), (), place_of_row)
+        if tagged is not None:
+            return make_tagged("arrays", *tagged, request)
+    texts = Texts(texts_of(samples, what="the texts"), "the texts")
+    return make_dataset("arrays", texts, labels, task=request.task)
 
 
 def from_pairs(source: Items, request: Request) -> Dataset:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from transferscope.datasets._dataset import Dataset, make_dataset
+from transferscope.datasets._delimited import read_delimited
+from transferscope.datasets._files import naming
 from transferscope.datasets._hugging_face import from_hugging_face, load_hugging_face
 from transferscope.datasets._image_folder import read_image_folder
+from transferscope.datasets._json import read_json
 from transferscope.datasets._labels import check_classes
-from transferscope.datasets._npz import read_npz
+from transferscope.datasets._npz import read_npz_images
 from transferscope.datasets._objects import from_arrays, from_pairs
 from transferscope.datasets._parquet import read_parquet
-from transferscope.datasets._request import Request, RequestedTask, choose_split
+from transferscope.datasets._request import Request, RequestedTask
 from transferscope.datasets._samples import Items, Rows
-from transferscope.datasets._tables import read_csv, read_json
+from transferscope.datasets._splits import choose_split
+from transferscope.datasets._tables import Table, read_table
 from transferscope.errors import DatasetError
+
+#: Readers of tables by the ending of the file, and what such a file must be.
+_TABLES: dict[str, tuple[Callable[[Path], Table], str]] = {
+    ".csv": (read_delimited, "a UTF-8 table with a header line"),
+    ".tsv": (read_delimited, "a UTF-8 table with a header line"),
+    ".json": (read_json, "a table in JSON"),
+    ".jsonl": (read_json, "a table in JSON"),
+    ".parquet": (read_parquet, "a Parquet file"),
+}
 
 
 def open_dataset(
@@ -40,14 +54,17 @@ def open_dataset(
     ----------
     source : str, Path or object
         - a folder with a sub-folder of images per class, perhaps inside ``train``, ``val``,
-          ``test``;
-        - ``.npz`` with ``images`` and ``labels``, or ``train_images``, ``train_labels``, ...;
-        - ``.csv``, ``.json``, ``.jsonl`` or ``.parquet`` with a column of texts or image paths and
-          one of labels; or two columns of texts that make a pair;
+          ``test`` or what else splits are called (``Training``, ``test_set``);
+        - ``.npz`` with ``images`` and ``labels``, or ``train_images``, ``train_labels``, ...,
+          ``x_train``, ``y_train``, ...;
+        - ``.csv``, ``.tsv``, ``.json``, ``.jsonl`` or ``.parquet`` with a column of texts or image
+          paths and one of labels; or two columns of texts that make a pair;
         - ``hf/<hub id or local folder>``, ``sklearn/digits``;
         - ``(samples, labels)``, a torch or Hugging Face data set, or a `Dataset`.
     split : str or None
-        Which part; by default ``train`` where there are parts.
+        Which part; by default ``train`` where there are parts. Names that mean the same, such as
+        ``val``, ``Validation`` and ``dev``, are the same. ``"all"`` reads folders as classes where
+        it is not clear that they are not splits.
     label_column, input_column : str or None
         Columns of a table or Hugging Face data set; by default recognised by type and name. Two
         input columns with a comma between are pairs of texts; several label columns are targets of
@@ -55,7 +72,8 @@ def open_dataset(
     task : {"classification", "regression", "multilabel", "tags", "entities"} or None
         By default recognised from the labels; multi-label arrays of 0 and 1 must be named. With
         one tag per word every word is a sample: ``"tags"`` takes the tags as they are,
-        ``"entities"`` drops the prefixes of BIO and its like.
+        ``"entities"`` drops the prefixes of BIO and its like. Words and tags in lists are
+        recognised; texts with spaces between need the task.
     max_samples : int or None
         Draw at most this many samples, as `Dataset.subsample` does.
     per_class : int or None
@@ -86,13 +104,14 @@ def open_dataset(
     (200, 10, ('0', '1', '2'))
     """
     request = Request(split, label_column, input_column, task, skip_unreadable)
-    dataset = _read(source, request)
+    dataset = _read(source, request).without_empty_classes()
     dataset.require_labels()
     _refuse_bad_classes(dataset)
     dataset = dataset.subsample(max_samples, per_class, seed)
     if skip_unreadable and dataset.modality == "image":
         dataset = dataset.without_unreadable()
         _refuse_bad_classes(dataset)
+    dataset.look_at_depth()
     return dataset
 
 
@@ -118,7 +137,8 @@ def open_reference(
     Raises
     ------
     DatasetError
-        As `open_dataset` raises it, except that labels may be missing altogether.
+        As `open_dataset` raises it, except that labels may be missing altogether or all the same:
+        what needs classes of a reference then refuses it.
     MissingExtraError
         If reading it needs a library that is not installed.
 
@@ -129,8 +149,9 @@ def open_reference(
     >>> len(corpus), corpus.labels
     (2, None)
     """
-    dataset = _read(source, Request(None, label_column, input_column, reference=True))
-    _refuse_bad_classes(dataset)
+    request = Request(None, label_column, input_column, reference=True)
+    dataset = _read(source, request).without_empty_classes()
+    dataset.look_at_depth()
     return dataset
 
 
@@ -177,17 +198,19 @@ def _read_path(path: Path, request: Request) -> Dataset:
             f"source must be a path that exists; there is no {path}. Check the spelling, or write "
             "hf/<id> for a data set of the Hugging Face hub."
         )
-    if suffix == ".csv":
-        return read_csv(path, request)
-    if suffix in (".json", ".jsonl"):
-        return read_json(path, request)
-    if suffix == ".parquet":
-        return read_parquet(path, request)
+    if not path.is_file():  # a pipe or a device could be read for ever
+        raise DatasetError(
+            f"source must be a folder or a regular file; {path} is neither. Copy it to a file."
+        )
+    if suffix in _TABLES:
+        reader, form = _TABLES[suffix]
+        with naming(path, form):
+            return read_table(reader(path), request)
     if suffix == ".npz":
         request.refuse_columns(str(path))
-        return read_npz(path, request)
+        return read_npz_images(path, request)
     raise DatasetError(
-        f"{path} must be a .npz, .csv, .json, .jsonl or .parquet file, or a folder. "
+        f"{path} must be a .npz, .csv, .tsv, .json, .jsonl or .parquet file, or a folder. "
         "Convert it, or give the folder that holds the images."
     )
 

@@ -3,45 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from transferscope.datasets._dataset import Dataset
-from transferscope.datasets._hugging_face import from_hugging_face
-from transferscope.datasets._request import Request
-from transferscope.datasets._tables import read_table
-from transferscope.errors import DatasetError, require
+from transferscope.datasets._files import require_regular
+from transferscope.datasets._hugging_face import table_of
+from transferscope.datasets._tables import Column, Table
+from transferscope.errors import require
 
 
-def read_parquet(path: Path, request: Request) -> Dataset:
+def read_parquet(path: Path) -> Table:
     """Read a ``.parquet`` file: with embedded images or types of the library, or a plain table.
+
+    Parameters
+    ----------
+    path : Path
 
     Raises
     ------
-    DatasetError
-        If it cannot be read, or as `read_table` and `from_hugging_face` raise it.
+    OSError
+        If it is not a regular file, or empty.
     MissingExtraError
         If ``pyarrow``, or ``datasets`` for embedded images, is not installed.
     """
     parquet = require("pyarrow.parquet", extra="vision", purpose="read .parquet files")
-    try:
-        table = parquet.read_table(path)
-    except (OSError, ValueError) as error:  # pyarrow's own are subclasses of these
-        raise DatasetError(
-            f"{path} must be a Parquet file and cannot be read "
-            f"({type(error).__name__}: {error}). Write it again."
-        ) from error
+    require_regular(path)
+    arrow = parquet.read_table(path)
     embedded = any(
-        str(kind).startswith(("struct", "binary", "large_binary")) for kind in table.schema.types
+        str(kind).startswith(("struct", "binary", "large_binary")) for kind in arrow.schema.types
     )
-    if embedded or b"huggingface" in (table.schema.metadata or {}):
-        library = require("datasets", extra="vision", purpose="read images embedded in .parquet")
-        rows = library.Dataset(table)
-        if "split" in table.column_names:
-            parts = np.array(rows["split"][:], dtype=str)
-            rows = {part: rows.select(np.flatnonzero(parts == part)) for part in sorted(set(parts))}
-        return from_hugging_face(rows, request, name=path.stem)
-    columns = {
-        column: table[column].to_numpy(zero_copy_only=False) for column in table.column_names
-    }
-    return read_table(columns, path, request)
+    if embedded or b"huggingface" in (arrow.schema.metadata or {}):
+        library = require("datasets", extra="vision", purpose="read images in .parquet files")
+        return table_of(library.Dataset(arrow), str(path), path.stem, path.parent)
+    columns = {name: _column(arrow[name]) for name in arrow.column_names}
+    return Table(columns, arrow.num_rows, str(path), path.stem, path.parent)
+
+
+def _column(cells: Any) -> Column:
+    kind = str(cells.type)
+    if kind.startswith(("int", "uint", "float", "double", "halffloat", "bool")):
+        return Column(cells.to_pylist, "number")
+    if kind.startswith(("string", "large_string", "list", "large_list", "dictionary", "null")):
+        return Column(cells.to_pylist)
+    # as text, because Python's times have no nanoseconds
+    return Column(lambda: cells.cast("string").to_pylist(), "other")

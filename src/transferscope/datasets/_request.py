@@ -12,8 +12,6 @@ from transferscope.numerics.targets import TaskType
 #: What a caller may ask for: the tasks, and the two readings of one tag per word.
 RequestedTask: TypeAlias = Literal["classification", "regression", "multilabel", "tags", "entities"]
 
-_VALIDATION = frozenset({"val", "valid", "validation", "dev"})
-
 
 @dataclass(frozen=True)
 class Request:
@@ -77,45 +75,3 @@ class Request:
             raise DatasetError(
                 f"the task of {what} is {task}; got task={self.task!r}. Leave it out."
             )
-
-
-def choose_split(requested: str | None, available: Iterable[str], *, source: str) -> str:
-    """Find the part of a source that was asked for; by default its training part.
-
-    ``val``, ``valid``, ``validation`` and ``dev`` mean the same.
-
-    Parameters
-    ----------
-    requested : str or None
-    available : iterable of str
-        Names of the parts; none where the source is not divided.
-    source : str
-        What to call the source in messages.
-
-    Returns
-    -------
-    str
-        ``"all"`` for a source without parts.
-
-    Raises
-    ------
-    DatasetError
-        If there is no such part, or none was asked for and it is not clear which to take.
-    """
-    names = list(available)
-    if requested is None:
-        if "train" in names:
-            return "train"
-        if len(names) < 2:
-            return names[0] if names else "all"
-        raise DatasetError(
-            f"{source} has several splits and none is called train: {', '.join(names)}. "
-            "Name one with split=..."
-        )
-    for name in names:
-        if name == requested or (name in _VALIDATION and requested in _VALIDATION):
-            return name
-    raise DatasetError(
-        f"split {requested!r} does not exist in {source}, which has "
-        f"{', '.join(names) or 'no splits'}. {'Choose one of them' if names else 'Leave it out'}."
-    )

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
+    ClassVar,
     Literal,
     NamedTuple,
     Protocol,
@@ -20,6 +21,7 @@ from typing import (
 import numpy as np
 import numpy.typing as npt
 
+from transferscope.datasets._files import LONGEST_IMAGE, read_regular
 from transferscope.datasets._images import channels_last, decode, from_pixels, to_rgb, unreadable
 from transferscope.errors import DatasetError
 from transferscope.numerics.arrays import NumpyArray
@@ -56,7 +58,8 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: int) -> Sample:
+        """One sample; an array in place of an image has more than 8 bits, see `_depth.py`."""
 
     def content(self, index: int) -> bytes | NumpyArray:
         """Bytes of one sample as stored, not decoded: what a fingerprint is made of."""
@@ -75,22 +78,34 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def __getitem__(self, index: int) -> Image.Image | NumpyArray:
         return decode(self.content(index), where=self.where(index))
 
     def content(self, index: int) -> bytes:
         try:
-            return self.paths[index].read_bytes()
-        except OSError as error:
+            return read_regular(self.paths[index], most=LONGEST_IMAGE)
+        except (OSError, ValueError) as error:  # a zero byte in a path is a ValueError
             raise unreadable(self.where(index), error) from error
 
     def where(self, index: int) -> str:
         return str(self.paths[index])
 
 
+class _Numbered:
+    """What messages call a sample: a word for it, its number, and the source."""
+
+    unit: ClassVar[str]
+    name: str
+
+    def where(self, index: int) -> str:
+        return f"{self.unit} {index} of {self.name}"
+
+
 @dataclass(frozen=True)
-class EncodedImages:
+class EncodedImages(_Numbered):
     """Image files end to end in one array; the i-th is ``stream[offsets[i]:offsets[i + 1]]``."""
+
+    unit: ClassVar[str] = "image"
 
     stream: npt.NDArray[np.uint8]
     offsets: npt.NDArray[np.int64]
@@ -100,19 +115,18 @@ class EncodedImages:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def __getitem__(self, index: int) -> Image.Image | NumpyArray:
         return decode(self.content(index).tobytes(), where=self.where(index))
 
     def content(self, index: int) -> npt.NDArray[np.uint8]:
         return self.stream[self.offsets[index] : self.offsets[index + 1]]
 
-    def where(self, index: int) -> str:
-        return f"image {index} of {self.name}"
-
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(_Numbered):
     """One array, a sample per row: pixels (n, height, width[, channels]) or vectors (n, d)."""
+
+    unit: ClassVar[str] = "row"
 
     array: NumpyArray
     name: str
@@ -122,19 +136,18 @@ class Rows:
         return len(self.array)
 
     def __getitem__(self, index: int) -> Image.Image | NumpyArray:
-        row = self.array[index]
-        return from_pixels(row) if self.modality == "image" else row
+        row: NumpyArray = self.array[index]
+        return from_pixels(row) if self.modality == "image" and row.dtype == np.uint8 else row
 
     def content(self, index: int) -> NumpyArray:
         return np.ascontiguousarray(self.array[index])
 
-    def where(self, index: int) -> str:
-        return f"row {index} of {self.name}"
-
 
 @dataclass(frozen=True)
-class Texts:
+class Texts(_Numbered):
     """Texts, or pairs of texts, kept in memory."""
+
+    unit: ClassVar[str] = "text"
 
     texts: Sequence[str | tuple[str, str]]
     name: str
@@ -149,13 +162,12 @@ class Texts:
     def content(self, index: int) -> bytes:
         return text_bytes(self.texts[index])
 
-    def where(self, index: int) -> str:
-        return f"text {index} of {self.name}"
-
 
 @dataclass(frozen=True)
-class ObjectSamples:
+class ObjectSamples(_Numbered):
     """Samples that a user's Python object returns, alone or as the first of a pair."""
+
+    unit: ClassVar[str] = "sample"
 
     items: Items
     paired: bool
@@ -181,9 +193,6 @@ class ObjectSamples:
     def content(self, index: int) -> bytes | NumpyArray:
         sample = self[index]
         return text_bytes(sample) if isinstance(sample, str | tuple) else np.asarray(sample)
-
-    def where(self, index: int) -> str:
-        return f"sample {index} of {self.name}"
 
 
 class Word(NamedTuple):
@@ -246,8 +255,8 @@ def as_sample(item: object, *, where: str) -> tuple[Modality, Sample]:
     Parameters
     ----------
     item : PIL image, str, pair of str, or array
-        uint8 of shape (height, width[, channels]) or (1 or 3, height, width) is an image, a vector
-        of numbers is modality "array".
+        Numbers of shape (height, width[, channels]) or (1 or 3, height, width) are an image, a
+        vector of numbers is modality "array".
     where : str
         What to call it in the message.
 
@@ -258,24 +267,23 @@ def as_sample(item: object, *, where: str) -> tuple[Modality, Sample]:
     Raises
     ------
     DatasetError
-        If it is none of these; in particular for images that already are normalised floats.
+        If it is none of these.
     """
     if isinstance(item, str):
         return "text", item
     if is_pair(item):
         return "text", item
     if is_image(item):
-        return "image", to_rgb(item, where=where)
+        return "image", to_rgb(item)
     array = channels_last(np.asarray(item))
-    channels = array.shape[2] if array.ndim == 3 else 1
-    if array.dtype == np.uint8 and array.ndim in (2, 3) and channels in (1, 3, 4):
-        return "image", from_pixels(array)
-    if array.dtype.kind in "fiu" and array.ndim == 1:
-        return "array", array
+    if array.dtype.kind in "fiu":
+        if array.ndim == 1:
+            return "array", array
+        if array.ndim in (2, 3) and (*array.shape, 1)[2] in (1, 3, 4):
+            return "image", from_pixels(array) if array.dtype == np.uint8 else array
     raise DatasetError(
-        f"{where} must be an image (PIL, or uint8 pixels), a text, or a vector of numbers; it is a "
-        f"{type(item).__name__} of dtype {array.dtype} and shape {array.shape}. "
-        "For images, remove the transform that normalises them: encoders have their own."
+        f"{where} must be an image (PIL, or an array of pixels), a text, or a vector of numbers; "
+        f"it is a {type(item).__name__} of dtype {array.dtype} and shape {array.shape}. Convert it."
     )
 
 
@@ -295,12 +303,12 @@ def image_rows(images: NumpyArray, name: str) -> Rows:
     Raises
     ------
     DatasetError
-        If it is not uint8 of shape (n, height, width) or (n, height, width, 1, 3 or 4).
+        If it is not of numbers and of shape (n, height, width) or (n, height, width, 1, 3 or 4).
     """
     channels = images.shape[3] if images.ndim == 4 else 1
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or channels not in (1, 3, 4):
+    if images.dtype.kind not in "fiu" or images.ndim not in (3, 4) or channels not in (1, 3, 4):
         raise DatasetError(
-            f"{name} must be uint8 of shape (n, height, width) or (n, height, width, 3); it is "
+            f"{name} must be numbers of shape (n, height, width) or (n, height, width, 3); it is "
             f"{images.dtype} of shape {images.shape}. Convert it; encoders normalise by themselves."
         )
     return Rows(images, name, "image")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from transferscope.numerics.sampling import by_class
+
 #: Samples that every class keeps.
 MINIMUM_PER_CLASS = 2
 
@@ -48,6 +50,5 @@ def draw_part(
     if keep.sum() == n_samples:
         return np.arange(n_samples)
     order = np.random.default_rng(seed).permutation(n_samples)
-    by_class = order[np.argsort(classes[order], kind="stable")]
-    place_in_class = np.arange(n_samples) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.sort(by_class[place_in_class < np.repeat(keep, counts)])
+    rows, place, _ = by_class(classes, order)
+    return np.sort(rows[place < keep[classes[rows]]])

@@ -3,28 +3,79 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from transferscope.datasets._cells import pieces
+from transferscope.datasets._cells import Place, list_of, words_of_cell
 from transferscope.datasets._dataset import Dataset, make_dataset
 from transferscope.datasets._request import Request
 from transferscope.datasets._samples import Words
-from transferscope.errors import DatasetError
+from transferscope.errors import DatasetError, first_few
 
 # of BIO, IOB2, BILOU and BIOES
 _PREFIX = re.compile(r"^[BIOLUSE]-(?=.)")
 
 
-def wants_tags(request: Request, texts: Iterable[object], labels: Iterable[object]) -> bool:
-    """Whether every word has a tag: because it was asked for, or because there are as many."""
-    if request.task is not None:
-        return request.task in ("tags", "entities")
-    both = zip(texts, labels, strict=True)
-    counts = [(len(pieces(text)), len(pieces(label))) for text, label in both]
-    return all(n == m for n, m in counts) and any(n > 1 for n, _ in counts)
+def find_tagged(
+    request: Request,
+    texts: Sequence[object],
+    labels: Sequence[object],
+    class_names: Sequence[str],
+    place: Place,
+) -> tuple[list[list[str]], list[list[str]]] | None:
+    """Words and their tags, where every word has one: because it was asked for, or by the lists.
+
+    Parameters
+    ----------
+    request : Request
+    texts, labels : sequences of equal length
+        Cells of the two columns.
+    class_names : sequence of str
+        If not empty, tags are ids of them.
+    place : Place
+        Names a row for messages.
+
+    Returns
+    -------
+    (words, tags) or None
+        Without being asked for, only for lists of words and lists of as many tags.
+
+    Raises
+    ------
+    DatasetError
+        If most lists are of equal length but some are not, or an id has no name.
+    """
+    if request.task is None:
+        # most tables hold none: nothing is kept of a column but whether all of it is lists
+        if not all(list_of(cell) is not None for column in (labels, texts) for cell in column):
+            return None
+        pairs = [(list_of(w) or [], list_of(t) or []) for w, t in zip(texts, labels, strict=True)]
+        of_words = all(isinstance(word, str) for words, _ in pairs for word in words)
+        wrong = [row for row, (words, tags) in enumerate(pairs) if len(words) != len(tags)]
+        long = any(len(words) > 1 for words, _ in pairs)
+        if not of_words or not long or 2 * len(wrong) >= len(pairs):
+            return None
+        if wrong:
+            raise DatasetError(
+                f"lists of words and of labels must be of equal length in every row, or they are "
+                f"no tags; {len(wrong)} rows differ: {first_few(map(place, wrong))}. Correct them, "
+                'or give task="multilabel" if labels belong to the whole text.'
+            )
+    elif request.task not in ("tags", "entities"):
+        return None
+    tags = [words_of_cell(cell) for cell in labels]
+    if class_names:
+        ids = {str(i): name for i, name in enumerate(class_names)}
+        for row, its in enumerate(tags):
+            if not set(its) <= ids.keys():
+                raise DatasetError(
+                    f"tags must be ids in 0..{len(ids) - 1}, one per class name; {place(row)} has "
+                    f"{', '.join(its):.80}. Correct it."
+                )
+        tags = [[ids[tag] for tag in its] for its in tags]
+    return [words_of_cell(cell) for cell in texts], tags
 
 
 def make_tagged(
@@ -35,6 +86,7 @@ def make_tagged(
     *,
     split: str = "all",
     rows: npt.NDArray[np.int64] | None = None,
+    notes: Sequence[str] = (),
 ) -> Dataset:
     """Make a data set of words of sentences with one tag each.
 
@@ -49,14 +101,16 @@ def make_tagged(
     split : str
     rows : array of int or None
         Keep the words of these sentences; all of them take part in numbering the classes.
+    notes : sequence of str
+        As `Dataset.notes`.
 
     Raises
     ------
     DatasetError
         If a sentence has another number of words than of tags.
     """
-    sentences = [tuple(pieces(text)) for text in texts]
-    tags = [pieces(label) for label in labels]
+    sentences = [tuple(words_of_cell(text)) for text in texts]
+    tags = [words_of_cell(label) for label in labels]
     for number, (sentence, its_tags) in enumerate(zip(sentences, tags, strict=True)):
         if len(sentence) != len(its_tags):
             raise DatasetError(
@@ -67,7 +121,7 @@ def make_tagged(
     if request.task == "entities":
         flat = [_PREFIX.sub("", tag) for tag in flat]
     words = Words(sentences, name)
-    whole = make_dataset(name, words, flat, split=split)
+    whole = make_dataset(name, words, flat, split=split, notes=notes)
     if rows is None:
         return whole
     sentence_of = np.repeat(np.arange(len(sentences)), [len(sentence) for sentence in sentences])

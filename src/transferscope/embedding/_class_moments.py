@@ -84,7 +84,8 @@ class ClassMoments(MergeableMoments[ClassStatistics]):
     """Class-conditional moments of features: counts, means, within-class squares, total scatter.
 
     Start empty, feed it with `update`, join several with `merge`; or use `from_arrays`. Memory is
-    O(C d + d²) and does not grow with the number of samples.
+    O(C d + d²) and does not grow with the number of samples; for more than 2 048 features it is
+    O(C d + n d) as long as samples are fewer than features.
 
     Examples
     --------
@@ -231,13 +232,9 @@ class ClassMoments(MergeableMoments[ClassStatistics]):
         # sum over classes of n (b + e)(b + e)' - n b b', b the old mean and e its move
         between = self.means - total.mean + (moved - shift) / 2
         gained = self.counts[:, None] * (moved - shift)
-        # a product with both halves is cheaper than adding a transpose
-        scatter = xp.concat([gained, between]).T @ xp.concat([between, gained])
-        scatter += total.scatter
         displaced = replace(
-            total,
+            total.plus(gained, between),
             mean=total.mean + shift,
-            scatter=scatter,
             cubic_sums=xp.full_like(total.cubic_sums, xp.nan),
             quartic_sum=float("nan"),
         )
@@ -273,7 +270,9 @@ class ClassMoments(MergeableMoments[ClassStatistics]):
         """
         total = {f.name: getattr(self.total, f.name) for f in fields(FeatureMoments)}
         return self.statistics._asdict() | {
-            name: np.asarray(v) if isinstance(v, float) else v for name, v in total.items()
+            name: np.asarray(v) if isinstance(v, float) else v
+            for name, v in total.items()
+            if v is not None
         }
 
     @classmethod
@@ -294,6 +293,7 @@ class ClassMoments(MergeableMoments[ClassStatistics]):
             scatter=saved["scatter"],
             cubic_sums=saved["cubic_sums"],
             quartic_sum=float(saved["quartic_sum"]),
+            basis=saved.get("basis"),
         )
         return cls._of(ClassStatistics(*(saved[name] for name in ClassStatistics._fields)), total)
 

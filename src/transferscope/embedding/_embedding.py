@@ -15,7 +15,7 @@ from transferscope.embedding._source import SourceOutputs
 from transferscope.embedding._spectrum import Spread
 from transferscope.embedding._target_moments import TargetMoments
 from transferscope.embedding._targets import Classes, Numbers, Targets
-from transferscope.errors import InputError, MissingInputError
+from transferscope.errors import FeatureError, InputError, MissingInputError, TransferscopeError
 from transferscope.numerics import arrays, checks
 from transferscope.numerics.arrays import Array, ArrayLike
 from transferscope.numerics.sampling import stratified_rows
@@ -94,6 +94,8 @@ class Embedding:
         The same encoder's features of a reference task, close to what it was pre-trained on.
     reference_labels : array-like of shape (n_reference,), optional
         Their classes.
+    reference_error : FeatureError, optional
+        Why there are no reference features, though they were asked for.
     moments : ClassMoments, TargetMoments or FeatureMoments, optional
         Moments of *all* samples, when `features` are only a sample of them (streamed extraction).
     source_joint : array of shape (n_classes, n_source_classes), optional
@@ -123,7 +125,8 @@ class Embedding:
     Notes
     -----
     Whether features are finite and vary is found when their moments are taken: the properties then
-    raise `FeatureError`.
+    raise `FeatureError`. A reference task that cannot be used costs what needs it and nothing else:
+    `reference`, or its `labels`, then raises the error.
     """
 
     def __init__(  # noqa: PLR0913  one parameter for each input that a metric may need
@@ -136,6 +139,7 @@ class Embedding:
         source_logits: ArrayLike | None = None,
         reference_features: ArrayLike | None = None,
         reference_labels: ArrayLike | None = None,
+        reference_error: FeatureError | None = None,
         moments: Moments | None = None,
         source_joint: Array | None = None,
         source_counts: Array | None = None,
@@ -152,14 +156,16 @@ class Embedding:
         self._source = _source_outputs(
             source_logits, source_probabilities, given, classes, (source_joint, source_counts)
         )
-        self._reference = _reference_task(reference_features, reference_labels, given)
+        self._reference = reference_error or _reference_task(
+            reference_features, reference_labels, given
+        )
         optional: dict[str, object] = {
             "labels": labels,
             "targets": targets,
             "source_logits": source_logits,
             "source_probabilities": self._source,
             "reference_features": self._reference,
-            "reference_labels": self._reference and self._reference.classes,
+            "reference_labels": reference_error or reference_labels,
         }
         self.inputs = frozenset(name for name, value in optional.items() if value is not None)
         if isinstance(moments, ClassMoments) and classes is not None:
@@ -251,6 +257,8 @@ class Embedding:
     @property
     def reference(self) -> ReferenceTask:
         """The reference task."""
+        if isinstance(self._reference, TransferscopeError):
+            raise self._reference.with_traceback(None)
         if self._reference is None:
             raise MissingInputError(
                 "reference_features are needed; none were given. Pass those of a reference task."
@@ -455,13 +463,21 @@ def _source_outputs(
 
 def _reference_task(
     features: ArrayLike | None, labels: ArrayLike | None, like: Array
-) -> ReferenceTask | None:
+) -> ReferenceTask | InputError | FeatureError | None:
+    """The reference task, or the error that makes it unusable."""
     if features is None:
         return None
-    matrix = checks.reference_matrix(features, like)
-    classes = None
+    try:
+        matrix = checks.reference_matrix(features, like)
+    except (InputError, FeatureError) as error:
+        return error
+    classes: Classes | InputError | None = None
     if labels is not None:
-        classes = Classes(*checks.class_labels(labels, int(matrix.shape[0]), like))
+        n = int(matrix.shape[0])
+        try:
+            classes = Classes(*checks.class_labels(labels, n, like, "reference_labels"))
+        except InputError as error:
+            classes = error
     return ReferenceTask(matrix, classes)
 
 

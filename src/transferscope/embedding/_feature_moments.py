@@ -13,6 +13,13 @@ from typing import Self
 
 import numpy as np
 
+from transferscope.embedding._scatter import (
+    Products,
+    block_diagonal,
+    identity,
+    in_basis,
+    require_size,
+)
 from transferscope.errors import FeatureError
 from transferscope.numerics import arrays, checks
 from transferscope.numerics.arrays import Array
@@ -29,12 +36,15 @@ class FeatureMoments:
     ----------
     n_samples : float
     mean : (d,) float64
-    scatter : (d, d) float64
-        ``sum (x - mean)(x - mean)^T``, not divided by n.
+    scatter : (d, d) or (k, k) float64
+        ``sum (x - mean)(x - mean)^T``, not divided by n; in the coordinates of `basis`.
     cubic_sums : (d,) float64
         ``sum |x - mean|^2 (x - mean)``; with `quartic_sum` what Ledoit-Wolf shrinkage needs.
     quartic_sum : float
         ``sum |x - mean|^4``.
+    basis : (d, k) float64 or None
+        Orthonormal columns, whose span holds all samples about their mean, where these are fewer
+        than many features; None: the features' own axes.
     """
 
     n_samples: float
@@ -42,6 +52,7 @@ class FeatureMoments:
     scatter: Array
     cubic_sums: Array
     quartic_sum: float
+    basis: Array | None = None
 
     @classmethod
     def of(
@@ -66,9 +77,10 @@ class FeatureMoments:
         Raises
         ------
         FeatureError
-            If a feature is NaN or infinite, or so large that its cube overflows.
+            If a feature is NaN or infinite, or too large for the dtype, or both features
+            and samples are too many.
         """
-        origin = scatter = cubic_sums = None
+        origin = products = cubic_sums = None
         quartic_sum = 0.0
         corrections: list[Array] = []
         weights: list[float] = []
@@ -79,19 +91,16 @@ class FeatureMoments:
                 pivot = xp.mean(chunk[: min(n, PIVOT_ROWS), :], axis=0)
                 centred = chunk - pivot
                 norms = xp.vecdot(centred, centred)
-                _refuse_unusable(chunk, norms * xp.sqrt(norms))
-            if origin is None or scatter is None or cubic_sums is None:
-                # added to in place: fresh memory of d x d costs more than the sums
-                origin, d = arrays.as_float64(pivot), int(chunk.shape[1])
-                device = arrays.device_of(chunk)
-                scatter = xp.zeros((d, d), dtype=xp.float64, device=device)
+                _refuse_unusable(chunk, pivot, norms)
+            if origin is None or products is None or cubic_sums is None:
+                origin = arrays.as_float64(pivot)
+                products = Products(origin)
                 cubic_sums = xp.zeros_like(origin)
             step = arrays.as_float64(pivot) - origin
             along = centred @ xp.astype(step, centred.dtype)
             sums = arrays.as_float64(xp.stack([xp.ones_like(norms), norms, along]) @ centred)
             left, own, pull = sums[0, :] / n, sums[1, :], sums[2, :]  # left: from pivot to mean
-            # by NumPy's own BLAS: scipy's has other threads, and the two wait for each other
-            scatter += centred.T @ centred
+            products.add(centred, pivot)
             corrections += [step + left, left]
             weights += [n, -n]
             # sums of |y + step|² (y + step) and of |y + step|⁴, y the chunk about its pivot
@@ -104,15 +113,15 @@ class FeatureMoments:
             quartic_sum += 4 * float(step @ pull) + length * (2 * squares + 4 * drift + n * length)
             if visit is not None:
                 visit(rows, chunk, centred, pivot)
-        if origin is None or scatter is None or cubic_sums is None:
+        if origin is None or products is None or cubic_sums is None:
             raise FeatureError("features must hold at least one sample; got none. Add samples.")
-        return cls._about_mean(origin, scatter, cubic_sums, quartic_sum, corrections, weights)
+        return cls._about_mean(origin, products, cubic_sums, quartic_sum, corrections, weights)
 
     @classmethod
     def _about_mean(
         cls,
         origin: Array,
-        scatter: Array,
+        products: Products,
         cubic_sums: Array,
         quartic_sum: float,
         corrections: list[Array],
@@ -120,9 +129,9 @@ class FeatureMoments:
     ) -> Self:
         """Turn sums about an origin into sums about the mean.
 
-        `scatter`, which is overwritten, is still without its rank-one terms
-        ``weight * correction correctionᵀ``; those of positive weight are the chunks' sizes and
-        means about the origin.
+        `products`, which are overwritten, are still without the rank-one terms
+        ``weight * correction correctionᵀ`` of the scatter; those of positive weight are the chunks'
+        sizes and means about the origin.
         """
         xp = arrays.namespace(origin)
         given = xp.stack(corrections)
@@ -130,11 +139,19 @@ class FeatureMoments:
         sizes = xp.where(factors > 0, factors, 0.0)
         n = float(xp.sum(sizes))
         offset = (sizes @ given) / n
-        scatter += given.T @ (factors[:, None] * given)
-        trace = float(xp.linalg.trace(scatter))
-        pull = scatter @ offset
         length = float(offset @ offset)
-        scatter -= n * offset[:, None] * offset[None, :]
+        basis: Array | None = None
+        if products.matrix is None:
+            rows = products.rows_about(origin + offset)
+            scatter, basis = in_basis(rows.T, identity(int(rows.shape[0]), rows))
+            trace = float(xp.linalg.trace(scatter)) + n * length
+            pull = rows.T @ (rows @ offset) + n * length * offset
+        else:
+            scatter = products.matrix
+            scatter += given.T @ (factors[:, None] * given)
+            trace = float(xp.linalg.trace(scatter))
+            pull = scatter @ offset
+            scatter -= n * offset[:, None] * offset[None, :]
         return cls(
             n_samples=n,
             mean=origin + offset,
@@ -145,6 +162,7 @@ class FeatureMoments:
             + 4 * float(offset @ pull)
             + 2 * trace * length
             - 3 * n * length**2,
+            basis=basis,
         )
 
     def merge(self, other: Self) -> Self:
@@ -162,15 +180,69 @@ class FeatureMoments:
         step = other.mean - self.mean
         mean = self.mean + step * (other.n_samples / n)
         here, there = self._about(mean), other._about(mean)
-        gap = step[:, None] * step[None, :]
+        weight = self.n_samples * other.n_samples / n
+        basis: Array | None = None
+        if self.basis is None or other.basis is None:
+            gap = step[:, None] * step[None, :]
+            scatter = self.in_own_axes() + other.in_own_axes() + gap * weight
+        else:
+            xp = arrays.namespace(mean)
+            scatter, basis = in_basis(
+                xp.concat([self.basis, other.basis, step[:, None]], axis=1),
+                block_diagonal(self.scatter, other.scatter, weight * identity(1, mean)),
+            )
         return replace(
             self,
             n_samples=n,
             mean=mean,
-            scatter=self.scatter + other.scatter + gap * (self.n_samples * other.n_samples / n),
+            scatter=scatter,
+            basis=basis,
             cubic_sums=here[0] + there[0],
             quartic_sum=here[1] + there[1],
         )
+
+    def inside(self, rows: Array) -> Array:
+        """Vectors of features (..., d) in the coordinates of the scatter, (..., k)."""
+        return rows if self.basis is None else rows @ self.basis
+
+    def lifted(self, columns: Array) -> Array:
+        """Columns in the coordinates of the scatter (k, ...) as features (d, ...)."""
+        return columns if self.basis is None else self.basis @ columns
+
+    def in_own_axes(self) -> Array:
+        """The scatter in the features' own axes, (d, d)."""
+        if self.basis is None:
+            return self.scatter
+        require_size(int(self.mean.shape[0]), int(self.mean.shape[0]))
+        return self.lifted(self.lifted(self.scatter).T)
+
+    @property
+    def squares(self) -> Array:
+        """``sum (x - mean)^2`` of each feature, (d,)."""
+        xp = arrays.namespace(self.scatter)
+        squares: Array = (
+            xp.linalg.diagonal(self.scatter)
+            if self.basis is None
+            else xp.sum(self.lifted(self.scatter) * self.basis, axis=1)
+        )
+        return squares
+
+    def plus(self, left: Array, right: Array) -> Self:
+        """The same with ``leftᵀ right + rightᵀ left`` added to the scatter, of (m, d) each."""
+        xp = arrays.namespace(left)
+        basis: Array | None = None
+        if self.basis is None:
+            # a product with both halves is cheaper than adding a transpose
+            scatter = xp.concat([left, right]).T @ xp.concat([right, left])
+            scatter += self.scatter
+        else:
+            m = int(left.shape[0])
+            swapped = xp.roll(identity(2 * m, left), m, axis=0)
+            scatter, basis = in_basis(
+                xp.concat([self.basis, left.T, right.T], axis=1),
+                block_diagonal(self.scatter, swapped),
+            )
+        return replace(self, scatter=scatter, basis=basis)
 
     def _about(self, centre: Array) -> tuple[Array, float]:
         """`cubic_sums` and `quartic_sum` about another centre."""
@@ -178,7 +250,7 @@ class FeatureMoments:
         shift = self.mean - centre
         length = float(shift @ shift)
         trace = float(xp.linalg.trace(self.scatter))
-        pull = self.scatter @ shift
+        pull = self.lifted(self.scatter @ self.inside(shift))
         cubic_sums = self.cubic_sums + trace * shift + 2 * pull + self.n_samples * length * shift
         quartic_sum = (
             self.quartic_sum
@@ -195,12 +267,18 @@ def cut(features: Array) -> Iterator[tuple[slice, Array]]:
     return ((rows, features[rows, :]) for rows in arrays.chunks(features))
 
 
-def _refuse_unusable(chunk: Array, cubic_sums: Array) -> None:
-    """Refuse features that are not finite, or the cubic_sums of whose lengths are not."""
+def _refuse_unusable(chunk: Array, pivot: Array, norms: Array) -> None:
+    """Refuse features that are not finite, or too large for the sums.
+
+    `norms` are the squared lengths about the pivot: they are looked at, which is cheaper.
+    """
     xp = arrays.namespace(chunk)
-    if not bool(xp.isfinite(xp.sum(cubic_sums))):
+    limit = checks.largest_value(chunk.dtype)
+    reach = xp.max(xp.abs(pivot)) + xp.sqrt(xp.max(norms))
+    if not bool(reach <= limit) or not bool(xp.isfinite(xp.sum(norms * xp.sqrt(norms)))):
         checks.finite(chunk)
         raise FeatureError(
-            f"features reach {float(xp.max(xp.abs(chunk))):.3g}, whose cubic_sums overflow "
-            f"{chunk.dtype}; scale them down or pass float64."
+            f"features reach {float(xp.max(xp.abs(chunk))):.3g}, and their vectors more than "
+            f"{limit:.0e}: the powers overflow {chunk.dtype}. Divide them by a power of ten, or "
+            "pass float64."
         )

@@ -103,7 +103,7 @@ class MergeableMoments(ABC, Generic[Statistics]):
     @property
     def scatter(self) -> Array:
         """Total scatter about the mean, (d, d) float64, not divided by n."""
-        return self.total.scatter
+        return self.total.in_own_axes()
 
 
 def _empty() -> InputError:

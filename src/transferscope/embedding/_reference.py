@@ -7,7 +7,7 @@ from functools import cached_property
 from transferscope.embedding._feature_moments import FeatureMoments, cut
 from transferscope.embedding._spectrum import Spread
 from transferscope.embedding._targets import Classes
-from transferscope.errors import MissingInputError
+from transferscope.errors import InputError, MissingInputError
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 
@@ -20,16 +20,20 @@ class ReferenceTask:
     Parameters
     ----------
     features : array of shape (n_samples, n_features)
-    classes : Classes or None
+    classes : Classes, InputError or None
+        None where no labels were given; an error where these cannot be used, which is raised where
+        they are needed.
     """
 
-    def __init__(self, features: Array, classes: Classes | None) -> None:
+    def __init__(self, features: Array, classes: Classes | InputError | None) -> None:
         self.features, self.classes = features, classes
         self.n_samples = int(features.shape[0])
 
     @property
     def labels(self) -> Array:
         """Class ids of the samples, (n_samples,) int64."""
+        if isinstance(self.classes, InputError):
+            raise self.classes.with_traceback(None)
         if self.classes is None:
             raise MissingInputError(
                 "reference_labels are needed; only reference_features were given. Pass both."
@@ -40,7 +44,7 @@ class ReferenceTask:
     def spread(self) -> Spread:
         """Moments of the features and the spectrum of their scatter."""
         total = FeatureMoments.of(cut(self.features))
-        return Spread(total, self.n_samples, self.features.dtype)
+        return Spread(total, self.n_samples, self.features.dtype, "reference_features")
 
     @cached_property
     def deviation(self) -> Array:

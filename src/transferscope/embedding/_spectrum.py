@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from transferscope.embedding._feature_moments import FeatureMoments
 from transferscope.errors import FeatureError
-from transferscope.numerics import arrays
+from transferscope.numerics import arrays, checks
 from transferscope.numerics.arrays import Array
 
 
@@ -35,10 +35,15 @@ class Spread:
     n_samples : int
     dtype : dtype
         Of the features, whose rounding decides what counts as zero.
+    name : str
+        What messages call the features.
     """
 
-    def __init__(self, moments: FeatureMoments, n_samples: int, dtype: Any) -> None:
+    def __init__(
+        self, moments: FeatureMoments, n_samples: int, dtype: Any, name: str = "features"
+    ) -> None:
         self._moments, self._n_samples, self._dtype = moments, n_samples, dtype
+        self._name = name
 
     @cached_property
     def total(self) -> FeatureMoments:
@@ -47,25 +52,27 @@ class Spread:
         xp = arrays.namespace(total.scatter)
         trace = float(xp.linalg.trace(total.scatter))
         level = float(xp.sum(total.mean * total.mean)) * self._n_samples
-        # below this the spread is what rounding makes of equal rows
-        if trace <= level * float(xp.finfo(self._dtype).eps) ** 2 or trace == 0:
+        least = 1 / checks.largest_value(self._dtype)
+        # below this the spread is what rounding makes of equal rows, or underflow of any
+        if trace <= max(level * float(xp.finfo(self._dtype).eps) ** 2, self._n_samples * least**2):
             raise FeatureError(
-                f"features are the same for all {self._n_samples} samples; nothing can be scored. "
-                "Check the encoder's weights and preprocessing."
+                f"{self._name} are the same for all {self._n_samples} samples (up to rounding, or "
+                f"to {least:.0e}); nothing can be scored. Check the encoder's weights and "
+                "preprocessing; features as small as that are to be multiplied by a power of ten."
             )
         return total
 
     @cached_property
     def spectrum(self) -> Spectrum:
         """Eigendecomposition of the total scatter."""
-        scatter = self.total.scatter
-        xp = arrays.namespace(scatter)
+        total = self.total
+        xp = arrays.namespace(total.scatter)
         # of its negative: from the largest down, without a copy of the vectors
-        values, vectors = xp.linalg.eigh(-scatter)
+        values, vectors = xp.linalg.eigh(-total.scatter)
         values = -values
         rank = int(xp.sum(xp.astype(values > float(values[0]) * self._rounding, xp.int64)))
         rank = min(rank, self._n_samples - 1)
-        return Spectrum(values[:rank], vectors[:, :rank])
+        return Spectrum(values[:rank], total.lifted(vectors[:, :rank]))
 
     @cached_property
     def root(self) -> Array:
@@ -76,7 +83,7 @@ class Spread:
         """
         scatter = self.total.scatter
         xp = arrays.namespace(scatter)
-        if self._n_samples > int(scatter.shape[0]):
+        if self._n_samples > int(self.total.mean.shape[0]):
             factor = arrays.cholesky(scatter)
             largest = float(xp.sqrt(xp.sum(scatter * scatter)))  # no eigenvalue lies above
             if factor is not None and (
@@ -94,4 +101,4 @@ class Spread:
         """
         xp = arrays.namespace(self._moments.scatter)
         products, own = float(xp.finfo(self._dtype).eps), float(xp.finfo(xp.float64).eps)
-        return max(10 * products, int(self._moments.scatter.shape[0]) * own)
+        return max(10 * products, int(self._moments.mean.shape[0]) * own)

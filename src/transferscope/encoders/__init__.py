@@ -34,6 +34,7 @@ from transferscope.encoders._encoder import (
     Preprocessing,
     TrainableEncoder,
 )
+from transferscope.encoders._failures import named_failures
 from transferscope.encoders._image_preprocessing import ImagePreprocessing
 from transferscope.encoders._listing import EncoderListing, list_encoders
 from transferscope.encoders._load import (
@@ -65,6 +66,7 @@ __all__ = [
     "list_bundled",
     "list_encoders",
     "load_encoder",
+    "named_failures",
     "refuse_other_modality",
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 #: Mean and standard deviation per channel, for pixels in [0, 1].
@@ -36,6 +37,7 @@ class Layout:
 
 
 MOCO_V3 = "MoCo v3"
+CLIP = "CLIP"
 LAYOUTS = (
     Layout("robustness library", r"normalizer\.new_mean$"),
     Layout(MOCO_V3, r"(^|[/.])(base|momentum)_encoder\.", _IMAGENET, projects=True),
@@ -51,6 +53,8 @@ LAYOUTS = (
         projects=True,
     ),
     Layout("torchvision ViT", r"\.self_attention\.in_proj_", _IMAGENET),
+    Layout(CLIP, r"[/.]visual\.(class_embedding|attnpool\.|trunk\.)", projects=True),
+    Layout("DINOv2", r"[/.](register_tokens$|blocks\.\d+\.\d+\.norm1\.)", _IMAGENET),
 )
 PLAIN = Layout("plain", "")
 
@@ -58,13 +62,55 @@ PLAIN = Layout("plain", "")
 # teachers and averaged weights win; the first line that occurs in ``container/prefix`` decides
 _PREFERENCES = (
     (r"attacker\.|encoder_k\.|momentum_|_momentum\.|target_|model_ema/(module\.)?encoder\.", -1),
-    (r"teacher|(^|[./_])ema([./_]|$)", 1),
+    (r"current_model_state", -1),  # beside Lightning's averaged ones, which it calls state_dict
+    (
+        r"(?i)(?<![a-z])(ema|swa|polyak|shadow|avg|averag(e|ed|es|ing)|teacher)"
+        r"(model|net|network|weights|params|parameters|callback)?(?![a-z])",
+        1,
+    ),
 )
 
-#: Rules from a name in the file to the name in timm; the first that fits decides.
-Naming: TypeAlias = tuple[tuple[re.Pattern[str], str], ...]
+#: Segments that wrappers of training put into names, at the front or anywhere.
+WRAPPERS = frozenset(
+    {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+)
 
-_ONE_TO_ONE = ((r"(.+)", r"\1"),)
+
+@dataclass(frozen=True)
+class Naming:
+    """Rules from a name in the file to the name in the network; the first that fits decides.
+
+    Parameters
+    ----------
+    rules : tuple of (str, str)
+        A regular expression for the whole name, and what it becomes.
+    sign : str, default ""
+        Regular expression that occurs in a name of every file that is named so.
+    """
+
+    rules: tuple[tuple[str, str], ...]
+    sign: str = ""
+
+    @cached_property
+    def _compiled(self) -> list[tuple[re.Pattern[str], str]]:
+        return [(re.compile(pattern), name) for pattern, name in self.rules]
+
+    @cached_property
+    def _any(self) -> re.Pattern[str]:
+        return re.compile("|".join(f"(?:{pattern})" for pattern, _ in self.rules))
+
+    def renamed(self, name: str) -> str | None:
+        """Give the name in the network of a name in a file; None where there is none."""
+        if not self.rules:
+            return name
+        if self._any.fullmatch(name) is None:
+            return None
+        for rule, new in self._compiled:
+            if match := rule.fullmatch(name):
+                return match.expand(new)
+        return None
+
+
 # nn.Sequential(*resnet.children()): 2, 3 and 8 are activation and pooling, without tensors
 _SEQUENTIAL_RESNET = (
     (r"0\.(.+)", r"conv1.\1"),
@@ -106,28 +152,24 @@ _TORCHVISION_VIT = (
     (r"encoder\.ln\.(.+)", r"norm.\1"),
     (r"heads\.head\.(.+)", r"head.\1"),
 )
-NAMINGS: tuple[Naming, ...] = tuple(
-    tuple((re.compile(pattern), name) for pattern, name in rules)
-    for rules in (_ONE_TO_ONE, _SEQUENTIAL_RESNET, _SIMCLR_V2, _TORCHVISION_VIT)
+# DINOv2 keeps its blocks in chunks, and their numbers run on from one to the next
+_CHUNKED_BLOCKS = ((r"blocks\.\d+\.(\d+\..+)", r"blocks.\1"), (r"((?!blocks\.).+)", r"\1"))
+#: The names of the network itself.
+PLAIN_NAMES = Naming(())
+NAMINGS = (
+    Naming(_SEQUENTIAL_RESNET, r"(^|\.)0\.weight$"),
+    Naming(_SIMCLR_V2, r"(^|\.)net\.0\.0\."),
+    Naming(_TORCHVISION_VIT, r"(^|\.)conv_proj\."),
+    Naming(_CHUNKED_BLOCKS, r"(^|\.)blocks\.\d+\.\d+\.norm1\."),
 )
 
 
 def layout_of(container: str, names: Iterable[str]) -> Layout:
     """Find the layout of the tensors of these names in one container of a file."""
-    places = [f"{container}/{name}" for name in names]
-    return next(
-        (one for one in LAYOUTS if any(re.search(one.sign, place) for place in places)), PLAIN
-    )
+    places = "\n".join(f"{container}/{name}" for name in names)
+    return next((one for one in LAYOUTS if re.search(one.sign, places, re.MULTILINE)), PLAIN)
 
 
 def preference(place: str) -> int:
     """Rank copies of a network by their place, ``container/prefix``: -1, 0 or 1."""
     return next((value for sign, value in _PREFERENCES if re.search(sign, place)), 0)
-
-
-def renamed(name: str, naming: Naming) -> str | None:
-    """Give the name in timm of a name in a file; None where the naming has none."""
-    for rule, new in naming:
-        if match := rule.fullmatch(name):
-            return match.expand(new)
-    return None

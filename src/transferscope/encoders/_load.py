@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union, cast
 from transferscope.encoders._bundled import list_bundled
 from transferscope.encoders._candidates import CANDIDATES
 from transferscope.encoders._encoder import Encoder
+from transferscope.encoders._failures import named_failures
 from transferscope.encoders._listing import list_encoders
 from transferscope.errors import EncoderError, InputError, UnknownNameError, require
 
@@ -58,8 +59,11 @@ def load_encoder(spec: EncoderSpec, *, device: str | None = None) -> Encoder:
     >>> load_encoder("mini/resnet-random").input_size
     (32, 32)
     """
-    encoder = _by_name(spec) if isinstance(spec, str) else _given(spec)
-    return encoder if device is None else encoder.to(device)
+    name = spec if isinstance(spec, str) else type(spec).__name__
+    remedy = "Check its files, or choose another encoder."
+    with named_failures(name, "cannot be loaded", remedy, settings=isinstance(spec, str)):
+        encoder = _by_name(spec) if isinstance(spec, str) else _given(spec)
+        return encoder if device is None else encoder.to(device)
 
 
 def expand_encoders(specs: EncoderSpec | Sequence[EncoderSpec]) -> list[EncoderSpec]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from transferscope.encoders._encoder import POOLED, Preprocessing
 from transferscope.encoders._image_preprocessing import ImagePreprocessing
 from transferscope.errors import EncoderError, UnknownNameError
+
+if TYPE_CHECKING:
+    from transferscope.encoders._checkpoint_matching import MatchReport
 
 # raise it when the same weights begin to give other features, so that stored ones are not reused
 _FINGERPRINT_VERSION = 1
@@ -41,6 +44,14 @@ class ModuleEncoder(Generic[P]):
     n_parameters : int
         Number of parameters without the head.
     """
+
+    #: How a weights file was matched to the module, where one was (``checkpoint:<path>``).
+    report: MatchReport | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever reads its scores must know: which copy of the weights a file gave."""
+        return () if self.report is None else self.report.notes
 
     def __init__(
         self,

@@ -32,16 +32,18 @@ This module imports torch at the top; transformers is passed in.
 
 from __future__ import annotations
 
-from types import ModuleType
+from dataclasses import replace
 
-from transferscope.encoders._pretrained import Config, decisive, from_pretrained
-from transferscope.encoders._sentence_transformers import read_recipe, transformer_folder
+from transferscope.encoders._adapters import Adapter
+from transferscope.encoders._pretrained import Config, Pretrained, decisive, refuse_own_code
+from transferscope.encoders._sentence_transformers import SentenceFolder, read_recipe
 from transferscope.encoders._text_encoder import TextEncoder
 from transferscope.encoders._text_models import load_model, model_kind
 from transferscope.encoders._text_options import TextOptions
 from transferscope.encoders._text_pooling import Pooling
 from transferscope.encoders._text_tokenizer import (
     n_positions,
+    read_in_lower_case,
     require_words,
     text_preprocessing,
     token_limit,
@@ -49,15 +51,24 @@ from transferscope.encoders._text_tokenizer import (
 
 
 def load_text(
-    transformers: ModuleType, identifier: str, source: str, query: str, config: Config
+    place: Pretrained,
+    adapter: Adapter | None,
+    folder: SentenceFolder | None,
+    query: str,
+    config: Config,
 ) -> TextEncoder:
     """Load a text model of transformers with its weights and tokenizer.
 
     Parameters
     ----------
-    transformers : module
-    identifier, source, query : str
-        Its whole name; id or folder; and the options after the question mark.
+    place : Pretrained
+        Where its weights lie.
+    adapter : Adapter or None
+        What was trained on top of them.
+    folder : SentenceFolder or None
+        What else is done in a folder of sentence-transformers.
+    query : str
+        The options after the question mark.
     config : configuration of transformers
 
     Returns
@@ -68,31 +79,37 @@ def load_text(
     Raises
     ------
     EncoderError
-        If an option is unknown, it cannot be loaded, lacks weights, or needs a part of
+        If an option is unknown, it cannot be loaded, lacks weights, or needs a part or a setting of
         sentence-transformers that is not known.
     MissingExtraError
         If it must be spread over devices, and accelerate is not installed.
     """
+    identifier = place.identifier
     options = TextOptions.parse(query, identifier)
-    folder = transformer_folder(source)
-    load_tokenizer = transformers.AutoTokenizer.from_pretrained
-    tokenizer = from_pretrained(identifier, load_tokenizer, source, **folder)
+    files = place if adapter is None else adapter.with_file("tokenizer_config.json", place)
+    tokenizer = files.load(place.transformers.AutoTokenizer.from_pretrained)
+    refuse_own_code(identifier, tokenizer.init_kwargs.get("auto_map"), "tokenizer")
     require_words(tokenizer, identifier)
-    recipe = read_recipe(transformers, identifier, source, own_pooling=options.own_pooling)
-    kind = model_kind(transformers, config, options, is_sentence=recipe is not None)
-    model = load_model(transformers, config, kind, options, identifier, source, folder)
+    recipe = None
+    if folder is not None:
+        recipe = read_recipe(folder, own_pooling=options.own_pooling)
+        if recipe.lower_case:
+            read_in_lower_case(tokenizer, identifier)
+    kind = model_kind(place, config, options, is_sentence=recipe is not None)
+    model = load_model(place, adapter, config, kind, options)
 
-    texts: tuple[str, ...] = ("last" if kind.decoder_only else "mean",)
+    pooling = Pooling(("last" if kind.decoder_only else "mean",))
     if not options.own_pooling:
-        texts = (str(options.pooling),)
+        pooling = Pooling((str(options.pooling),))
     elif recipe is not None:
-        texts = recipe.pooling
-    pooling = Pooling(texts, options.subwords, recipe.finish if recipe else None)
+        pooling = recipe.pooling
+        recipe.require_width(int(config.hidden_size), identifier)
+    pooling = replace(pooling, words=options.subwords)
     positions = n_positions(model.module, config)
     limit = token_limit(tokenizer, positions, recipe, options.max_length, identifier)
     prompt = recipe.prompt if recipe else ""
     described = (
-        texts,
+        pooling.texts,
         options.subwords,
         kind.classifier,
         kind.pooler,
@@ -102,7 +119,7 @@ def load_text(
     return TextEncoder(
         model,
         pooling,
-        preprocessing=text_preprocessing(tokenizer, limit, prompt, model.accepted, identifier),
+        preprocessing=text_preprocessing(tokenizer, limit, prompt, model, identifier),
         identifier=identifier,
         architecture=f"transformers/{type(model.module).__name__}/{described}/{decisive(config)}",
     )

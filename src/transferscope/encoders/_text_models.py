@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from transferscope.encoders._pretrained import Config, from_pretrained, require_weights
+from transferscope.encoders._adapters import Adapter
+from transferscope.encoders._pretrained import Config, Pretrained, require_weights
 from transferscope.encoders._text_options import POOLINGS, TextOptions
 from transferscope.encoders._torch_encoder import before_heads
 from transferscope.errors import EncoderError, require
@@ -54,6 +55,8 @@ class TextModel:
     n_layers : int
     n_parameters : int
         Without the head.
+    n_embeddings : int or None
+        How many tokens its embedding has rows for; None: any number.
     accepted : set of str
         Names of its inputs.
     head : torch.nn.Module or None
@@ -66,6 +69,7 @@ class TextModel:
     read: Reader
     n_layers: int
     n_parameters: int
+    n_embeddings: int | None
     accepted: Set[str]
     head: nn.Module | None = None
     spread: bool = False
@@ -91,18 +95,19 @@ class ModelKind:
 
 
 def model_kind(
-    transformers: ModuleType, config: Config, options: TextOptions, *, is_sentence: bool
+    place: Pretrained, config: Config, options: TextOptions, *, is_sentence: bool
 ) -> ModelKind:
     """Decide which parts of a checkpoint are loaded.
 
     Parameters
     ----------
-    transformers : module
+    place : Pretrained
     config : configuration of transformers
     options : TextOptions
     is_sentence : bool
         Whether it is of sentence-transformers, whose folder tells how to pool.
     """
+    transformers = place.transformers
     classifier: Literal["sequence", "token"] | None = None
     if options.own_pooling and not is_sentence:
         for name in config.architectures or ():
@@ -121,26 +126,22 @@ def model_kind(
 
 
 def load_model(
-    transformers: ModuleType,
+    place: Pretrained,
+    adapter: Adapter | None,
     config: Config,
     kind: ModelKind,
     options: TextOptions,
-    identifier: str,
-    source: str,
-    folder: Mapping[str, str],
 ) -> TextModel:
     """Load a language model with its weights.
 
     Parameters
     ----------
-    transformers : module
+    place : Pretrained
+    adapter : Adapter or None
+        What was trained on top of it.
     config : configuration of transformers
     kind : ModelKind
     options : TextOptions
-    identifier, source : str
-        Its whole name; and id or folder.
-    folder : mapping
-        The sub-folder of the transformer, as `transformer_folder` gives it.
 
     Returns
     -------
@@ -150,11 +151,12 @@ def load_model(
     Raises
     ------
     EncoderError
-        If it cannot be loaded, lacks weights, or its head cannot be found.
+        If it cannot be loaded, lacks weights, its head cannot be found, or the adapter does not
+        fit.
     MissingExtraError
         If it must be spread over devices, and accelerate is not installed.
     """
-    model = _with_weights(transformers, config, kind, options, identifier, source, folder)
+    model = _with_weights(place, adapter, config, kind, options)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     reading = model  # the part whose forward pass is read
     head: nn.Module | None = None
@@ -162,7 +164,7 @@ def load_model(
     if kind.classifier is None:
         read = _plain(model, cache, with_pooler=kind.pooler)
     else:
-        last = _head(model, config, identifier)
+        last = _head(model, config, place.identifier)
         n_parameters -= sum(parameter.numel() for parameter in last.parameters())
         has_classes = int(config.num_labels) > 1  # one output is a quantity, not a class
         if kind.classifier == "token":
@@ -178,6 +180,7 @@ def load_model(
         read,
         n_layers=int(config.num_hidden_layers),
         n_parameters=n_parameters,
+        n_embeddings=_n_embeddings(model),
         accepted=set(inspect.signature(reading.forward).parameters),
         head=head,
         spread=options.device_map is not None,
@@ -185,36 +188,50 @@ def load_model(
 
 
 def _with_weights(
-    transformers: ModuleType,
+    place: Pretrained,
+    adapter: Adapter | None,
     config: Config,
     kind: ModelKind,
     options: TextOptions,
-    identifier: str,
-    source: str,
-    folder: Mapping[str, str],
 ) -> Any:
-    more: dict[str, object] = {**folder, "config": config}
+    transformers = place.transformers
+    more: dict[str, object] = {"config": config}
+    encoder = _encoder_class(transformers, config)
     if kind.classifier is not None:
         auto = getattr(transformers, _AUTO_CLASSES[kind.classifier])
-    elif config.is_encoder_decoder and type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING:
-        auto = transformers.AutoModelForTextEncoding
+    elif encoder is not None:
+        auto = encoder
     else:
         auto = transformers.AutoModel
-        more |= _pooler_option(transformers, config, identifier, keep=kind.pooler)
+        more |= _pooler_option(transformers, config, place.identifier, keep=kind.pooler)
     if options.device_map is not None:
         require("accelerate", extra="text", purpose="spread a model over devices (device_map)")
         half = torch.cuda.is_available()
         more |= {"device_map": "auto", "dtype": torch.bfloat16 if half else torch.float32}
-    model, report = from_pretrained(
-        identifier, auto.from_pretrained, source, output_loading_info=True, **more
+    model, report = place.load_model(auto, **more)
+    encoder_only = kind.classifier is None and config.is_encoder_decoder
+    require_weights(
+        place.identifier,
+        model,
+        report,
+        needed=lambda key: not (encoder_only and key.startswith("decoder.")),
     )
-    missing = report["missing_keys"]
-    if kind.classifier is None and config.is_encoder_decoder:
-        model = model.get_encoder()
-        missing = [key for key in missing if not key.startswith("decoder.")]
-    require_weights(identifier, model, missing)
     # from version 5 on, models come in the checkpoint's type
-    return model if options.device_map is not None else model.float()
+    model = model if options.device_map is not None else model.float()
+    if adapter is not None:
+        adapter.merge_into(model)
+    return model.get_encoder() if encoder_only else model
+
+
+def _encoder_class(transformers: ModuleType, config: Config) -> Any:
+    """The class of T5 and its kin that is the encoder alone, None for other models.
+
+    Where the encoder was saved alone, the configuration may not call itself an encoder-decoder.
+    """
+    of_kind = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
+    names = [*(config.architectures or ()), getattr(of_kind, "__name__", "")]
+    found = (getattr(transformers, name, None) for name in names if name.endswith("EncoderModel"))
+    return next((one for one in found if one is not None), None)
 
 
 def _pooler_option(
@@ -234,6 +251,14 @@ def _pooler_option(
     return {}
 
 
+def _n_embeddings(model: Any) -> int | None:
+    try:
+        rows: int | None = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    except (NotImplementedError, AttributeError):  # there is no table of tokens
+        return None
+    return rows
+
+
 def _head(model: nn.Module, config: Config, identifier: str) -> nn.Module:
     """Find the last linear layer of a classifier."""
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -247,7 +272,7 @@ def _head(model: nn.Module, config: Config, identifier: str) -> nn.Module:
 
 def _plain(model: Callable[..., Any], cache: Mapping[str, bool], *, with_pooler: bool) -> Reader:
     def read(inputs: Inputs, *, all_layers: bool) -> Reading:
-        outputs = model(**inputs, **cache, output_hidden_states=all_layers, return_dict=True)
+        outputs = model(**inputs, **cache, output_hidden_states=all_layers)
         last = outputs.last_hidden_state
         # the first is the embedding; the last may lack the final normalisation
         hidden = (*outputs.hidden_states[1:-1], last) if all_layers else (last,)
@@ -262,7 +287,7 @@ def _classifier(model: Callable[..., Any], head: nn.Module, *, with_logits: bool
         hidden: list[Tensor] = []
 
         def call(given: Inputs) -> Tensor:
-            outputs = model(**given, output_hidden_states=True, return_dict=True)
+            outputs = model(**given, output_hidden_states=True)
             states = outputs.get("encoder_hidden_states") or outputs.hidden_states
             hidden.extend(states[1:])
             logits: Tensor = outputs.logits
@@ -277,7 +302,7 @@ def _classifier(model: Callable[..., Any], head: nn.Module, *, with_logits: bool
 def _token_classifier(model: Callable[..., Any]) -> Reader:
     def read(inputs: Inputs, *, all_layers: bool) -> Reading:
         del all_layers  # the head needs them all
-        outputs = model(**inputs, output_hidden_states=True, return_dict=True)
+        outputs = model(**inputs, output_hidden_states=True)
         return Reading(outputs.hidden_states[1:], None, outputs.logits)
 
     return read

@@ -26,7 +26,7 @@ class Pooling:
     """
 
     texts: tuple[str, ...]
-    words: str
+    words: str = "mean"
     finish: nn.Module | None = None
 
 

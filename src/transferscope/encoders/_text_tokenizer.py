@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Set
 
 from torch import nn
 
 from transferscope.encoders._pretrained import Config, Tokenizer
 from transferscope.encoders._sentence_transformers import SentenceRecipe
+from transferscope.encoders._text_models import TextModel
 from transferscope.encoders._text_tokens import TextPreprocessing
-from transferscope.errors import EncoderError
+from transferscope.errors import EncoderError, first_few
 
 
 def require_words(tokenizer: Tokenizer, identifier: str) -> None:
@@ -20,6 +20,20 @@ def require_words(tokenizer: Tokenizer, identifier: str) -> None:
             f"encoder {identifier} lacks its tokenizer: {type(tokenizer).__name__} knows no words. "
             "Save the tokenizer in the folder of the model (tokenizer.json)."
         )
+
+
+def read_in_lower_case(tokenizer: Tokenizer, identifier: str) -> None:
+    """Make a tokenizer read texts in lower case, before all else that it does to them."""
+    from tokenizers import normalizers
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise EncoderError(
+            f"encoder {identifier} reads texts in lower case (do_lower_case), which its tokenizer "
+            f"{type(tokenizer).__name__} cannot do. Save the fast form of it (tokenizer.json)."
+        )
+    after = [] if backend.normalizer is None else [backend.normalizer]
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
 
 
 def token_limit(
@@ -80,7 +94,7 @@ def n_positions(model: nn.Module, config: Config) -> int | None:
 
 
 def text_preprocessing(
-    tokenizer: Tokenizer, limit: int | None, prompt: str, accepted: Set[str], identifier: str
+    tokenizer: Tokenizer, limit: int | None, prompt: str, model: TextModel, identifier: str
 ) -> TextPreprocessing:
     """Make the preprocessing of a text encoder.
 
@@ -91,8 +105,7 @@ def text_preprocessing(
         Number of tokens that are read.
     prompt : str
         Text that is put before every text.
-    accepted : set of str
-        Names of the model's inputs.
+    model : TextModel
     identifier : str
 
     Returns
@@ -102,18 +115,44 @@ def text_preprocessing(
     Raises
     ------
     EncoderError
-        If the model cannot mask padding.
+        If the model cannot mask padding, or has no embedding for words of the tokenizer.
     """
-    if "attention_mask" not in accepted:
+    if "attention_mask" not in model.accepted:
         raise EncoderError(
             f"encoder {identifier} cannot mask padding (it takes no attention_mask): its features "
             "would depend on the other texts of a batch. Choose another encoder."
         )
-    names = [name for name in tokenizer.model_input_names if name in accepted]
+    n_embeddings = _n_embeddings_needed(tokenizer, model.n_embeddings, identifier)
+    names = [name for name in tokenizer.model_input_names if name in model.accepted]
     tokenizer.model_input_names = list(dict.fromkeys([*names, "attention_mask"]))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = repr(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
     specials = sorted((k, str(v)) for k, v in tokenizer.special_tokens_map.items())
-    facts = (type(tokenizer).__name__, rules, specials, limit, prompt, sorted(names))
+    facts: tuple[object, ...] = (
+        *(type(tokenizer).__name__, rules, specials, limit, prompt, sorted(names)),
+    )
+    facts += () if n_embeddings is None else (n_embeddings,)
     key = hashlib.sha256(repr(facts).encode("utf-8", "surrogatepass")).hexdigest()
-    return TextPreprocessing(tokenizer, limit, prompt, f"text:{key}")
+    return TextPreprocessing(tokenizer, limit, prompt, f"text:{key}", n_embeddings=n_embeddings)
+
+
+def _n_embeddings_needed(
+    tokenizer: Tokenizer, n_embeddings: int | None, identifier: str
+) -> int | None:
+    """The rows of an embedding that are fewer than tokens; None where every token has its row.
+
+    Special tokens without a row are let pass: a token to pad with is masked, and others may never
+    occur. What else has none would end the first pass over a text that holds it.
+    """
+    tokens = tokenizer.get_vocab()
+    if n_embeddings is None or max(tokens.values()) < n_embeddings:
+        return None
+    beyond = sorted((number, word) for word, number in tokens.items() if number >= n_embeddings)
+    words = [word for _, word in beyond if word not in tokenizer.all_special_tokens]
+    if words:
+        raise EncoderError(
+            f"encoder {identifier} has an embedding of {n_embeddings} tokens, and its tokenizer "
+            f"has {len(tokens)}: there is none for {first_few(words)}. Save the tokenizer that the "
+            "model was trained with, or the model after resize_token_embeddings."
+        )
+    return n_embeddings

@@ -82,6 +82,8 @@ class TextPreprocessing:
         The same for tokenizers that give the same tokens.
     size : PassSize
         Of the parts; one text alone may be longer.
+    n_embeddings : int or None
+        How many tokens have an embedding, where not all have.
     """
 
     tokenizer: Tokenizer
@@ -89,6 +91,7 @@ class TextPreprocessing:
     prompt: str
     key: str
     size: PassSize = ON_CPU
+    n_embeddings: int | None = None
 
     def prepare(self, sample: Sample) -> Prepared:
         """Check one sample; tokens are made batch by batch.
@@ -127,6 +130,11 @@ class TextPreprocessing:
         Returns
         -------
         TextBatch
+
+        Raises
+        ------
+        EncoderError
+            If a text holds a token that has no embedding.
         """
         if hasattr(prepared[0], "words"):
             return self._of_words(prepared)
@@ -208,6 +216,7 @@ class TextPreprocessing:
         )
         each = [{name: encoded[name][i] for name in encoded} for i in range(len(texts))]
         for one in each:
+            self._require_embedding(one["input_ids"])
             if not one["input_ids"]:
                 one |= {"input_ids": [self._filler], "attention_mask": [1]}
                 one |= {"token_type_ids": [0]} if "token_type_ids" in one else {}
@@ -230,16 +239,30 @@ class TextPreprocessing:
             stop = int(begins[stop])
         return groups[::-1]
 
+    def _require_embedding(self, tokens: Sequence[int]) -> None:
+        beyond = [token for token in tokens if not self._is_embedded(token)]
+        if beyond:
+            raise EncoderError(
+                f"a text has the token {self.tokenizer.convert_ids_to_tokens(beyond[0])!r}, number "
+                f"{beyond[0]} of {len(self.tokenizer)}, and the model has an embedding of "
+                f"{self.n_embeddings} tokens. Save the tokenizer that the model was trained with, "
+                "or the model after resize_token_embeddings."
+            )
+
+    def _is_embedded(self, token: int | None) -> bool:
+        return token is not None and (self.n_embeddings is None or token < self.n_embeddings)
+
     @property
     def _filler(self) -> int:
         """The token that stands for a text without tokens."""
         ids = (self.tokenizer.eos_token_id, self.tokenizer.bos_token_id, self._padding)
-        return next(token for token in ids if token is not None)
+        return next(int(token) for token in ids if self._is_embedded(token))
 
     @property
     def _padding(self) -> int:
         # masked, so that any id will do where there is none; some models count positions by it
-        return 0 if self.tokenizer.pad_token_id is None else int(self.tokenizer.pad_token_id)
+        padding = self.tokenizer.pad_token_id
+        return int(padding) if self._is_embedded(padding) else 0
 
     def _padded(self, encoded: Sequence[Encoded]) -> dict[str, npt.NDArray[np.int64]]:
         width = max(len(one["input_ids"]) for one in encoded)

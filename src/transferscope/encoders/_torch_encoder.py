@@ -27,8 +27,6 @@ from transferscope.errors import EncoderError
 if TYPE_CHECKING:
     from typing import Self
 
-    from transferscope.encoders._checkpoint_matching import MatchReport
-
 #: From the input of a module to pooled features (n, feature_dim) and logits or None.
 Run: TypeAlias = Callable[[Batch], tuple[Tensor, Tensor | None]]
 
@@ -95,9 +93,6 @@ class TorchEncoder(ModuleEncoder[Preprocessing]):
     feature_dim : int, optional
         Dimension of the pooled features; measured on a blank image when not given.
     """
-
-    #: How a weights file was matched to the module, where one was (``checkpoint:<path>``).
-    report: MatchReport | None = None
 
     def __init__(
         self,

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import difflib
 import re
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from transferscope.encoders._encoder import Batch
 from transferscope.encoders._image_preprocessing import ImagePreprocessing
 from transferscope.encoders._pretrained import first_line
 from transferscope.encoders._torch_encoder import Layer, TorchEncoder, before_heads
@@ -53,11 +55,119 @@ def load_torchvision(name: str) -> TorchEncoder:
     EncoderError
         If the model is no image classifier, or its weights cannot be loaded or downloaded.
     """
-    models = require(
-        "torchvision.models", extra="vision", purpose="load encoders named torchvision/…"
-    )
     architecture, _, weights_name = name.removeprefix(PREFIX).partition("?weights=")
     identifier = PREFIX + name.removeprefix(PREFIX)
+    weights = _weights(architecture, weights_name)
+    preprocessing = _preprocessing(weights, identifier)
+    try:
+        model = _models().get_model(architecture, weights=weights)
+    except Exception as error:
+        # a download or a damaged file may raise anything
+        raise EncoderError(
+            f"weights of {identifier} cannot be loaded "
+            f"({type(error).__name__}: {first_line(error)}). They "
+            "are downloaded and then kept: run this once with a connection, or put "
+            f"{weights.url} into the folder checkpoints of torch.hub.get_dir()."
+        ) from error
+    return wrap_torchvision(model, architecture, preprocessing, identifier)
+
+
+def wrap_torchvision(
+    model: nn.Module,
+    architecture: str,
+    preprocessing: ImagePreprocessing,
+    identifier: str,
+    *,
+    has_head: bool = True,
+) -> TorchEncoder:
+    """Make an encoder of a classification model of torchvision with its weights.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    architecture : str
+        Its name in torchvision.
+    preprocessing : ImagePreprocessing
+    identifier : str
+        Name under which it was requested.
+    has_head : bool, default True
+        Whether its last layer is trained. If not, there are no logits.
+
+    Returns
+    -------
+    TorchEncoder
+    """
+    head = model.get_submodule(head_path(model))
+    with_logits = before_heads([head], model)
+
+    def without_logits(images: Batch) -> tuple[Tensor, None]:
+        return with_logits(images)[0], None
+
+    return TorchEncoder(
+        model,
+        with_logits if has_head else without_logits,
+        preprocessing=preprocessing,
+        identifier=identifier,
+        architecture=f"torchvision/{architecture}" + ("" if has_head else "/no head"),
+        head_parameters=head.parameters(),
+        layers=_layers(model),
+    )
+
+
+def untrained_torchvision(architecture: str, n_classes: int | None = None) -> nn.Module:
+    """Build a classification model of torchvision with weights at random.
+
+    Parameters
+    ----------
+    architecture : str
+    n_classes : int, optional
+        By default as many as its own weights have.
+
+    Returns
+    -------
+    torch.nn.Module
+    """
+    options: dict[str, object] = {} if n_classes is None else {"num_classes": n_classes}
+    if architecture in {"googlenet", "inception_v3"}:
+        # as with their pre-trained weights, without the classifiers that only training has
+        options |= {"aux_logits": False, "transform_input": True, "init_weights": False}
+    model: nn.Module = _models().get_model(architecture, weights=None, **options)
+    return model
+
+
+def torchvision_preprocessing(architecture: str, identifier: str) -> ImagePreprocessing:
+    """Prepare images as for the default weights of a model of torchvision.
+
+    Parameters
+    ----------
+    architecture : str
+    identifier : str
+        For messages.
+
+    Returns
+    -------
+    ImagePreprocessing
+
+    Raises
+    ------
+    MissingExtraError
+        If torchvision cannot be imported.
+    UnknownNameError
+        If there is no such model.
+    EncoderError
+        If it is no image classifier.
+    """
+    return _preprocessing(_weights(architecture, ""), identifier)
+
+
+def _models() -> ModuleType:
+    return require(
+        "torchvision.models", extra="vision", purpose="load encoders named torchvision/…"
+    )
+
+
+def _weights(architecture: str, weights_name: str) -> Any:
+    models = _models()
     if architecture not in models.list_models():
         near = difflib.get_close_matches(architecture, models.list_models(module=models), n=3)
         hint = f"Similar names: {', '.join(near)}. " if near else ""
@@ -72,28 +182,7 @@ def load_torchvision(name: str) -> TorchEncoder:
             f"model {architecture} of torchvision has no weights {weights_name!r}. "
             f"Choose from: {', '.join(available.__members__) or 'none'}."
         )
-    weights = available[weights_name or "DEFAULT"]
-    preprocessing = _preprocessing(weights, identifier)
-    try:
-        model = models.get_model(architecture, weights=weights)
-    except Exception as error:
-        # a download or a damaged file may raise anything
-        raise EncoderError(
-            f"weights of {identifier} cannot be loaded "
-            f"({type(error).__name__}: {first_line(error)}). They "
-            "are downloaded and then kept: run this once with a connection, or put "
-            f"{weights.url} into the folder checkpoints of torch.hub.get_dir()."
-        ) from error
-    head = _last_layer(model)
-    return TorchEncoder(
-        model,
-        before_heads([head], model),
-        preprocessing=preprocessing,
-        identifier=identifier,
-        architecture=f"torchvision/{architecture}",
-        head_parameters=head.parameters(),
-        layers=_layers(model),
-    )
+    return available[weights_name or "DEFAULT"]
 
 
 def _preprocessing(weights: Any, identifier: str) -> ImagePreprocessing:
@@ -112,13 +201,16 @@ def _preprocessing(weights: Any, identifier: str) -> ImagePreprocessing:
     )
 
 
-def _last_layer(model: nn.Module) -> nn.Module:
-    def last(kind: type[nn.Module]) -> nn.Module | None:
-        return next((m for m in reversed(list(model.modules())) if isinstance(m, kind)), None)
+def head_path(model: nn.Module) -> str:
+    """Name of the last layer of a classification model of torchvision."""
 
-    head = last(nn.Linear) or last(nn.Conv2d)
-    assert head is not None, "every classifier of torchvision ends in one of the two"
-    return head
+    def last(kind: type[nn.Module]) -> str | None:
+        named = reversed(list(model.named_modules()))
+        return next((name for name, module in named if isinstance(module, kind)), None)
+
+    path = last(nn.Linear) or last(nn.Conv2d)
+    assert path is not None, "every classifier of torchvision ends in one of the two"
+    return path
 
 
 def _layers(model: nn.Module) -> dict[str, Layer]:

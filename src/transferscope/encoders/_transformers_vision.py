@@ -27,20 +27,22 @@ This module imports torch at the top; transformers is passed in.
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import torch
 from torch import Tensor, nn
 
+from transferscope.encoders._adapters import Adapter
 from transferscope.encoders._encoder import Batch
 from transferscope.encoders._image_processor import translate_processor
+from transferscope.encoders._module_encoder import evaluating
 from transferscope.encoders._pretrained import (
     Config,
+    Pretrained,
     decisive,
-    from_pretrained,
+    first_line,
     require_weights,
 )
 from transferscope.encoders._torch_encoder import Layer, Run, TorchEncoder, before_heads
+from transferscope.errors import EncoderError
 
 _CLASS_TOKEN = frozenset({"vit", "deit", "vit_mae", "vit_msn"})
 
@@ -60,16 +62,15 @@ _N_PREFIX_TOKENS = {
 }
 
 
-def load_vision(
-    transformers: ModuleType, identifier: str, source: str, config: Config
-) -> TorchEncoder:
+def load_vision(place: Pretrained, adapter: Adapter | None, config: Config) -> TorchEncoder:
     """Load a vision model of transformers with its weights.
 
     Parameters
     ----------
-    transformers : module
-    identifier, source : str
-        Its whole name; and id or folder.
+    place : Pretrained
+        Where its weights lie.
+    adapter : Adapter or None
+        What was trained on top of them.
     config : configuration of transformers
 
     Returns
@@ -80,18 +81,23 @@ def load_vision(
     Raises
     ------
     EncoderError
-        If it cannot be loaded, lacks weights, or prepares its images in a way that cannot be
-        translated.
+        If it cannot be loaded, lacks weights, prepares its images in a way that cannot be
+        translated, or to a size that it cannot take.
     """
-    processor = from_pretrained(identifier, transformers.AutoImageProcessor.from_pretrained, source)
+    identifier = place.identifier
+    files = place if adapter is None else adapter.with_file("preprocessor_config.json", place)
+    processor = files.load(place.transformers.AutoImageProcessor.from_pretrained)
     preprocessing = translate_processor(processor, identifier)
-    model = _model(transformers, config, identifier, source)
+    model = _model(place, config)
+    if adapter is not None:
+        adapter.merge_into(model)
     vision = getattr(config, "vision_config", config)
     heads = _heads(model)
     if heads:
         run: Run = before_heads(heads, lambda images: model(pixel_values=images).logits)
     else:
         run = _pooling(model, vision)
+    _require_size(model, run, vision, preprocessing.size, identifier)
     return TorchEncoder(
         model,
         run,
@@ -103,13 +109,21 @@ def load_vision(
     )
 
 
-def _model(transformers: ModuleType, config: Config, identifier: str, source: str) -> nn.Module:
+def _model(place: Pretrained, config: Config) -> nn.Module:
     """Load the model that gives the features, with its weights."""
+    transformers = place.transformers
     options: dict[str, object] = {"config": config}
     auto = transformers.AutoModel
-    if any("ForImageClassification" in name for name in config.architectures or ()):
+    classifiers = [name for name in config.architectures or () if "ForImageClassification" in name]
+    if classifiers:
         # by its own name: for DeiT, "auto" would drop the head of the teacher
-        auto = getattr(transformers, config.architectures[0])
+        auto = getattr(transformers, classifiers[0], None)
+        if auto is None:
+            raise EncoderError(
+                f"encoder {place.identifier} is a {classifiers[0]}, which transformers "
+                f"{transformers.__version__} does not have. Choose another version of "
+                "transformers, or another checkpoint."
+            )
     elif hasattr(config, "vision_config"):
         auto = transformers.MODEL_MAPPING[type(config.vision_config)]
         options = {}
@@ -117,18 +131,38 @@ def _model(transformers: ModuleType, config: Config, identifier: str, source: st
         options["add_pooling_layer"] = False
     elif config.model_type == "vit_mae":
         config.mask_ratio = 0.0
-    model, report = from_pretrained(
-        identifier, auto.from_pretrained, source, output_loading_info=True, **options
-    )
+    model, report = place.load_model(auto, **options)
     # mask tokens serve pre-training only, and a fresh layer norm changes nothing (pooler of BEiT)
-    needed = (
-        key
-        for key in report["missing_keys"]
-        if not key.endswith("mask_token") and "pooler.layernorm" not in key
+    require_weights(
+        place.identifier,
+        model,
+        report,
+        needed=lambda key: not key.endswith("mask_token") and "pooler.layernorm" not in key,
     )
-    require_weights(identifier, model, needed)
     module: nn.Module = model.float()  # from version 5 on, models come in the checkpoint's type
     return module
+
+
+def _require_size(
+    model: nn.Module, run: Run, config: Config, size: tuple[int, int], identifier: str
+) -> None:
+    """Refuse images of a size that the model was not made for and does not take."""
+    made_for = getattr(config, "image_size", None)
+    pair = (made_for, made_for) if isinstance(made_for, int) else tuple(made_for or size)
+    channels = getattr(config, "num_channels", None) or 3
+    if pair == size and channels == 3:
+        return
+    try:
+        with evaluating(model), torch.inference_mode():
+            run(torch.zeros(1, 3, *size))
+    except Exception as error:
+        # every model has its own way to refuse
+        raise EncoderError(
+            f"encoder {identifier} is made for images of {channels} channels and {pair} pixels, "
+            f"its image processor gives 3 channels and {size} pixels, and the model does not take "
+            f"them ({type(error).__name__}: {first_line(error)}). Correct size in "
+            "preprocessor_config.json, or take the one that was saved with the model."
+        ) from error
 
 
 def _heads(model: nn.Module) -> list[nn.Module]:

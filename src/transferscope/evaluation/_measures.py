@@ -112,6 +112,6 @@ def _pearson(x: NumpyArray, y: NumpyArray, weight: NumpyArray) -> NumpyArray:
 
 
 def ratio(above: NumpyArray, below: NumpyArray) -> NumpyArray:
-    ratio: NumpyArray = np.full(len(below), np.nan)
+    ratio: NumpyArray = np.full(np.shape(below), np.nan)
     np.divide(above, below, out=ratio, where=below > 0)
     return ratio

@@ -28,6 +28,8 @@ class Extracted:
         Of the forward pass alone.
     error : str or None
         Why there are no features.
+    notes : tuple of str
+        What the encoder itself has to say of its weights.
     sinks : dict of str to Sink
         Where the features of each layer are; `layers` names them.
     """
@@ -39,6 +41,7 @@ class Extracted:
     input_size: tuple[int, int] | None = None
     samples_per_second: float | None = None
     error: str | None = None
+    notes: tuple[str, ...] = ()
     sinks: dict[str, Sink] = field(default_factory=dict, repr=False)
 
     @property
@@ -98,7 +101,8 @@ class Extracted:
         if reference is None:
             return sink.embedding(seed, {})
         if reference.error is not None:
-            raise FeatureError(f"features of the reference task: {reference.error}")
+            error = FeatureError(f"reference_features cannot be had: {reference.error}")
+            return sink.embedding(seed, {"reference_error": error})
         kept, labels = reference._sink(layer).read()
         task: ReferenceTask = {"reference_features": kept["features"]}
         if reference.dataset.task == "classification":
@@ -133,7 +137,8 @@ class Extracted:
             if sink.truncated is not None and sink.truncated[0]:
                 count, longest = sink.truncated
                 return (
+                    *self.notes,
                     f"{count:,} samples have more tokens than it reads at once: of the longest "
                     f"{longest:,} were not seen",
                 )
-        return ()
+        return self.notes

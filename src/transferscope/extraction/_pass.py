@@ -288,6 +288,7 @@ def _job(encoder: Encoder, dataset: Dataset, settings: _Settings) -> _Job:
         dataset,
         n_parameters=encoder.n_parameters,
         input_size=encoder.input_size,
+        notes=getattr(encoder, "notes", ()),  # not in the protocol: few encoders have any
         sinks=sinks,
     )
     return _Job(item, encoder, {layer: frozenset(sink.missing()) for layer, sink in sinks.items()})

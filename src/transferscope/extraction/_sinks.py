@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypedDict
@@ -12,6 +13,7 @@ import numpy as np
 from transferscope.datasets import Dataset
 from transferscope.embedding import INFLUENCE_SAMPLES, ClassMoments, Embedding, TargetMoments
 from transferscope.encoders import Encoder
+from transferscope.errors import FeatureError, StoreWarning
 from transferscope.extraction import _batches
 from transferscope.extraction._batches import n_shards, shard_rows
 from transferscope.numerics import arrays
@@ -59,6 +61,8 @@ class ReferenceTask(TypedDict, total=False):
 
     reference_features: NumpyArray
     reference_labels: NumpyArray | None
+    #: why there are none
+    reference_error: FeatureError
 
 
 class LayerArrays(TypedDict, total=False):
@@ -118,8 +122,19 @@ class StoreSink:
         self._dataset = dataset
 
     def missing(self) -> list[int]:
-        """Shards that are absent or damaged."""
-        return self.entry.missing()
+        """Shards that are absent or damaged; from now on nobody clears the others."""
+        self.entry.hold()
+        missing = self.entry.missing()
+        present = next((k for k in range(self.entry.n_shards) if k not in missing), None)
+        if present is None or _are_features(self.entry.read(present)):
+            return missing
+        warnings.warn(
+            f"{self.entry.folder} holds no features and will be computed again. If this happens "
+            "again, clear the store.",
+            StoreWarning,
+            stacklevel=2,
+        )
+        return list(range(self.entry.n_shards))
 
     def write(self, shard: int, outputs: Mapping[str, NumpyArray], seconds: float) -> None:
         """Write a shard to the store."""
@@ -266,6 +281,14 @@ class StreamSink:
             **targets,
             **reference,
         )
+
+
+def _are_features(arrays: Mapping[str, NumpyArray]) -> bool:
+    """Whether a shard holds what an encoder gives, whoever wrote it."""
+    return "features" in arrays and all(
+        array.ndim == 2 and array.shape[1] > 0 and array.dtype.kind in "iuf"
+        for array in arrays.values()
+    )
 
 
 def _layer_arrays(kept: Mapping[str, NumpyArray]) -> LayerArrays:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from typing import TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., float])
@@ -27,20 +27,17 @@ PARAMETERS = {
     ),
     "reference_labels": ("array-like of shape (n_reference,)", "Their class ids or names."),
 }
-RAISES = {
-    "features": """\
-InputError
-    If shapes disagree or fewer than two classes occur.
-FeatureError
-    If features are not finite or all the same.""",
-    "reference_labels": """\
-InputError
-    If shapes disagree or fewer than two classes occur on either side.
-FeatureError
-    If features or reference features are not finite, or features all the same.""",
-    "source_probabilities": """\
-InputError
-    If shapes disagree, rows do not sum to 1, or fewer than two classes occur.""",
+#: Parameter -> when its metrics raise `InputError`, if they have no rule of their own.
+INPUT_ERRORS = {
+    "reference_labels": "If shapes disagree or fewer than two classes occur on either side.",
+    "features": "If shapes disagree or fewer than two classes occur.",
+    "source_probabilities": "If shapes disagree, rows do not sum to 1, or fewer than two classes "
+    "occur.",
+}
+#: Parameter -> when its metrics raise `FeatureError`.
+FEATURE_ERRORS = {
+    "reference_features": "If features or reference features are not finite or all the same.",
+    "features": "If features are not finite or all the same.",
 }
 
 
@@ -50,8 +47,8 @@ def documented(function: Function) -> Function:
     Parameters
     ----------
     function : callable
-        Its own docstring has the parameters that no other metric has, and the errors where they
-        are not those of `RAISES`.
+        Its own docstring has the parameters that no other metric has, and when it raises
+        `InputError` where that is no entry of `INPUT_ERRORS`.
 
     Returns
     -------
@@ -66,12 +63,20 @@ def documented(function: Function) -> Function:
     shared = [_entry(p) for p in parameters.values() if p.name in PARAMETERS]
     entries = "\n".join([*shared, *([] if own is None else [own.group(1)])])
     text = text.replace("Returns\n-", f"Parameters\n----------\n{entries}\n\nReturns\n-", 1)
-    if "\nRaises\n-" not in text:
-        first = next(iter(parameters))
-        raises = RAISES["reference_labels" if "reference_labels" in parameters else first]
-        text = text.replace("\nNotes\n-", f"\nRaises\n------\n{raises}\n\nNotes\n-", 1)
+    raised = re.search(r"^Raises\n-+\n(.*?)\n\n", text, re.DOTALL | re.MULTILINE)
+    if raised is not None:
+        text = text.replace(raised.group(0), "")
+    rules = [f"InputError\n    {_first(INPUT_ERRORS, parameters)}" if raised is None else raised[1]]
+    if "features" in parameters:
+        rules.append(f"FeatureError\n    {_first(FEATURE_ERRORS, parameters)}")
+    errors = "\n".join(rules)
+    text = text.replace("\nNotes\n-", f"\nRaises\n------\n{errors}\n\nNotes\n-", 1)
     function.__doc__ = text
     return function
+
+
+def _first(errors: Mapping[str, str], parameters: Container[str]) -> str:
+    return next(text for name, text in errors.items() if name in parameters)
 
 
 def _entry(parameter: inspect.Parameter) -> str:

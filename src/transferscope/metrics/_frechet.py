@@ -39,8 +39,6 @@ def frechet(features: ArrayLike, *, reference_features: ArrayLike) -> float:
     ------
     InputError
         If the numbers of features differ.
-    FeatureError
-        If features or reference features are not finite or all the same.
 
     Notes
     -----

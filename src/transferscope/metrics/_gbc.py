@@ -51,8 +51,6 @@ def gbc(features: ArrayLike, labels: ArrayLike, *, covariance: Covariance = "dia
     ------
     InputError
         If shapes disagree, fewer than two classes occur, or the covariance is unknown.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----

@@ -52,8 +52,6 @@ def knn(
     ------
     InputError
         If shapes disagree, k < 1, the distance is unknown, or fewer than two classes occur.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----

@@ -46,8 +46,6 @@ def lda(features: ArrayLike, labels: ArrayLike, *, shrinkage: float | None = Non
     ------
     InputError
         If shapes disagree, fewer than two classes occur, or the shrinkage is outside [0, 1].
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----

@@ -64,7 +64,7 @@ def measure(embedding: Embedding) -> Measurement:
     mean, scatter, share = total.mean, total.scatter, counts / n
     offsets = embedding.moments.means - mean
     drift = offsets @ mean
-    pull = scatter @ mean / n
+    pull = total.lifted(scatter @ total.inside(mean)) / n
     joint = float((share * share) @ (xp.sum(offsets * offsets, axis=1) + 2 * drift))
     feature_spread = (float(xp.linalg.vector_norm(scatter)) / n) ** 2 + 2 * float(mean @ pull)
     sameness = float(share @ share)
@@ -81,7 +81,10 @@ def measure(embedding: Embedding) -> Measurement:
         own = xp.sum(centred * xp.take(offsets, labels, axis=0), axis=1)
         joint_term = own_share * (own + along + xp.take(drift, labels)) - sameness * along
         feature_term = (
-            xp.sum(centred * embedding.project_influence(scatter / n), axis=1)
+            xp.sum(
+                total.inside(centred) * embedding.project_influence(total.lifted(scatter / n)),
+                axis=1,
+            )
             + 2 * (centred @ pull)
             + along * along
         )

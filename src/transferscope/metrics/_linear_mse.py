@@ -37,8 +37,6 @@ def linear_mse(features: ArrayLike, targets: ArrayLike, *, penalty: float = 1.0)
     ------
     InputError
         If shapes disagree, the targets do not vary, or the penalty is negative.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----

@@ -51,8 +51,6 @@ def logistic_probe(features: Any, labels: Any, *, seed: int = 0) -> float:
     ------
     InputError
         If shapes disagree, fewer than two classes occur, or no class has two samples.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----

@@ -12,6 +12,7 @@ from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
+from transferscope.numerics.targets import varies
 
 #: Groups of the jackknife: its standard error is itself uncertain by 18 %.
 GROUPS = 16
@@ -66,7 +67,7 @@ def r_squared(
     deviation = (true - xp.mean(true, axis=0)) ** 2
     error = (true - predicted) ** 2
     variance = xp.mean(deviation, axis=0)
-    varying = variance > 0
+    varying = varies(variance, xp.mean(true, axis=0))
     n_varying = float(xp.sum(xp.astype(varying, xp.float64)))
     variance = xp.where(varying, variance, 1.0)
     ratio = xp.mean(error, axis=0) / variance

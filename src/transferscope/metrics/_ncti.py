@@ -249,6 +249,7 @@ def _fit(embedding: Embedding, total: Array, means: Array, shares: Array) -> _Di
     within, axes = xp.linalg.eigh(shrunk(total - between))
     # no variance is surer than the rounding of the products that made the scatter
     rounding = 10 * float(xp.finfo(embedding.matrix.dtype).eps) * float(xp.max(variances))
+    rounding = rounding or 1.0  # nothing varies without the samples that are left out
     whitening = axes / xp.sqrt(xp.where(within > rounding, within, rounding))
     m = min(embedding.n_classes - 1, p)
     directions = (

@@ -68,8 +68,6 @@ def nleep(
     ------
     InputError
         If shapes disagree, fewer than two classes occur, or `clusters_per_class` is below 1.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----

@@ -54,8 +54,6 @@ def pactran_gaussian(
     ------
     InputError
         If shapes disagree, fewer than two classes occur, or an option is out of range.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----

@@ -53,8 +53,6 @@ def parc(
     ------
     InputError
         If shapes disagree, fewer than two classes occur, or `n_axes` is below 1.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----

@@ -99,6 +99,7 @@ def after_ped(embedding: Embedding) -> tuple[Embedding, Decline, tuple[str, ...]
     Worked out once per embedding, for all metrics. The reference task of the embedding, where it
     has one, sets the scale of every feature.
     """
+    embedding.check_features()
     decline = potential_energy_decline(embedding.moments, _reference_deviation(embedding))
     warnings = tuple(_warnings(embedding, decline))
     return embedding.displaced(decline.displacement), decline, warnings

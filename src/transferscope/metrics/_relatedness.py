@@ -46,8 +46,6 @@ def relatedness(
     ------
     InputError
         If shapes disagree or fewer than two classes with three samples each occur on either side.
-    FeatureError
-        If features or reference features are not finite, or all the same.
 
     Notes
     -----
@@ -93,8 +91,6 @@ def relatedness_unlabelled(
     ------
     InputError
         If shapes disagree or fewer than two reference classes with three samples each occur.
-    FeatureError
-        If features or reference features are not finite, or all the same.
 
     Notes
     -----

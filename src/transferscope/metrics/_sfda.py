@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from transferscope.embedding import ClassMoments, Embedding
+from transferscope.embedding import ClassMoments, Embedding, FeatureMoments
 from transferscope.errors import InputError
 from transferscope.metrics._documentation import documented
 from transferscope.metrics._measurement import Measurement
@@ -55,8 +55,6 @@ def sfda(features: ArrayLike, labels: ArrayLike, *, eigenvalue: Eigenvalue = "po
     ------
     InputError
         If shapes disagree, fewer than two classes occur, or `eigenvalue` is unknown.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----
@@ -96,8 +94,8 @@ def measure(embedding: Embedding, eigenvalue: Eigenvalue = "power") -> Measureme
     rounding = 10 * float(xp.finfo(dtype).eps)
     largest = _power_estimate if eigenvalue == "power" else _largest
 
-    def strength(within: Array) -> float:
-        return max(math.exp(-5 * largest(within)), LEAST_SHRINKAGE)
+    def strength(within: Array, ones: Array | None) -> float:
+        return max(math.exp(-5 * largest(within, ones)), LEAST_SHRINKAGE)
 
     first = _fit(embedding.moments, arrays.as_float64(pivot), strength, rounding)
     others = (xp.sum(first.means, axis=0) - first.means) / (embedding.n_classes - 1)
@@ -114,7 +112,7 @@ def measure(embedding: Embedding, eigenvalue: Eigenvalue = "power") -> Measureme
     mixtures = ((part, mix(x, labels[part])[1]) for part, x in embedding.matrix.chunks())
     mixed = ClassMoments.from_chunks(mixtures, labels, pivot[None, :])
     origin = xp.zeros_like(embedding.total.mean)
-    second = _fit(mixed, origin, lambda _: first.shrinkage, rounding)
+    second = _fit(mixed, origin, lambda *_: first.shrinkage, rounding)
     own = []
     for part, features in embedding.matrix.chunks():
         mixture = mix(features, labels[part])[1]
@@ -158,38 +156,55 @@ class _Rule(NamedTuple):
 
     shares: Array  # (C,) p_c
     means: Array  # (C, d) about the pivot
-    covariance: Array  # (d, d) S
+    total: FeatureMoments  # in whose coordinates the covariance is
+    covariance: Array  # (d, d) or (k, k) S
     shrinkage: float
     weights: Array  # (d, C)
     offsets: Array  # (C,)
 
+    def solve(self, right: Array) -> Array:
+        """``S⁻¹`` times columns (d, m) that the samples span."""
+        inside = self.total.inside(right.T).T
+        return self.total.lifted(arrays.solve_positive(self.covariance, inside))
+
 
 def _fit(
-    moments: ClassMoments, pivot: Array, strength: Callable[[Array], float], rounding: float
+    moments: ClassMoments,
+    pivot: Array,
+    strength: Callable[[Array, Array | None], float],
+    rounding: float,
 ) -> _Rule:
     """Fit to moments, with the shrinkage that `strength` gives of the within-class covariance."""
     xp = arrays.namespace(pivot)
     n, d = moments.n_samples, moments.n_features
     shares = moments.counts / n
-    deviation = moments.means - moments.mean
-    total = moments.scatter / n
+    deviation = moments.total.inside(moments.means - moments.mean)
+    basis = moments.total.basis
+    ones = None if basis is None else xp.sum(basis, axis=0)
+    total = moments.total.scatter / n
     within = total - (deviation * shares[:, None]).T @ deviation
-    shrinkage = strength(within)
+    shrinkage = strength(within, ones)
     # what subtracting two scatters leaves of a zero must not be inverted
-    ridge = max(shrinkage * float(xp.linalg.trace(within)) / d, rounding * _power_estimate(total))
-    identity = xp.eye(d, dtype=xp.float64, device=arrays.device_of(within))
+    ridge = max(
+        shrinkage * float(xp.linalg.trace(within)) / d, rounding * _power_estimate(total, ones)
+    )
+    identity = xp.eye(within.shape[0], dtype=xp.float64, device=arrays.device_of(within))
     covariance = (1 - shrinkage) * within + ridge * identity
     means = moments.means - pivot
-    weights = arrays.solve_positive(covariance, means.T)
+    rule = _Rule(shares, means, moments.total, covariance, shrinkage, means.T, means[:, 0])
+    weights = rule.solve(means.T)
     offsets = xp.log(shares) - xp.sum(means.T * weights, axis=0) / 2
-    return _Rule(shares, means, covariance, shrinkage, weights, offsets)
+    return rule._replace(weights=weights, offsets=offsets)
 
 
-def _power_estimate(matrix: Array) -> float:
-    """Largest eigenvalue by the authors' three rounds of power iteration from the row sums."""
+def _power_estimate(matrix: Array, ones: Array | None) -> float:
+    """Largest eigenvalue by the authors' three rounds of power iteration from the row sums.
+
+    `ones` are a vector of ones in the coordinates of the matrix where these are not the features.
+    """
     xp = arrays.namespace(matrix)
     trace = float(xp.linalg.trace(matrix))
-    x = xp.sum(matrix, axis=1)
+    x = xp.sum(matrix, axis=1) if ones is None else matrix @ ones
     length = float(xp.sqrt(xp.sum(x * x)))
     for _ in range(6):  # each round is two products
         # row sums vanish where all rows of features have the same sum: probabilities, say
@@ -200,7 +215,7 @@ def _power_estimate(matrix: Array) -> float:
     return length
 
 
-def _largest(matrix: Array) -> float:
+def _largest(matrix: Array, _: Array | None = None) -> float:
     """Largest eigenvalue."""
     return float(arrays.namespace(matrix).linalg.eigvalsh(matrix)[-1])
 
@@ -230,7 +245,7 @@ def _pull(rule: _Rule, x: Array, labels: Array, slopes: Array) -> tuple[Array, A
     xp = arrays.namespace(x)
     W, m, d = rule.weights, x.shape[0], x.shape[1]
     g_b = xp.mean(slopes, axis=0)
-    H = arrays.solve_positive(rule.covariance, x.T @ slopes / m)
+    H = rule.solve(x.T @ slopes / m)
     A = g_b * W / 2 - H
     deviation = x - xp.take(rule.means, labels, axis=0)
     by_mean = xp.take((H - g_b * W).T / rule.shares[:, None], labels, axis=0)

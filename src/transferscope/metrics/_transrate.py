@@ -50,8 +50,6 @@ def transrate(
     InputError
         If shapes disagree, fewer than two classes occur, the weighting is unknown, or eps is not
         positive.
-    FeatureError
-        If features are not finite or all the same.
 
     Notes
     -----
@@ -103,7 +101,7 @@ def measure(
             f"d >= n ({embedding.n_features} features, {n} samples): the value reflects the class "
             "sizes more than the features"
         )
-    variance = float(xp.max(xp.linalg.diagonal(total.scatter))) / n
+    variance = float(xp.max(total.squares)) / n
     if variance * float(xp.finfo(embedding.matrix.dtype).eps) * embedding.n_features > eps:
         warnings.append(
             f"variances reach {variance:.3g}, whose rounding in {embedding.matrix.dtype} is not "
@@ -213,7 +211,8 @@ def _influence(
 
     centred = arrays.as_float64(_centred(embedding, chosen))
     factor = 1 / ((n - 1) * eps)
-    left = _left_out(centred, _shifted(embedding.total.scatter, factor), factor)
+    centred_inside = embedding.total.inside(centred)
+    left = _left_out(centred_inside, _shifted(embedding.total.scatter, factor), factor)
     terms: Array = -(n - 1) * _log(left) / 2 - of_classes + centred @ drift
     return terms - xp.mean(terms)
 

@@ -17,6 +17,8 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.sparse
 
+from transferscope.errors import InputError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -72,7 +74,20 @@ def is_numpy(array: object) -> bool:
 
 
 def as_array(values: object) -> Array:
-    """Arrays pass as they are, detached from any graph; everything else becomes a NumPy array."""
+    """Arrays pass as they are, detached from any graph; everything else becomes a NumPy array.
+
+    Raises
+    ------
+    InputError
+        If entries are masked: a plain array has no room for what is missing.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise InputError(
+            f"arrays must hold a value in every place; {int(np.sum(values.mask))} of one "
+            "are masked. Leave these rows out, or fill them."
+        )
+    if isinstance(values, np.ndarray) and type(values) is not np.ndarray:
+        return np.asarray(values)  # matrices and masked arrays compute by rules of their own
     if is_torch(values):
         return _of_torch(values.detach() if values.requires_grad else values)
     if array_api_compat.is_array_api_obj(values):

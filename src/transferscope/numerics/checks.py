@@ -9,6 +9,10 @@ import numpy as np
 from transferscope.errors import FeatureError, InputError
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
+from transferscope.numerics.targets import ROUNDING
+
+#: From here on a float64 stands for several whole numbers.
+INEXACT = 2**53
 
 
 def features_matrix(features: ArrayLike, name: str = "features") -> Array:
@@ -37,39 +41,56 @@ def features_matrix(features: ArrayLike, name: str = "features") -> Array:
     return arrays.working_float(array)
 
 
+def largest_value(dtype: object) -> float:
+    """The largest feature whose powers and their sums a dtype holds: 1e12 or 1e50."""
+    return 2.0**40 if "32" in str(dtype) else 2.0**166
+
+
 def finite(features: Array, name: str = "features") -> None:
-    """Refuse NaN and infinity, naming the first bad row.
+    """Refuse NaN, infinity, and numbers whose powers would become infinite.
 
     Raises
     ------
     FeatureError
-        If any entry is not finite.
+        If any entry is not finite, naming the first bad row, or larger than `largest_value`.
     """
-    xp = arrays.namespace(features)
+    xp, limit = arrays.namespace(features), largest_value(features.dtype)
     for rows in arrays.chunks(features):
-        good = xp.isfinite(features[rows, :])
-        if not bool(xp.all(good)):
-            bad = np.flatnonzero(~arrays.to_numpy(xp.all(good, axis=1)))
-            first = rows.start + int(bad[0])
+        size = xp.abs(features[rows, :])
+        if bool(xp.all(size <= limit)):
+            continue
+        good = xp.isfinite(size)
+        if bool(xp.all(good)):
             raise FeatureError(
-                f"{name} must be finite, but row {first} holds NaN or infinity "
-                f"({bad.size} such rows among {rows.start} to {rows.stop - 1}). "
-                "Check the encoder in float32, or drop these rows."
+                f"{name} reach {float(xp.max(size)):.3g}, whose powers overflow "
+                f"{features.dtype} (at most {limit:.0e} is taken). Divide them by a power of ten"
+                f"{', or pass float64' if '32' in str(features.dtype) else ''}."
             )
+        bad = np.flatnonzero(~arrays.to_numpy(xp.all(good, axis=1)))
+        first = rows.start + int(bad[0])
+        raise FeatureError(
+            f"{name} must be finite, but row {first} holds NaN or infinity "
+            f"({bad.size} such rows among {rows.start} to {rows.stop - 1}). "
+            "Check the encoder in float32, or drop these rows."
+        )
 
 
-def class_labels(labels: ArrayLike, n_samples: int, like: Array) -> tuple[Array, Array]:
+def class_labels(
+    labels: ArrayLike, n_samples: int, like: Array, name: str = "labels"
+) -> tuple[Array, Array]:
     """Check class labels and number the classes that occur from 0.
 
     Absent ids do not count as classes: labels 0, 2, 7 are three classes.
 
     Parameters
     ----------
-    labels : array-like of int or str, shape (n_samples,)
+    labels : array-like of int or str, shape (n_samples,) or (n_samples, 1)
     n_samples : int
         Length that the labels must have.
     like : array
         The features: the ids returned are in their library and on their device.
+    name : str
+        What messages call them.
 
     Returns
     -------
@@ -84,37 +105,46 @@ def class_labels(labels: ArrayLike, n_samples: int, like: Array) -> tuple[Array,
         If the labels are not one-dimensional, of another length, not ids, or of one class only.
     """
     values = arrays.to_numpy(arrays.as_array(labels))
+    if values.shape[1:] == (1,):  # one column of a table
+        values = values[:, 0]
     if values.ndim != 1:
         raise InputError(
-            f"labels must be one id per sample, shape (n_samples,), got shape {values.shape}; "
+            f"{name} must be one id per sample, shape (n_samples,), got shape {values.shape}; "
             "for one-hot or multi-label columns use targets=."
         )
     if values.shape[0] != n_samples:
         raise InputError(
-            f"labels and features must have the same length, got {values.shape[0]} labels "
+            f"{name} and features must have the same length, got {values.shape[0]} labels "
             f"for {n_samples} feature rows."
         )
     if values.dtype.kind == "f":
         if not np.all(np.isfinite(values)) or np.any(values != np.rint(values)):
             raise InputError(
-                "labels must be class ids, got fractional or non-finite numbers; "
+                f"{name} must be class ids, got fractional or non-finite numbers; "
                 "for regression use targets=."
+            )
+        if np.any(np.abs(values) >= INEXACT):
+            raise InputError(
+                f"labels must be below 2**53 where they are class ids in floating point, which "
+                f"holds no larger ones exactly; got {values[np.abs(values).argmax()]}. Give whole "
+                "numbers or texts."
             )
         values = values.astype(np.int64)
     if values.dtype.kind == "i" and values.size and values.min() < 0:
         raise InputError(
-            f"labels must not be negative, got {values.min()}; drop unlabelled samples first."
+            f"{name} must not be negative, got {values.min()}; drop unlabelled samples first."
         )
     kinds = {type(value).__name__ for value in values} if values.dtype.kind == "O" else set()
     if len(kinds) > 1 or "NoneType" in kinds:
         raise InputError(
-            f"labels must be all text or all whole numbers, got {' and '.join(sorted(kinds))}; "
+            f"{name} must be all text or all whole numbers, got {' and '.join(sorted(kinds))}; "
             "drop unlabelled samples and write the ids in one way."
         )
     names, ids = np.unique(values, return_inverse=True)
     if names.size < 2:
         raise InputError(
-            f"at least two classes are needed, got only {names.tolist()}; a score compares classes."
+            f"{name} must hold at least two classes, got only {names.tolist()}; a score compares "
+            "classes."
         )
     return arrays.from_numpy(ids.astype(np.int64), like), names
 
@@ -140,8 +170,23 @@ def target_columns(targets: ArrayLike, n_samples: int, like: Array) -> Array:
         )
     if not np.all(np.isfinite(values)):
         raise InputError("targets must be finite; drop the rows with NaN or infinity.")
-    if np.all(values == values[0]):
-        raise InputError(f"targets must vary, every row is {values[0].tolist()}.")
+    largest = float(np.max(np.abs(values)))
+    limit = largest_value(values.dtype)
+    if largest > limit:
+        raise InputError(
+            f"targets reach {largest:.3g}, whose powers become infinite (at most {limit:.0e} is "
+            "taken). Divide them by a power of ten."
+        )
+    spread = np.ptp(values, axis=0)
+    if not np.any(spread > ROUNDING * np.max(np.abs(values), axis=0)):
+        by = " more than by rounding" if np.any(spread) else ""
+        raise InputError(f"targets must vary{by}, every row is {values[0].tolist()}.")
+    least = float(np.min(spread[spread > 0]))
+    if least < 1 / limit:
+        raise InputError(
+            f"targets vary by {least:.3g}, whose powers become zero (at least {1 / limit:.0e} is "
+            "taken). Multiply them by a power of ten."
+        )
     return arrays.from_numpy(values, like)
 
 

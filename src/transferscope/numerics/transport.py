@@ -16,7 +16,7 @@ import numpy as np
 
 from transferscope.errors import InputError
 from transferscope.numerics import arrays
-from transferscope.numerics.arrays import Array
+from transferscope.numerics.arrays import Array, NumpyArray
 
 Cost = Literal["squared_euclidean", "euclidean", "cosine"]
 
@@ -149,8 +149,9 @@ def exact_plan(cost: Array, row_weights: Any = None, column_weights: Any = None)
     Bonneel, van de Panne, Paris & Heidrich, SIGGRAPH Asia 2011; Flamary et al., JMLR 2021 (POT).
     """
     matrix, rows, columns = _problem(cost, row_weights, column_weights)
-    coupling, log = _pot().emd(rows, columns, matrix, numItermax=MAX_PIVOTS, log=True)
-    return _plan(coupling, matrix, log["u"], log["v"])
+    unit = _unit(matrix)
+    coupling, log = _pot().emd(rows, columns, matrix / unit, numItermax=MAX_PIVOTS, log=True)
+    return _plan(coupling, matrix, unit * log["u"], unit * log["v"])
 
 
 def entropic_plan(
@@ -211,6 +212,12 @@ def entropic_plan(
             "exact_plan."
         )
     return _plan(coupling, matrix, regularization * log["log_u"], regularization * log["log_v"])
+
+
+def _unit(cost: NumpyArray) -> float:
+    """A power of two that brings costs to where POT's tolerances, which are not relative, hold."""
+    _, exponent = math.frexp(float(np.max(np.abs(cost))))
+    return 1.0 if -10 <= exponent <= 40 else math.ldexp(1.0, exponent)
 
 
 def _plan(coupling: Any, cost: Any, row_potentials: Any, column_potentials: Any) -> TransportPlan:

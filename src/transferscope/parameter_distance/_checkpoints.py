@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -14,6 +13,11 @@ from transferscope.errors import CheckpointError, first_few, require
 from transferscope.parameter_distance._stored_tensors import open_safetensors
 from transferscope.parameter_distance._tensors import Tensor, tensor_in_memory
 from transferscope.storage import read_weights_file
+from transferscope.storage.checkpoint_folders import (
+    read_json_file,
+    read_shard_index,
+    weights_as_saved,
+)
 from transferscope.storage.safetensors_files import is_safetensors
 from transferscope.storage.weights_files import find_state_dict
 
@@ -72,7 +76,7 @@ def open_checkpoint(source: object, role: str, files: ExitStack) -> Checkpoint:
         path = Path(source)
         label += f" ({path})"
         if path.is_dir() and (path / "adapter_config.json").is_file():
-            adapter = _read_json(path / "adapter_config.json")
+            adapter = read_json_file(path / "adapter_config.json")
         tensors = _of_path(path, files)
     elif isinstance(source, Mapping):
         tensors = _of_mapping(source)
@@ -153,26 +157,11 @@ def _file_in(folder: Path) -> Path:
     )
 
 
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}). Copy it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no dictionary. Copy it again.")
-    return content
-
-
 def _of_index(path: Path, files: ExitStack) -> dict[str, Tensor]:
-    shards = _read_json(path).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
-        raise CheckpointError(
-            f"{path} has no weight_map, so it is no index of shards. Give a file such as "
-            "model.safetensors.index.json."
-        )
+    shards = read_shard_index(path)
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(shards.values())):
-        if Path(shard).name != shard or not (path.parent / shard).is_file():
+        if not (path.parent / shard).is_file():
             raise CheckpointError(
                 f"shard {shard}, named by {path}, is not in its folder. Download it as well."
             )
@@ -194,21 +183,9 @@ def _of_module(module: nn.Module) -> dict[str, Tensor]:
     buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
     return {
         name: tensor_in_memory(value, is_buffer=name in buffers)
-        for name, value in _as_saved(module).items()
+        for name, value in weights_as_saved(module).items()
         if hasattr(value, "shape")
     }
-
-
-def _as_saved(module: nn.Module) -> Mapping[str, object]:
-    """The state dict, under the names of its files: transformers 5 has others in memory."""
-    state = module.state_dict()
-    if not (hasattr(module, "save_pretrained") and hasattr(module, "config")):
-        return state
-    try:
-        from transformers.core_model_loading import revert_weight_conversion
-    except ImportError:  # before version 5 there was one set of names
-        return state
-    return dict(revert_weight_conversion(module, dict(state)))
 
 
 def _of_mapping(content: Mapping[str, object], *, is_mapped: bool = False) -> dict[str, Tensor]:

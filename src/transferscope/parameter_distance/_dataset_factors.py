@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from transferscope.embedding import ClassMoments
+from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.numerics import arrays, checks
 from transferscope.numerics.arrays import ArrayLike
@@ -76,6 +76,10 @@ def domain_gap(
     roots, spread = [], 0.0
     for side in sides:
         centred = side - side.mean(axis=0)
+        if len(side) < centred.shape[1]:
+            roots.append(centred / np.sqrt(len(side)))  # any root will do, and this is no d x d
+            spread += float(np.sum(roots[-1] ** 2))
+            continue
         values, vectors = np.linalg.eigh(centred.T @ centred / len(side))
         values = np.maximum(values, 0.0)
         spread += float(values.sum())
@@ -131,9 +135,9 @@ def intraclass_variance(
             f"kind of an intra-class variance must be relative or absolute; got {kind!r}. Choose "
             "one."
         )
-    matrix = checks.features_matrix(features)
-    ids, _ = checks.class_labels(labels, int(matrix.shape[0]), matrix)
-    moments = ClassMoments.from_arrays(matrix, ids)
+    embedding = Embedding(features, labels)
+    embedding.check_features()
+    moments = embedding.moments
     xp = arrays.namespace(moments.within_squares)
     within = float(xp.sum(moments.within_squares))
     if kind == "absolute":

@@ -39,6 +39,7 @@ def order_candidates(
         n_classes=data.n_classes,
         n_skipped=len(data.skipped),
         fingerprint=data.fingerprint,
+        notes=data.notes,
     )
     scored = [c for c in candidates if not c.failed]
     failed = [c.result for c in candidates if c.failed]

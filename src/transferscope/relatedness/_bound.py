@@ -35,6 +35,8 @@ MATCHES: tuple[Match, ...] = get_args(Match)
 STEEPNESS = 2.0
 #: Points of each kind in the record's view.
 VIEW = 300
+#: The map A has this many rows and columns at most; a few such matrices take 3 GB.
+MOST_FEATURES = 8_192
 #: A condition number beyond this is none.
 LARGEST_CONDITION = 1e12
 
@@ -108,7 +110,8 @@ def task_relatedness(  # noqa: PLR0913  one parameter for each input and choice 
     Raises
     ------
     InputError
-        If shapes, labels or options break a rule, which the message names.
+        If shapes, labels or options break a rule, which the message names, or there are more than
+        8 192 features.
     FeatureError
         If features are not finite, or all the same.
     BoundError
@@ -167,6 +170,13 @@ def task_relatedness(  # noqa: PLR0913  one parameter for each input and choice 
         reference_features, reference_labels, reference_test_features, reference_test_labels,
         "reference_", None, seed, warnings,
     )  # fmt: skip
+    d = len(reference.mean)
+    if d > MOST_FEATURES:
+        raise InputError(
+            f"task-relatedness maps features by a matrix of {d:,} x {d:,}; at most "
+            f"{MOST_FEATURES:,} features are taken. Pool the features of both tasks or project "
+            "them (PCA of the reference) first."
+        )
     target = prepare(
         features, labels, test_features, test_labels,
         "", reference.learn.features, seed + 1, warnings,
@@ -184,7 +194,6 @@ def task_relatedness(  # noqa: PLR0913  one parameter for each input and choice 
         return pseudo_labels(head, transform, np.eye(len(shares_before)), samples)
 
     if setting == "fixed_all":
-        d = int(reference.learn.features.shape[1])
         learned = identity(d, shares)
     else:
         learned = learn_transform(

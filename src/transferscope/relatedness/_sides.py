@@ -113,10 +113,7 @@ def _features(features: ArrayLike, name: str, like: Array | None) -> Array:
 def _labels(labels: ArrayLike | None, n: int, like: Array, prefix: str) -> tuple[Ids, NumpyArray]:
     if labels is None:
         return np.zeros(n, np.int64), np.array(["unlabelled"])
-    try:
-        ids, names = checks.class_labels(labels, n, like)
-    except InputError as error:
-        raise InputError(f"{prefix}labels: {error}") from error
+    ids, names = checks.class_labels(labels, n, like, f"{prefix}labels")
     return arrays.to_numpy(ids), names
 
 

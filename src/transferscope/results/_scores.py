@@ -186,6 +186,8 @@ class DatasetSummary:
         Unreadable samples that were left out.
     fingerprint : str
         Hex digest of samples, labels and class names.
+    notes : tuple of str
+        What was assumed or left out when the data set was read.
     """
 
     name: str
@@ -195,6 +197,7 @@ class DatasetSummary:
     n_classes: int
     n_skipped: int
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)

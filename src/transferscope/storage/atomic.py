@@ -23,6 +23,9 @@ from transferscope.errors import StoreError
 
 _TEMPORARY = re.compile(r"\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]+\.tmp$")
 _STALE_AFTER = 24 * 3600.0  # seconds; writing one file never takes that long
+_IN_USE = "in-use"
+_IF_FULL = "Free some space"
+_A_FILE_IN_THE_WAY = (errno.ENOTDIR, errno.EEXIST)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -30,7 +33,7 @@ def write_atomically(
     path: Path,
     content: str | Sequence[bytes | memoryview],
     *,
-    if_full: str = "Free some space",
+    if_full: str = _IF_FULL,
     elsewhere: str = "choose another place",
 ) -> None:
     """Write a file whole or not at all; its folder is made where it does not exist.
@@ -51,9 +54,9 @@ def write_atomically(
         If the disk is full, or the file or its folder cannot be written; its ``__cause__`` is the
         `OSError`. A file that was there before stays as it was.
     """
-    parts = [content.encode()] if isinstance(content, str) else content
-    owner = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
-    temporary = path.with_name(f"{path.name}.{owner}.tmp")
+    # a name that is no Unicode (a lone surrogate) stays readable, and valid in JSON
+    parts = [content.encode(errors="backslashreplace")] if isinstance(content, str) else content
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -64,13 +67,97 @@ def write_atomically(
         temporary.replace(path)
     except OSError as error:
         n_bytes = sum(len(part) for part in parts)
-        is_full = error.errno in _DISK_FULL
-        what = f"{error.strerror}; it needs {n_bytes} bytes" if is_full else error.strerror
-        first = if_full if is_full else "Change the permissions of its folder"
-        raise StoreError(f"{path} cannot be written: {what}. {first}, or {elsewhere}.") from error
+        raise _unwritable(path, error, n_bytes, if_full, elsewhere) from error
     finally:
         with suppress(OSError):  # renamed, or never made
             temporary.unlink()
+
+
+def _unwritable(
+    path: Path, error: OSError, n_bytes: int, if_full: str, elsewhere: str
+) -> StoreError:
+    what, first = error.strerror, "Change the permissions of its folder"
+    if error.errno in _DISK_FULL:
+        what, first = f"{error.strerror}; it needs {n_bytes} bytes", if_full
+    elif error.errno in _A_FILE_IN_THE_WAY:
+        what, first = "its folder cannot be made, for there is a file of this name", "Rename it"
+    return StoreError(f"{path} cannot be written: {what}. {first}, or {elsewhere}.")
+
+
+def refuse_unwritable(path: Path, *, elsewhere: str = "choose another place") -> None:
+    """Refuse a file that could not be written; to be known before long work, not after it.
+
+    Another file is made beside it and removed, and so are the folders that are missing.
+
+    Parameters
+    ----------
+    path : Path
+    elsewhere : str
+        How to write to another place, to complete "... , or <elsewhere>." in the message.
+
+    Raises
+    ------
+    StoreError
+        If its folder cannot be made or written to, or the path is a folder.
+    """
+    if path.is_dir():
+        raise StoreError(f"{path} cannot be written: it is a folder. Name a file in it.")
+    made: list[Path] = []
+    try:
+        for folder in reversed([one for one in path.parents if not one.exists()]):
+            folder.mkdir(exist_ok=True)
+            made.append(folder)
+        trial = _temporary(path)
+        trial.open("xb").close()
+        trial.unlink()
+    except OSError as error:
+        raise _unwritable(path, error, 0, _IF_FULL, elsewhere) from error
+    finally:
+        for folder in reversed(made):
+            with suppress(OSError):  # somebody else uses it already
+                folder.rmdir()
+
+
+def _temporary(path: Path) -> Path:
+    """Name of the file that becomes `path`; it tells whose it is."""
+    # cut, so that there is room for the rest in a name of 255 bytes
+    return path.with_name(f"{path.name[:50]}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def mark_in_use(folder: Path) -> Path:
+    """Make a file in a folder that says which process uses it.
+
+    Parameters
+    ----------
+    folder : Path
+        Is made where it does not exist.
+
+    Returns
+    -------
+    Path
+        The file; the folder is in use until it is deleted, its process has ended, or it has not
+        been touched for a day.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = _temporary(folder / _IN_USE)
+    mark.open("xb").close()
+    return mark
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether another process has marked a folder by `mark_in_use`."""
+    for mark in folder.glob(f"{_IN_USE}.*.tmp"):
+        owner = _TEMPORARY.search(mark.name)
+        is_own = owner is not None and (owner["host"], owner["pid"]) == (_host(), str(os.getpid()))
+        with suppress(OSError):
+            if not is_own and not _is_stale(mark.name, mark.stat().st_mtime):
+                return True
+    return False
 
 
 def remove_stale_files(folder: Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +11,9 @@ import numpy as np
 from transferscope.errors import InputError
 from transferscope.numerics.arrays import NumpyArray
 from transferscope.storage import safetensors_files
+from transferscope.storage._border import refuse_damage
 from transferscope.storage.atomic import write_atomically
+from transferscope.storage.npz_files import read_npz
 
 #: Names that a feature file may hold.
 KNOWN_ARRAYS = (
@@ -58,24 +59,15 @@ def read_feature_file(
         )
     if not path.is_file():
         raise InputError(f"feature file {path} does not exist. Give a .npz or .safetensors file.")
-    try:
-        if path.suffix == ".npz":
-            found = _read_npz(path, names)
-        elif path.suffix == ".safetensors":
-            found = _map_safetensors(path, names)
-        else:
-            raise InputError(
-                f"feature file {path} must be .npz or .safetensors. "
-                "To rank encoders on a data set use `transferscope rank`."
-            )
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
+    if path.suffix == ".npz":
+        found = read_npz(path, names)
+    elif path.suffix == ".safetensors":
+        found = _map_safetensors(path, names)
+    else:
         raise InputError(
-            f"feature file {path} is damaged or of another format than its name ({error}). Write "
-            f"it again, with {'numpy.savez' if path.suffix == '.npz' else 'safetensors'} from "
-            "plain arrays."
-        ) from error
+            f"feature file {path} must be .npz or .safetensors. "
+            "To rank encoders on a data set use `transferscope rank`."
+        )
     if "features" not in found:
         raise InputError(
             f"feature file {path} must hold an array 'features'; it holds "
@@ -84,30 +76,19 @@ def read_feature_file(
     return found
 
 
-def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NumpyArray]:
-    with path.open("rb") as file:  # np.load leaves a damaged file open
-        if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
-            raise InputError(
-                f"feature file {path} is a single array without a name. Save it with "
-                "np.savez(..., features=...)."
-            )
-        if not zipfile.is_zipfile(file):  # np.load would take it for a pickle
-            raise ValueError("no zip archive")
-        file.seek(0)
-        archive = np.load(file, allow_pickle=False)
-        return {name: archive[name] for name in names if name in archive.files}
-
-
 def _map_safetensors(path: Path, names: Sequence[str]) -> dict[str, NumpyArray]:
-    with path.open("rb") as file:
-        tensors = safetensors_files.read_header(file).tensors
-    content = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
     found = {}
-    for name in names:
-        if name in tensors:
-            if tensors[name].dtype not in safetensors_files.DTYPES:
-                raise ValueError(f"{name} is of dtype {tensors[name].dtype}, convert it to float32")
-            found[name] = tensors[name].view(content)
+    with refuse_damage(path, writer="safetensors"):
+        with path.open("rb") as file:
+            tensors = safetensors_files.read_header(file).tensors
+        content = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+        for name in names:
+            if name in tensors:
+                if tensors[name].dtype not in safetensors_files.DTYPES:
+                    raise ValueError(
+                        f"{name} is of dtype {tensors[name].dtype}, convert it to float32"
+                    )
+                found[name] = tensors[name].view(content)
     return found
 
 

@@ -21,6 +21,7 @@ import os
 import secrets
 import shutil
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,7 +40,12 @@ from transferscope.errors import (
 from transferscope.numerics.arrays import NumpyArray
 from transferscope.storage import _entry_files
 from transferscope.storage._entry_files import DamagedError, Facts
-from transferscope.storage.atomic import remove_stale_files, write_atomically
+from transferscope.storage.atomic import (
+    is_in_use,
+    mark_in_use,
+    remove_stale_files,
+    write_atomically,
+)
 
 _ATTEMPTS = 20
 _IF_FULL = "Free some with `transferscope cache clear`"
@@ -122,6 +128,7 @@ class StoreEntry:
         self.n_shards = math.ceil(self.n_samples / self.shard_size)
         self._facts = facts
         self._swept = False
+        self._mark = self.folder / "manifest.json"
 
     def shard_rows(self, k: int) -> slice:
         """Rows of shard `k`: fixed by its number, so that every run cuts at the same places.
@@ -162,6 +169,10 @@ class StoreEntry:
         """
         missing: list[int] = []
         damaged: dict[str, list[str]] = {}
+        layouts: set[str] = set()
+        if _is_no_folder(self.folder):
+            damaged["it is no folder"] = [self.folder.name]
+            _discard(self.folder)
         try:
             _entry_files.read_manifest(self.folder)
         except FileNotFoundError:
@@ -172,12 +183,15 @@ class StoreEntry:
                 self._prepare()
         for k in range(self.n_shards):
             try:
-                self._read(k)
+                layouts.add(repr(_layout(self._read(k))))
             except FileNotFoundError:
                 missing.append(k)
             except DamagedError as error:
                 missing.append(k)
                 damaged.setdefault(str(error), []).append(self._path(k).name)
+        if len(layouts) > 1:
+            damaged["its shards hold different arrays"] = [self.folder.name]
+            missing = list(range(self.n_shards))
         for reason, files in damaged.items():
             warnings.warn(
                 f"in {self.folder}, {first_few(files)} cannot be used ({reason}) and "
@@ -186,6 +200,17 @@ class StoreEntry:
                 stacklevel=2,
             )
         return missing
+
+    def hold(self) -> None:
+        """Keep the entry from being cleared by another program, as long as this object lives.
+
+        Where the store cannot be written, this does nothing: nobody can clear it either.
+        """
+        if _is_no_folder(self.folder):
+            return
+        with suppress(OSError):
+            self._mark = mark_in_use(self.folder)
+            weakref.finalize(self, _let_go, self._mark)
 
     def write(self, k: int, arrays: Mapping[str, NumpyArray], seconds: float) -> None:
         """Write shard `k` whole or not at all.
@@ -223,6 +248,7 @@ class StoreEntry:
             try:
                 self._prepare()
                 write_atomically(self._path(k), parts, if_full=_IF_FULL, elsewhere=_ELSEWHERE)
+                self._touch()
                 return
             except StoreError as error:
                 # another run can clear the folder while it is written to: make it again
@@ -280,9 +306,14 @@ class StoreEntry:
                 raise self._unusable(k, f"it holds {_layout(part)}, and shard 0 {_layout(whole)}")
             for name, array in part.items():
                 whole[name][self.shard_rows(k)] = array
-        with suppress(OSError):
-            os.utime(self.folder / "manifest.json")  # last used now
+        self._touch()
         return whole
+
+    def _touch(self) -> None:
+        """Note that the entry is used now."""
+        for path in (self.folder / "manifest.json", self._mark):
+            with suppress(OSError, NotImplementedError):
+                os.utime(path, follow_symlinks=False)
 
     @property
     def seconds(self) -> float:
@@ -416,7 +447,8 @@ class FeatureStore:
         Parameters
         ----------
         keys : sequence of str, optional
-            Keys, or beginnings of keys. Without it, everything goes.
+            Keys, or beginnings of keys. Without it, everything goes. Entries that a run of another
+            process uses stay.
 
         Returns
         -------
@@ -438,6 +470,8 @@ class FeatureStore:
                     "`transferscope cache list` shows the keys."
                 )
         for folder in folders:
+            if is_in_use(folder):
+                continue
             if keys is None or folder.stem.startswith(tuple(keys)):
                 try:
                     folder.rename(self.root / f"{secrets.token_hex(8)}.features-trash")
@@ -459,6 +493,9 @@ class FeatureStore:
         """
         damages: list[Damage] = []
         for folder in self._folders():
+            if _is_no_folder(folder):
+                damages.append(Damage(folder.stem, folder, "it is no folder"))
+                continue
             manifest, *shards = folder / "manifest.json", *sorted(folder.glob("shard-*"))
             entry = None
             try:
@@ -484,22 +521,50 @@ class FeatureStore:
         return damages
 
     def _folders(self) -> list[Path]:
-        return sorted(self.root.glob("[0-9a-f]" * 20 + ".features"))
+        try:
+            return sorted(self.root.glob("[0-9a-f]" * 20 + ".features"))
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"folder {self.root} cannot be read: {error}. Choose another folder with store=."
+            ) from error
 
 
 def _layout(arrays: Mapping[str, NumpyArray]) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {name: (array.dtype.name, array.shape[1:]) for name, array in sorted(arrays.items())}
 
 
+def _is_no_folder(path: Path) -> bool:
+    """Whether something else is there: a file, or a link, which could lead out of the store."""
+    with suppress(OSError):
+        return path.is_symlink() or (path.exists() and not path.is_dir())
+    return False
+
+
+def _discard(path: Path) -> None:
+    """Delete a file, or a link but not what it leads to, where the store can be written."""
+    with suppress(OSError):
+        path.unlink()
+
+
+def _let_go(mark: Path) -> None:
+    """End what `StoreEntry.hold` began."""
+    with suppress(OSError):
+        mark.unlink()
+        mark.parent.rmdir()  # only if nothing was written
+
+
 def _sweep(root: Path, folders: Sequence[Path]) -> int:
     """Delete trash, and the temporary files of killed runs in `folders`; return the bytes freed."""
     freed = 0
     for trash in root.glob("[0-9a-f]" * 16 + ".features-trash"):
+        if _is_no_folder(trash):
+            _discard(trash)
+            continue
         before = _size(trash)
         for _ in range(2):  # a run that was just creating a file there can have kept the folder
             shutil.rmtree(trash, ignore_errors=True)
         freed += before - _size(trash)
-    return freed + sum(remove_stale_files(folder) for folder in folders)
+    return freed + sum(remove_stale_files(one) for one in folders if not _is_no_folder(one))
 
 
 def _summary(folder: Path) -> EntrySummary | None:

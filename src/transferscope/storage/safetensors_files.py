@@ -33,7 +33,10 @@ DTYPES = {"BOOL": np.dtype("?")} | {
     for size in sizes
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_ITEM_BYTES = {"BF16": 2} | {name: dtype.itemsize for name, dtype in DTYPES.items()}
+_ITEM_BYTES = {"BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1} | {
+    name: dtype.itemsize for name, dtype in DTYPES.items()
+}
+_LONGEST_HEADER = 100_000_000  # as the format says
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def read_header(file: BinaryIO) -> Header:
     file.seek(0)
     start = file.read(8)
     length = int.from_bytes(start, "little")
-    return parse_header(start + file.read(min(length, n_bytes)), n_bytes)
+    return parse_header(start + file.read(min(length, n_bytes, _LONGEST_HEADER)), n_bytes)
 
 
 def parse_header(start: Bytes, n_bytes: int) -> Header:
@@ -112,20 +115,39 @@ def parse_header(start: Bytes, n_bytes: int) -> Header:
     Raises
     ------
     ValueError
-        If the file is damaged or cut short; the text is the reason.
+        If the file is damaged or cut short; the text is the reason. As the format demands, the
+        tensors must fill the file: no gap, no overlap, no byte behind the last.
     """
     length = int.from_bytes(start[:8], "little")
-    if not 2 <= length <= n_bytes - 8:
+    if not 2 <= length <= min(n_bytes - 8, _LONGEST_HEADER):
         raise ValueError(f"a header of {length} bytes in a file of {n_bytes}")
-    header = json.loads(bytes(start[8 : 8 + length]))
+    text = bytes(start[8 : 8 + length]).decode()
+    try:
+        header = json.loads(text, object_pairs_hook=_without_twins)
+    except RecursionError as error:
+        raise ValueError("its header is nested too deeply") from error
     if not isinstance(header, dict):
         raise ValueError("its header is no table")
-    metadata = header.pop("__metadata__", {})
+    metadata = {} if (given := header.pop("__metadata__", None)) is None else given
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("its metadata are not texts")
     tensors = {name: _place(name, entry, 8 + length) for name, entry in header.items()}
-    end = max((tensor.stop for tensor in tensors.values()), default=0)
-    if end > n_bytes:
+    end = 8 + length
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if tensor.start != end:
+            raise ValueError(f"{name} begins at byte {tensor.start} and not at {end}")
+        end = tensor.stop
+    if end != n_bytes:
         raise ValueError(f"{n_bytes} bytes of {end}")
     return Header(tensors, metadata)
+
+
+def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A table of the header, in which every name must stand once."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("its header has a name twice")
+    return table
 
 
 def _place(name: str, entry: object, body: int) -> StoredTensor:
@@ -146,8 +168,8 @@ def _place(name: str, entry: object, body: int) -> StoredTensor:
 
 
 def _are_counts(values: object) -> TypeGuard[list[int]]:
-    """Whether these are whole numbers of at least 0."""
-    return isinstance(values, list) and all(isinstance(n, int) and n >= 0 for n in values)
+    """Whether these are whole numbers of at least 0; True is none."""
+    return isinstance(values, list) and all(type(n) is int and n >= 0 for n in values)
 
 
 def serialise(arrays: Mapping[str, NumpyArray], metadata: Mapping[str, str]) -> list[Bytes]:

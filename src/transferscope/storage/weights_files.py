@@ -1,30 +1,24 @@
 """Read the tensors of a weights file without ever running what is in it.
 
 PyTorch files are pickles, and a pickle can name any function of any module and have it called.
-Only `torch.load(weights_only=True)` is used here: it knows a short list of harmless names and
-refuses the rest. The kind of file is read from its first bytes, never from its extension: research
-code names a zip archive ``.pth.tar`` and a safetensors file ``.bin``.
+Here they are read as data (`_pickles`): tensors, numbers, texts and their lists and dictionaries
+are rebuilt, everything else that stands beside weights is noted and left alone. The kind of file is
+read from its first bytes, never from its extension: research code names a zip archive ``.pth.tar``
+and a safetensors file ``.bin``.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
-import pickletools
-import re
-import struct
-import threading
-import warnings
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
 from transferscope.errors import CheckpointError, require
 from transferscope.numerics.arrays import Array
+from transferscope.storage._pickles import HostilePickleError, Opaque
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,26 +26,29 @@ if TYPE_CHECKING:
 #: What a weights file holds: tensors, numbers, texts, and lists and dictionaries of these.
 Content: TypeAlias = dict[str, object]
 
-# torch keeps its list of allowed names per process; adding to it is not safe between threads
-_ALLOW_LIST_LOCK = threading.Lock()
+# sixty dictionaries inside of each other are a joke, and thousands an attack
+_MAX_DEPTH = 100
 
-# what every file of plain tensors names
-_PARTS_OF_TENSORS = re.compile(
-    r"collections\.OrderedDict|torch\._utils\._rebuild_\w+|torch\.(\w+Storage|Size)"
-)
+# what a damaged archive or pickle raises; the builders of `_pickles` check what they are given
+_DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, OSError, EOFError)
 
-# what disassembling raises where the archive or the pickle ends or is damaged
-_NO_PICKLE = (
-    *(ValueError, LookupError, ArithmeticError, AttributeError, EOFError, OSError, RuntimeError),
-    *(StopIteration, struct.error, zipfile.BadZipFile, zlib.error),
-)
-
-# the first bytes of what is saved under a weights file's name by mistake
+# the first bytes of what is given for a weights file by mistake
 _NOT_WEIGHTS = (
     (b"<", "a web page (a download that needed a click or a login)"),
     (b"version https://git-lfs", "a Git LFS pointer (fetch the file itself with: git lfs pull)"),
     (b"\x89HDF", "an HDF5 file, as Keras writes it"),
     (b"\x1f\x8b", "a gzip archive (unpack it first)"),
+    (b"BZh", "a bzip2 archive (unpack it first)"),
+    (b"\xfd7zXZ", "an xz archive (unpack it first)"),
+    (b"7z\xbc\xaf", "a 7z archive (unpack it first)"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive (unpack it first)"),
+    (b"Rar!", "a rar archive (unpack it first)"),
+    (b"GGUF", "a GGUF file, as llama.cpp reads it"),
+    (b"\x93NUMPY", "a NumPy file of one array"),
+    (b"{", "a JSON file (a configuration or an index, not the weights)"),
+    *((bytes([8, version, 18]), "an ONNX or TensorFlow graph") for version in range(1, 32)),
+    *((bytes([128 + n]), "a msgpack file, as Flax writes it") for n in range(1, 16)),
+    (b"\xde", "a msgpack file, as Flax writes it"),
 )
 
 
@@ -62,7 +59,7 @@ def read_weights_file(path: Path) -> Content:
     ----------
     path : Path
         A safetensors file, or a file written by `torch.save` (a zip archive, or the format before
-        PyTorch 1.6), whatever its extension.
+        PyTorch 1.6), by `torch.jit.save` or by `pickle`, whatever its extension.
 
     Returns
     -------
@@ -70,6 +67,8 @@ def read_weights_file(path: Path) -> Content:
         The content as it was saved: for safetensors name -> tensor, otherwise often nested, such as
         ``{"epoch": 200, "state_dict": {name: tensor}}``. Tensors are on the CPU. Where the format
         allows it they are memory-mapped: a tensor that is never touched is never read from disk.
+        A whole module is its state dict. An object of another class is a dictionary of its
+        attributes and items.
 
     Raises
     ------
@@ -91,18 +90,22 @@ def read_weights_file(path: Path) -> Content:
 
     if start[8:9] == b"{":  # eight bytes of length, then a JSON header: safetensors
         content = _read_safetensors(path)
-    elif start[:2] in (b"PK", b"\x80\x02"):  # torch.save: a zip archive; before PyTorch 1.6 pickles
-        content = _read_torch(path, mmap=start[:2] == b"PK")
-    elif start[:1] == b"\x80":
-        raise _unsafe(path, _named_globals(path))
+    elif start[:2] == b"PK" or (
+        start[:1] == b"\x80" and start[1:2] < b"\6"
+    ):  # zip; a pickle's protocol
+        content = _read_torch(path, is_archive=start[:2] == b"PK")
     else:
         kind = next(
             (what for magic, what in _NOT_WEIGHTS if start.lstrip().startswith(magic)), None
         )
+        if start[4:8] == b"TFL3":
+            kind = "a TensorFlow Lite model"
         raise CheckpointError(
             f"file {path} holds no weights: it looks like {kind or 'none of the known formats'}. "
             "Give a file written by torch.save or safetensors."
         )
+    if isinstance(content, Opaque):
+        content = content.state_dict()
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"file {path} holds one {type(content).__name__}, not a dictionary of named tensors. "
@@ -112,7 +115,7 @@ def read_weights_file(path: Path) -> Content:
 
 
 def tensors_of(mapping: Mapping[str, object]) -> dict[str, Tensor]:
-    """Select the torch tensors under names of one mapping, without those nested deeper.
+    """Select the tensors under names of one mapping, without those nested deeper.
 
     Parameters
     ----------
@@ -122,14 +125,19 @@ def tensors_of(mapping: Mapping[str, object]) -> dict[str, Tensor]:
     Returns
     -------
     dict of str to Tensor
+        Without names that cannot be printed. Arrays of NumPy as tensors.
     """
     import torch
 
-    return {
-        name: value
-        for name, value in mapping.items()
-        if isinstance(name, str) and isinstance(value, torch.Tensor)
-    }
+    tensors: dict[str, Tensor] = {}
+    for name, value in mapping.items():
+        if isinstance(name, str) and name.isprintable():
+            if isinstance(value, torch.Tensor):
+                tensors[name] = value
+            elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+                native = value.astype(value.dtype.newbyteorder("="))
+                tensors[name] = torch.from_numpy(native)
+    return tensors
 
 
 def nested_mappings(
@@ -140,8 +148,9 @@ def nested_mappings(
     Parameters
     ----------
     content : mapping
-        What `read_weights_file` returns, or any nesting of mappings. A module in it counts as its
-        state dict. It may contain itself.
+        What `read_weights_file` returns, or any nesting of mappings and lists. A module in it
+        counts as its state dict. It may contain itself. What lies deeper than anybody puts
+        weights is not looked at.
 
     Yields
     ------
@@ -149,16 +158,22 @@ def nested_mappings(
         Keys that lead to the mapping; empty for `content` itself.
     mapping : mapping
     """
-    todo: list[tuple[tuple[str, ...], Mapping[str, object]]] = [((), content)]
+    todo: list[tuple[tuple[str, ...], object]] = [((), content)]
     seen = {id(content)}
-    for path, mapping in todo:  # grows while it is walked
-        yield path, mapping
-        for key, value in mapping.items():
+    for path, part in todo:  # grows while it is walked
+        if isinstance(part, Mapping):
+            yield path, part
+            items: Iterable[tuple[object, object]] = part.items()
+        else:
+            items = enumerate(cast("Sequence[object]", part))
+        if len(path) >= _MAX_DEPTH:
+            continue
+        for key, value in items:
             save = getattr(value, "state_dict", None)
             inner = save() if callable(save) else value
-            if isinstance(inner, Mapping) and id(inner) not in seen:
+            if isinstance(inner, Mapping | list | tuple) and id(inner) not in seen:
                 seen.add(id(inner))
-                todo.append(((*path, str(key)), inner))
+                todo.append(((*path, str(key)[:100]), inner))
 
 
 def find_state_dict(content: Mapping[str, object]) -> dict[str, Array]:
@@ -198,106 +213,27 @@ def _read_safetensors(path: Path) -> object:
         raise _damaged(path, str(error)) from error
 
 
-def _read_torch(path: Path, *, mmap: bool) -> object:
-    torch = require("torch", extra="vision", purpose="read a weights file")
-    content: object
+def _read_torch(path: Path, *, is_archive: bool) -> object:
+    require("torch", extra="vision", purpose="read a weights file")
+    from transferscope.storage._torch_files import read_archive, read_pickles
+
     try:
-        with (
-            _ALLOW_LIST_LOCK,
-            torch.serialization.safe_globals(_harmless_globals()),
-            warnings.catch_warnings(),
-        ):
-            # before it refuses a TorchScript program or a newer pickle, torch also warns of it
-            warnings.simplefilter("ignore", UserWarning)
-            if path.suffix == ".safetensors":  # torch believes this name; an open file has none
-                with path.open("rb") as file:
-                    content = torch.load(file, map_location="cpu", weights_only=True)
-            else:
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        return content
-    except MemoryError:
-        raise
-    except Exception as error:
-        # torch names the broken rule after advice to switch the check off: keep the rule only
-        finding = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused:
-            raise _unsafe(path, [refused.group(1)]) from error
-        if "Unsupported operand" in finding and (named := _named_globals(path)):
-            raise _unsafe(path, named) from error
-        if "TorchScript" in finding:
-            raise CheckpointError(
-                f"file {path} is a TorchScript program, not a set of weights, and is not run. "
-                "If you trust it, write torch.jit.load(path).state_dict() with torch.save and give "
-                "that file."
-            ) from error
-        raise _damaged(path, finding or type(error).__name__) from error
-
-
-def _harmless_globals() -> list[object]:
-    """List what research checkpoints hold besides weights and what runs no code when rebuilt.
-
-    `argparse.Namespace` (the options of the training script, stored as ``args`` by DINO, MAE and
-    DeiT) only takes attributes, and what these hold passes through the same check. A NumPy scalar
-    (a best accuracy, a loss) is a dtype and its bytes.
-    """
-    scalar = np.float64(0).__reduce__()[0]
-    kinds = ("float16", "float32", "float64", "bool", "int32", "int64", "uint8")
-    return [
-        argparse.Namespace,
-        (scalar, "numpy._core.multiarray.scalar"),
-        (scalar, "numpy.core.multiarray.scalar"),  # as files written with NumPy 1 name it
-        np.dtype,
-        *(type(np.dtype(kind)) for kind in kinds),
-    ]
-
-
-def _unsafe(path: Path, named: list[str]) -> CheckpointError:
-    finding = (
-        f"is a pickle that asks for {', '.join(named)}, which a set of weights does not need and "
-        "which could execute code"
-        if named
-        else "uses a pickle protocol that cannot be checked for code"
-    )
-    return CheckpointError(
-        f"file {path} is refused: it {finding}. Nothing was run. If you trust where the file comes "
-        "from, load it in the environment of its own project, write the tensors alone with "
-        "torch.save(model.state_dict(), ...) or safetensors, and give that file."
-    )
+        if is_archive:
+            return read_archive(path)
+        with path.open("rb") as file:
+            return read_pickles(file)
+    except HostilePickleError as error:
+        raise CheckpointError(
+            f"file {path} is refused: it is a pickle that asks for {error}, which no weights need "
+            "and which could execute code. Nothing was run. If you trust where the file comes "
+            "from, load it in the environment of its own project, write the tensors alone with "
+            "torch.save(model.state_dict(), ...) or safetensors, and give that file."
+        ) from error
+    except (*_DAMAGE, zipfile.BadZipFile) as error:
+        raise _damaged(path, str(error) or type(error).__name__) from error
 
 
 def _damaged(path: Path, finding: str) -> CheckpointError:
     return CheckpointError(
         f"weights file {path} is damaged or cut short ({finding[:200]}). Copy or download it again."
     )
-
-
-def _named_globals(path: Path) -> list[str]:
-    """List what a pickle refers to by disassembling it; nothing is imported or called."""
-    names: dict[str, None] = {}  # a set that keeps the order
-    try:
-        with path.open("rb") as file:
-            stream: IO[bytes] = file
-            if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
-                    record = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-                    stream = io.BytesIO(archive.read(record))
-            else:
-                file.seek(0)
-            for _ in range(5):  # before PyTorch 1.6 a file was five pickles, one after another
-                strings: list[str] = []
-                memo: list[str] = []
-                for opcode, argument, _position in pickletools.genops(stream):
-                    if opcode.name == "GLOBAL":
-                        names[str(argument).replace(" ", ".")] = None
-                    elif opcode.name == "STACK_GLOBAL":
-                        names[".".join(strings[-2:])] = None
-                    elif opcode.name == "MEMOIZE":
-                        memo.append(strings[-1] if strings else "")
-                    elif opcode.name in ("BINGET", "LONG_BINGET"):
-                        strings.append(memo[int(str(argument))])
-                    elif isinstance(argument, str):
-                        strings.append(argument)
-    except _NO_PICKLE:  # the end of the file, or no pickle from here on: what was found counts
-        pass
-    return [name for name in names if not _PARTS_OF_TENSORS.fullmatch(name)]

@@ -12,21 +12,28 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from transferscope.encoders import TrainableEncoder
-from transferscope.errors import EncoderError, InputError, StoreError
+from transferscope.encoders import TrainableEncoder, named_failures
+from transferscope.errors import EncoderError
+from transferscope.results import TrainingRun
 from transferscope.training._data import Data, augmented
 from transferscope.training._objective import Objective
-from transferscope.training._saving import save_tensors, write_text
+from transferscope.training._saving import (
+    load_facts,
+    load_tensors,
+    reading,
+    refuse_other_run,
+    save_tensors,
+    write_text,
+)
 
 FineTuningMode = Literal["full", "last-block", "head"]
 Augmentation = Literal["none", "shift", "flip"]
@@ -36,6 +43,13 @@ WARM_UP = 0.1
 #: Gradients longer than this are shortened to it.
 LONGEST_GRADIENT = 5.0
 HEAD = "target_head."
+#: What a `TrainingRun` says besides the outcome.
+OF_THE_PLAN = {"learning_rate", "weight_decay", "seed", "folder"}
+#: What is kept of each epoch: the columns of log.csv.
+_HISTORY = (
+    *("epoch", "learning_rate", "train_loss"),
+    *("validation_loss", "validation", "gradient_norm", "seconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -80,37 +94,32 @@ class Run:
     about: str
     progress: Callable[[str, int, int], None] | None = None
 
+    def __post_init__(self) -> None:
+        self._identity = {"about": self.about, "plan": asdict(self.hyperparameters)}
+        self._best, self._last = (self.folder / f"{n}.safetensors" for n in ("best", "last"))
+
     def train(self) -> dict[str, Any]:
         """Run the epochs that are missing, then measure the best one on the test part."""
         finished = self.folder / "run.json"
-        identity = {"about": self.about, "plan": asdict(self.hyperparameters)}
         if finished.exists():
-            record: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-            self._same(record["identity"], identity)
-            return record["result"]  # type: ignore[no-any-return]
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"{self.folder} cannot be made ({error}); choose another out."
-            ) from error
+            with reading(finished):
+                record = json.loads(finished.read_text(encoding="utf-8"))
+                refuse_other_run(finished, record["identity"], self._identity)
+                return _outcome(record["result"])
+        if self._best.exists() and not self._last.exists():
+            # of this run, killed in its first epoch, or of somebody else
+            refuse_other_run(self._best, load_facts(self._best).get("identity"), self._identity)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode") as self._pool:
-            result = self._train(identity)
-        write_text(finished, json.dumps({"identity": identity, "result": result}, indent=2))
-        (self.folder / "last.safetensors").unlink(missing_ok=True)
+            result = self._train()
+        record = {"identity": self._identity, "result": result}
+        write_text(finished, json.dumps(record, indent=2))
+        self._last.unlink(missing_ok=True)
         return result
 
-    @staticmethod
-    def _same(found: object, identity: object) -> None:
-        if json.loads(json.dumps(found)) != json.loads(json.dumps(identity)):
-            raise InputError(
-                f"this folder holds another run ({found}) than the one asked for ({identity}). "
-                "Choose another out, or delete the folder."
-            )
-
-    def _train(self, identity: dict[str, Any]) -> dict[str, Any]:
+    def _train(self) -> dict[str, Any]:
         hyper, module = self.hyperparameters, self.encoder.module
-        width = self.encoder.feature_dim
+        with self._named_failures():
+            width = self.encoder.feature_dim
         device = next(module.parameters()).device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(hyper.seed)
@@ -130,7 +139,7 @@ class Run:
         n = len(self.parts["train"].dataset)
         per_epoch = math.ceil(n / hyper.batch_size)
         total = per_epoch * hyper.epochs
-        history: list[dict[str, float]] = self._resume(identity, names, tensors, optimiser)
+        history: list[dict[str, float]] = self._resume(names, tensors, optimiser)
         for epoch in range(len(history), hyper.epochs):
             if self._out_of_patience(history):
                 break
@@ -143,20 +152,12 @@ class Run:
             held_out = float(self.objective.loss(outputs, targets["validation"].cpu()))
             if not (math.isfinite(loss) and math.isfinite(held_out)):
                 value, held_out = -math.inf, math.inf
-            history.append(
-                {
-                    "epoch": epoch + 1,
-                    "learning_rate": optimiser.param_groups[0]["lr"],
-                    "train_loss": loss,
-                    "validation_loss": held_out,
-                    "validation": value,
-                    "gradient_norm": norms,
-                    "seconds": time.perf_counter() - start,
-                }
-            )
+            rate, seconds = optimiser.param_groups[0]["lr"], time.perf_counter() - start
+            found = (epoch + 1, rate, loss, held_out, value, norms, seconds)
+            history.append(dict(zip(_HISTORY, found, strict=True)))
             if max(history, key=validation_order) is history[-1]:
-                save_tensors(self.folder / "best.safetensors", self._weights())
-            self._save_last(identity, names, tensors, optimiser, history)
+                save_tensors(self._best, self._weights(), {"identity": self._identity})
+            self._save_last(names, tensors, optimiser, history)
             self._log(history)
             if value == -math.inf:
                 break  # diverged: it does not come back
@@ -182,6 +183,12 @@ class Run:
             result["test"] = self.objective.value(outputs, targets["test"].cpu())
             result["gradient_norm"] = norms
         return result
+
+    def _named_failures(self) -> AbstractContextManager[None]:
+        """What the encoder's own code raises inside names the encoder."""
+        return named_failures(
+            self.encoder.identifier, "cannot be trained", "Choose one that can, or another device."
+        )
 
     # -- one epoch ------------------------------------------------------------------------------
 
@@ -235,7 +242,7 @@ class Run:
         for part in self._training:
             part.training = True
         losses = []
-        with torch.random.fork_rng(devices=_cuda_devices(targets)):
+        with torch.random.fork_rng(devices=_cuda_devices(targets)), self._named_failures():
             torch.manual_seed(int(rng.integers(2**62)))
             for step, rows in enumerate(np.array_split(order, per_epoch)):
                 rate = hyper.learning_rate * _schedule((epoch * per_epoch + step) / total)
@@ -283,7 +290,7 @@ class Run:
         """Outputs of the head for all samples of a part, and the largest gradient norm."""
         data, outputs, largest = self.parts[part], [], 0.0
         size = 2 * self.hyperparameters.batch_size
-        with torch.no_grad():
+        with torch.no_grad(), self._named_failures():
             for at in range(0, len(targets), size):
                 rows = range(at, min(at + size, len(targets)))
                 found = self._head(self.encoder.forward(data.batch(rows, self._pool)))
@@ -307,9 +314,11 @@ class Run:
 
     def load_best(self) -> None:
         """Put the weights of the best epoch into the encoder's module and the head."""
-        from safetensors.torch import load_file
-
-        self._load(load_file(self.folder / "best.safetensors"))
+        with reading(self._best):
+            weights, about = load_tensors(self._best)
+            if "identity" in about:  # as earlier versions did not write
+                refuse_other_run(self._best, about["identity"], self._identity)
+            self._load(weights)
 
     def _load(self, state: dict[str, Tensor]) -> None:
         head = {k.removeprefix(HEAD): v for k, v in state.items() if k.startswith(HEAD)}
@@ -320,7 +329,6 @@ class Run:
 
     def _save_last(
         self,
-        identity: dict[str, Any],
         names: list[str],
         tensors: list[nn.Parameter],
         optimiser: torch.optim.Optimizer,
@@ -331,46 +339,46 @@ class Run:
         for name, tensor in zip(names, tensors, strict=True):
             for key, value in optimiser.state.get(tensor, {}).items():
                 kept[f"optimiser|{name}|{key}"] = value
-        about = {"identity": json.dumps(identity), "history": json.dumps(history)}
-        save_tensors(self.folder / "last.safetensors", kept, about)
+        save_tensors(self._last, kept, {"identity": self._identity, "history": history})
 
     def _resume(
         self,
-        identity: dict[str, Any],
         names: list[str],
         tensors: list[nn.Parameter],
         optimiser: torch.optim.Optimizer,
     ) -> list[dict[str, float]]:
         """Take up where a killed run stopped; an empty history where there is nothing."""
-        path = self.folder / "last.safetensors"
-        if not path.exists():
+        if not (self._last.exists() and self._best.exists()):
             return []
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = file.metadata()
-                kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise StoreError(
-                f"{path} is damaged ({error}); delete it, and the run starts anew."
-            ) from error
-        self._same(json.loads(about["identity"]), identity)
-        prefix = "weights|"
-        self._load({k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)})
-        for name, tensor in zip(names, tensors, strict=True):
-            prefix = f"optimiser|{name}|"
-            state = {k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)}
-            if state:
-                optimiser.state[tensor] = {
-                    key: value if key == "step" else value.to(tensor.device)
-                    for key, value in state.items()
-                }
-        history: list[dict[str, float]] = json.loads(about["history"])
-        return history
+        with reading(self._last):
+            kept, about = load_tensors(self._last)
+            refuse_other_run(self._last, about.get("identity"), self._identity)
+            prefix = "weights|"
+            self._load({k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)})
+            for name, tensor in zip(names, tensors, strict=True):
+                prefix = f"optimiser|{name}|"
+                state = {k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)}
+                if state:
+                    optimiser.state[tensor] = {
+                        key: value if key == "step" else value.to(tensor.device)
+                        for key, value in state.items()
+                    }
+            return [{key: row[key] for key in _HISTORY} for row in cast("Any", about["history"])]
 
     def _log(self, history: list[dict[str, float]]) -> None:
         lines = [",".join(history[0])]
         lines += [",".join(f"{value:.6g}" for value in row.values()) for row in history]
         write_text(self.folder / "log.csv", "\n".join(lines) + "\n")
+
+
+def _outcome(result: dict[str, Any]) -> dict[str, Any]:
+    """What `Run.train` gave, read back."""
+    known = {one.name for one in fields(TrainingRun)} - OF_THE_PLAN
+    if result.keys() != known or not all(
+        isinstance(value, int | float | None) for value in result.values()
+    ):
+        raise ValueError(f"its result must have {', '.join(sorted(known))}, all numbers")
+    return result
 
 
 def validation_order(row: Mapping[str, float]) -> tuple[float, float]:

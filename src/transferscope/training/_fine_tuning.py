@@ -20,9 +20,10 @@ from transferscope.encoders import (
     load_encoder,
     refuse_other_modality,
 )
-from transferscope.errors import EncoderError, InputError, require
+from transferscope.errors import EncoderError, InputError, StoreError, first_few, require
 from transferscope.numerics.sampling import by_class
 from transferscope.results import FineTuningResult, TrainingRun
+from transferscope.storage.atomic import refuse_unwritable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -115,9 +116,9 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
         If hyper-parameters are out of range, `train` and `test` have other classes, or `out` holds
         runs of something else.
     EncoderError
-        If the encoder cannot be trained, or every run diverged.
+        If the encoder cannot be loaded or trained, or every run diverged.
     StoreError
-        If `out` cannot be written.
+        If `out` cannot be written, or a file in it is damaged.
 
     Notes
     -----
@@ -130,6 +131,8 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
     for name, value, known in (("mode", mode, MODES), ("augment", augment, AUGMENTATIONS)):
         if value not in known:
             raise InputError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
+    if out is not None:
+        refuse_unwritable(Path(out) / "run", elsewhere="choose another out")
     torch = require("torch", extra="vision", purpose="fine-tune")
     from transferscope.training._descent import restored
 
@@ -239,12 +242,29 @@ def pretrain(  # noqa: PLR0913  data, hyper-parameters and how it is run
         As `finetune` does.
     """
     require("torch", extra="vision", purpose="pre-train")
-    from transferscope.training._saving import save_tensors
+    from transferscope.training._saving import load_facts, refuse_other_run, save_tensors
 
-    folder = Path(out)
+    initial, final = (Path(out) / f"{name}.safetensors" for name in ("initial", "final"))
+    refuse_unwritable(initial, elsewhere="choose another out")
     loaded = _trainable(encoder, device)
-    if not (folder / "initial.safetensors").exists():
-        save_tensors(folder / "initial.safetensors", loaded.module.state_dict())
+    identity = {
+        "encoder": loaded.fingerprint,
+        "dataset": dataset.fingerprint,
+        "test": None if test is None else test.fingerprint,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "augment": augment,
+        "max_gradient_norm": max_gradient_norm,
+        "seed": seed,
+    }
+    if initial.exists() or final.exists():
+        # a last end without its first one is of somebody else
+        found = load_facts(initial).get("identity") if initial.exists() else None
+        refuse_other_run(initial if initial.exists() else final, found, identity)
+    else:
+        save_tensors(initial, loaded.module.state_dict(), {"identity": identity})
     result = finetune(
         loaded,
         dataset,
@@ -257,13 +277,21 @@ def pretrain(  # noqa: PLR0913  data, hyper-parameters and how it is run
         augment=augment,
         patience=None,
         max_gradient_norm=max_gradient_norm,
-        out=folder,
+        out=out,
         device=device,
         seed=seed,
         progress=progress,
     )
-    for best in folder.glob("lr*/best.safetensors"):
-        best.replace(folder / "final.safetensors")
+    best = Path(out) / result.runs[0].folder / "best.safetensors"
+    try:
+        if best.exists():
+            best.replace(final)
+        final.stat()
+    except OSError as error:
+        raise StoreError(
+            f"{final} is not there, though its run has ended ({error.strerror}). Delete the folder "
+            f"{best.parent} to train again."
+        ) from error
     return result
 
 
@@ -315,9 +343,17 @@ def _trainable(spec: str | Encoder | nn.Module, device: str | None) -> Trainable
             f"{encoder.identifier} cannot be trained: it has no `module` and no `forward` "
             "(see transferscope.encoders.TrainableEncoder). Encoders loaded by name have both."
         )
-    if not any(p.is_floating_point() for p in encoder.module.parameters()):  # type: ignore[attr-defined]
+    trainable: TrainableEncoder = encoder  # type: ignore[assignment]
+    weights = [one for one in trainable.module.named_parameters() if one[1].is_floating_point()]
+    if not weights:
         raise EncoderError(f"{encoder.identifier} has no weights, so nothing can be trained.")
-    return encoder  # type: ignore[return-value]
+    broken = [name for name, values in weights if not values.isfinite().all()]
+    if broken:
+        raise EncoderError(
+            f"{encoder.identifier} has weights that are NaN or infinite ({first_few(broken)}), so "
+            "nothing can be trained. Choose another checkpoint."
+        )
+    return trainable
 
 
 def _validation_order(run: TrainingRun) -> tuple[float, float]:
