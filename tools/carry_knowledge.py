@@ -31,7 +31,8 @@ import torch
 import torchvision
 
 from transferscope.encoders import bundled_card, list_bundled
-from transferscope.knowledge import fit_tables, write_model
+from transferscope.knowledge._fit import fit_tables
+from transferscope.knowledge._tables import write_model
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "transferscope"
@@ -41,7 +42,7 @@ FACTS = (
     *("download_mb", "gpu_speed", "cpu_speed", "license", "open_weights", "released"),
     *("pretraining", "n_languages", "instructions", "loadable"),
     *("imagenet", "imagenet_real", "imagenet_v2", "sketch", "imagenet_a", "imagenet_r"),
-    "imagenet_tuned",
+    *("imagenet_tuned", "n_results", "sources"),
 )
 #: Measurements of ImageNet and its relatives: fact -> file of timm's results.
 TESTS = {
@@ -125,6 +126,12 @@ def main(data: Path) -> None:
         *_benchmarks(data / "results", encoders, unmatched),
     ]
     rows.sort(key=lambda row: (row[4], row[2], row[1], row[0]))
+    for name, _, _, _, source in rows:
+        one = encoders[name]
+        one["n_results"] = int(str(one.get("n_results", 0))) + 1
+        one["sources"] = "|".join(
+            sorted({*filter(None, str(one.get("sources", "")).split("|")), source})
+        )
     table = [encoders[name] for name in sorted(encoders)]
     DATA.mkdir(exist_ok=True)
     _write(DATA / "results.csv.gz", ("encoder", "task", "kind", "value", "source"), rows)
@@ -213,7 +220,7 @@ def _timm(data: Path) -> dict[str, dict[str, object]]:
             name = with_hub.get(model, f"timm/{model}")
             size = encoders[name].get("input_size")
             row = rows.loc[(rows["img_size"] - size).abs().idxmin()]
-            encoders[name][fact] = f"{row['top1'] / 100:.5f}"
+            encoders[name] |= {fact: f"{row['top1'] / 100:.5f}", "sources": "timm"}
     _tuned(encoders)
     return encoders
 
@@ -282,6 +289,7 @@ def _torchvision(encoders: dict[str, dict[str, object]]) -> None:
                     open_weights=1,
                     pretraining="in1k",
                     imagenet=scores and f"{scores['acc@1'] / 100:.5f}",
+                    sources="torchvision",
                 )
             )
             _also(one, own)

@@ -328,12 +328,14 @@ def _unbeaten(comparisons: Sequence[Comparison]) -> Iterator[str]:
         for score, other, sign in ((pair.first, pair.second, 1), (pair.second, pair.first, -1)):
             if other not in BASELINES or score in BASELINES:
                 continue
-            ends = sorted(sign * (x or 0.0) for x in (pair.low, pair.high))
-            if ends[0] <= 0:
+            interval, sure = "no interval", False
+            if pair.low is not None and pair.high is not None:
+                low, high = sorted((sign * pair.low, sign * pair.high))
+                interval, sure = f"{low:.2f} to {high:.2f}", low > 0
+            if not sure:
                 yield (
                     f"{score} is not shown to beat {other}, which knows nothing of the data set: "
-                    f"mean weighted tau differs by {sign * pair.difference:+.3f} "
-                    f"({ends[0]:.2f} to {ends[1]:.2f})."
+                    f"mean weighted tau differs by {sign * pair.difference:+.3f} ({interval})."
                 )
 
 

@@ -123,7 +123,22 @@ def score_table(scores: Scores | pd.DataFrame) -> Scores:
 
 
 def accuracy_table(accuracy: Accuracies | pd.DataFrame) -> Accuracies:
-    """Accuracies as a nested mapping, from one or from a long or wide frame."""
+    """Accuracies as a nested mapping, from one or from a long or wide frame.
+
+    Parameters
+    ----------
+    accuracy : mapping of data set to encoder to float, or DataFrame
+        As for `evaluate`.
+
+    Returns
+    -------
+    mapping of data set to encoder to float
+
+    Raises
+    ------
+    InputError
+        As `read_scores`.
+    """
     if isinstance(accuracy, Mapping):
         return accuracy
     return _nested_accuracy(_of_frame(accuracy, "accuracy"))

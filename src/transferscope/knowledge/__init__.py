@@ -2,8 +2,7 @@
 
 from transferscope.knowledge._baselines import with_baselines
 from transferscope.knowledge._expect import expect
-from transferscope.knowledge._fit import Matrix, fit_tables, result_matrix
-from transferscope.knowledge._model import Model
+from transferscope.knowledge._fit import Matrix, result_matrix
 from transferscope.knowledge._select import select_encoders
 from transferscope.knowledge._sources import SOURCES, Source
 from transferscope.knowledge._tables import (
@@ -11,22 +10,18 @@ from transferscope.knowledge._tables import (
     Result,
     known_encoders,
     published_results,
-    write_model,
 )
 
 __all__ = [
     "SOURCES",
     "KnownEncoder",
     "Matrix",
-    "Model",
     "Result",
     "Source",
     "expect",
-    "fit_tables",
     "known_encoders",
     "published_results",
     "result_matrix",
     "select_encoders",
     "with_baselines",
-    "write_model",
 ]

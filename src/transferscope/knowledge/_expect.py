@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +14,7 @@ from transferscope.evaluation import accuracy_table, read_accuracy
 from transferscope.knowledge._conditioning import Cells, Expected, condition
 from transferscope.knowledge._model import KINDS
 from transferscope.knowledge._names import Candidates
-from transferscope.knowledge._tables import MODALITIES, KnownEncoder, published_results
+from transferscope.knowledge._tables import MODALITIES, KnownEncoder
 from transferscope.results import Expectation, ExpectedEncoder
 
 if TYPE_CHECKING:
@@ -175,11 +174,6 @@ def _describe(
     measured: Mapping[int, float],
     rows: Sequence[int],
 ) -> Iterable[ExpectedEncoder]:
-    counts: Counter[str] = Counter()
-    sources: dict[str, dict[str, None]] = {}
-    for result in published_results():
-        counts[result.encoder] += 1
-        sources.setdefault(result.encoder, {})[result.source] = None
     low, high = found.interval(0.9)
     order = sorted(range(len(known)), key=lambda i: (-found.mean[i], known[i].name))
     smallest = math.inf
@@ -206,8 +200,8 @@ def _describe(
             expected_regret=float(found.regret[i]),
             expected_improvement=float(found.improvement[i]),
             measured=value,
-            n_results=counts[one.name],
-            sources=tuple(sources.get(one.name, ())) + (("timm",) if one.accuracies else ()),
+            n_results=one.n_results,
+            sources=one.sources,
             n_parameters=one.n_parameters,
             feature_dim=one.feature_dim,
             input_size=one.input_size,
@@ -219,17 +213,17 @@ def _describe(
             pretraining=one.pretraining,
             open_weights=one.open_weights,
             cheapest=i in cheapest,
-            reason=_reason(one, counts[one.name], value),
+            reason=_reason(one, value),
         )
 
 
-def _reason(one: KnownEncoder, n_results: int, measured: float | None) -> str:
+def _reason(one: KnownEncoder, measured: float | None) -> str:
     if measured is not None:
         return "measured on this task"
     if not one.loadable:
-        return f"{n_results} published results; a service, or weights that are not known to be open"
-    if n_results:
-        return f"{n_results} published results"
+        return f"{one.n_results} published results; a service, or weights not known to be open"
+    if one.n_results:
+        return f"{one.n_results} published results"
     if "imagenet" in one.accuracies:
         return f"ImageNet accuracy {one.accuracies['imagenet']:.3f}; no results on other tasks"
     if one.n_parameters:

@@ -46,7 +46,17 @@ class Matrix:
     accuracy: NumpyArray
 
     def keep(self, wanted: Callable[[str, str, str], bool]) -> Matrix:
-        """The columns whose source, task and kind are wanted."""
+        """The same results of some of the columns.
+
+        Parameters
+        ----------
+        wanted : callable
+            Of source, task and kind: whether to keep the column.
+
+        Returns
+        -------
+        Matrix
+        """
         places = [i for i, column in enumerate(self.columns) if wanted(*column)]
         return Matrix(self.encoders, [self.columns[i] for i in places], self.accuracy[:, places])
 

@@ -117,6 +117,8 @@ def find_family(name: str, modality: str) -> Family | None:
         instructions=False,
         loadable=True,
         accuracies={},
+        n_results=0,
+        sources=(),
     )
     return Family(blank, rows)
 

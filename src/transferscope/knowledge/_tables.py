@@ -51,6 +51,10 @@ class KnownEncoder:
     accuracies : dict of str to float
         On ImageNet and its relatives, with the encoder's own head; ``imagenet_tuned`` is that of
         the same weights after fine-tuning on ImageNet.
+    n_results : int
+        Published results on other tasks.
+    sources : tuple of str
+        Where these are from, see `SOURCES`.
     """
 
     name: str
@@ -71,6 +75,8 @@ class KnownEncoder:
     instructions: bool
     loadable: bool
     accuracies: dict[str, float]
+    n_results: int
+    sources: tuple[str, ...]
 
     @property
     def usual(self) -> bool:
@@ -153,6 +159,8 @@ def known_encoders(folder: Path = _DATA) -> dict[str, KnownEncoder]:
             row["instructions"] == "1",
             row["loadable"] == "1",
             {test: float(row[test]) for test in _TESTS if row[test]},
+            int(row["n_results"] or 0),
+            tuple(filter(None, row["sources"].split("|"))),
         )
         for row in _rows(folder / "encoders.csv.gz")
     }
