@@ -219,11 +219,11 @@ def study_tasks(modality: str) -> str:
             for policy in POLICIES if block == "complete" else POLICIES[:1]:
                 for seed in range(RANDOM_ORDERS if policy == "random" else 1):
                     rows += [{"block": block} | row for row in walk(part, policy, seed)]
-    return (
-        f"{len(wanted)} of {len(names)} tasks; complete: the {len(complete)} encoders that have all "
-        f"of them; all: those that have the task.\n\n"
-        + table(rows, ["block", "policy", "measured"])
+    what = (
+        f"{len(wanted)} of {len(names)} tasks. complete: the {len(complete)} encoders that have "
+        "all of these tasks; all: the encoders that have the task."
     )
+    return f"{what}\n\n{table(rows, ['block', 'policy', 'measured'])}"
 
 
 def study_hidden(modality: str) -> str:

@@ -159,7 +159,7 @@ def _improvement(mean: NumpyArray, sd: NumpyArray, measured: NumpyArray) -> Nump
     z = gain / np.maximum(sd, 1e-9)
     found = gain * ndtr(z) + sd * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
     found[measured] = 0
-    return np.maximum(found, 0)
+    return np.asarray(np.maximum(found, 0))
 
 
 @dataclass(frozen=True)
