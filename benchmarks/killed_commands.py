@@ -27,17 +27,18 @@ from pathlib import Path
 from transferscope.storage.feature_store import FeatureStore
 
 ENCODER = "mini/resnet-random"
+PAIR = "mini/resnet-random,mini/vit-random"
 #: Facts that are not the same in two runs.
 CLOCKS = ("seconds", "samples_per_second")
 
 
 def commands(max_samples: int) -> dict[str, list[str]]:
     data = ["sklearn/digits", "--max-samples", str(max_samples)]
-    short = ["--batch-size", "32", "--epochs", "4"]
+    short = ["--batch-size", "32", "--epochs", "3"]
     return {
-        "rank": ["rank", *data, "-e", "mini/all", "-m", "logme,knn", "--out", "out/r.json",
+        "rank": ["rank", *data, "-e", PAIR, "-m", "logme,knn", "--out", "out/r.json",
                  "--store", "store"],
-        "extract": ["extract", *data, "-e", "mini/all", "--out", "out", "--store", "store"],
+        "extract": ["extract", *data, "-e", PAIR, "--out", "out", "--store", "store"],
         "finetune": ["finetune", *data, "-e", ENCODER, "--out", "out", "--csv", "out/a.csv",
                      "--learning-rates", "1e-3,3e-3", "--weight-decays", "0", "--seeds", "2",
                      *short],

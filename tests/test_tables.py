@@ -452,6 +452,22 @@ def test_tags_are_real_lists_of_as_many_items(texts, labels, words, tmp_path):
         assert in_memory is None or in_memory.fingerprint == data.fingerprint
 
 
+def test_nothing_in_a_list_is_no_word_and_no_tag(tmp_path):
+    words, tags = [["a", "b"]] * 6, [["X", "Y"]] * 6
+    for texts, labels in (
+        ([*words, ["a", None]], [*tags, tags[0]]),
+        ([*words, words[0]], [*tags, ["X", None]]),
+    ):
+        for task in ("tags", "entities"):
+            with pytest.raises(
+                DatasetError, match=r"lists of texts; line 7 holds None in its list"
+            ):
+                open_dataset(lines(tmp_path / "a.jsonl", texts, labels), task=task)
+    path = lines(tmp_path / "b.jsonl", [*words, ["a", None]], list("xyxyxyx"))
+    with pytest.raises(DatasetError, match=r"lists of texts; line 7 holds None"):
+        open_dataset(path)
+
+
 def test_lists_of_words_with_a_few_unequal_lists_of_tags_are_refused(tmp_path):
     words, tags = [["a", "b"]] * 6, [["X", "Y"]] * 5 + [["X"]]
     path = lines(tmp_path / "a.jsonl", words, tags)

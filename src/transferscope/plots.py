@@ -28,6 +28,17 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def require_matplotlib() -> None:
+    """Refuse to draw, before the work for a figure begins, where it could not be drawn.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    require("matplotlib", extra="report", purpose="draw figures")
+
+
 def plot_ped(trace: PedTrace) -> Figure:
     """Draw how PED moves the classes: the plane of their means, and the energy per step.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from transferscope.cli._terminal import literal, stderr
-from transferscope.errors import InputError, StoreError, require
+from transferscope.errors import InputError, StoreError
 from transferscope.storage.atomic import refuse_unwritable, write_atomically
 from transferscope.storage.feature_store import FeatureStore
 
@@ -50,7 +50,9 @@ def claim(
     """
     named = [path for path in paths if path is not None]
     if figures and named:
-        require("matplotlib", extra="report", purpose="draw figures")
+        from transferscope.plots import require_matplotlib
+
+        require_matplotlib()
     if len({os.path.realpath(path) for path in named}) < len(named):
         raise InputError(f"{named[0]} is named for two outputs. Name a file for each.")
     for path in named:

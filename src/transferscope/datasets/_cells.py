@@ -101,7 +101,7 @@ def texts_of(cells: Iterable[object], *, what: str, place: Place = place_of_row)
         return [str(cell) for cell in column]
     kind = the_kind(["text" if isinstance(c, str) else c for c in column], what=what, place=place)
     if kind == "list":
-        return [" ".join(words_of_cell(cell)) for cell in column]
+        return [" ".join(words) for words in words_of(column, what=what, place=place)]
     if kind in ("number", "bool"):
         return [str(cell) for cell in column]
     raise DatasetError(
@@ -110,10 +110,28 @@ def texts_of(cells: Iterable[object], *, what: str, place: Place = place_of_row)
     )
 
 
-def words_of_cell(cell: object) -> list[str]:
-    """Words or tags of a cell: a list, or a text with spaces between them."""
-    listed = list_of(cell)
-    return str(cell).split() if listed is None else [str(item) for item in listed]
+def words_of(cells: Iterable[object], *, what: str, place: Place) -> list[list[str]]:
+    """Words or tags of each cell: of a list, or of a text with spaces between them.
+
+    Raises
+    ------
+    DatasetError
+        If a list holds anything but texts and numbers.
+    """
+    found = []
+    for row, cell in enumerate(cells):
+        listed = list_of(cell)
+        items = str(cell).split() if listed is None else listed
+        wrong = [
+            i for i in items if not isinstance(i, str) and kind_of(i) not in ("number", "bool")
+        ]
+        if wrong:
+            raise DatasetError(
+                f"{what} must be lists of texts; {place(row)} holds {wrong[0]!r:.60} in its list. "
+                "Correct it or remove that row."
+            )
+        found.append([str(item) for item in items])
+    return found
 
 
 def list_of(cell: object) -> list[object] | None:

@@ -101,7 +101,8 @@ def _parse(text: str, path: Path) -> _Records:
 
 
 def _header_of(text: str) -> str:
-    return _LINE_END.split(text.lstrip("\r\n"), maxsplit=1)[0]
+    found = re.search(r"[^\r\n]+", text)
+    return found[0] if found else ""
 
 
 def _split(text: str, separator: str, path: Path) -> _Records:

@@ -126,7 +126,7 @@ def to_8_bits(
     DatasetError
         If they are negative or brighter than white, as those of normalised images are.
     """
-    white = whites[_kind(pixels)]
+    white = whites.get(_kind(pixels), 0.0)  # none where the samples have changed meanwhile
     if not bool(((pixels >= 0) & (pixels <= white)).all()):
         raise DatasetError(
             f"pixels of {where} must lie in 0..{white:g}; they lie in {pixels.min():g}.."

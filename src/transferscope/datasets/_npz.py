@@ -36,7 +36,7 @@ def read_npz_images(path: Path, request: Request) -> Dataset:
     Parameters
     ----------
     path : Path
-        Its file holds ``images`` (uint8, (n, height, width[, channels]) or (n, channels, height,
+        Its file holds ``images`` (numbers, (n, height, width[, channels]) or (n, channels, height,
         width)) and ``labels``, or the same with a split: ``train_images``, ``train_labels``,
         ``x_test``, ``y_test`` ...; optionally ``class_names``. In place of images, ``train_jpeg``
         (uint8, image files laid end to end) and ``train_offsets`` (n + 1).

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from transferscope.datasets._cells import Place, list_of, words_of_cell
+from transferscope.datasets._cells import Place, list_of, words_of
 from transferscope.datasets._dataset import Dataset, make_dataset
 from transferscope.datasets._request import Request
 from transferscope.datasets._samples import Words
@@ -65,7 +65,7 @@ def find_tagged(
             )
     elif request.task not in ("tags", "entities"):
         return None
-    tags = [words_of_cell(cell) for cell in labels]
+    tags = words_of(labels, what="tags", place=place)
     if class_names:
         ids = {str(i): name for i, name in enumerate(class_names)}
         for row, its in enumerate(tags):
@@ -75,13 +75,13 @@ def find_tagged(
                     f"{', '.join(its):.80}. Correct it."
                 )
         tags = [[ids[tag] for tag in its] for its in tags]
-    return [words_of_cell(cell) for cell in texts], tags
+    return words_of(texts, what="words", place=place), tags
 
 
 def make_tagged(
     name: str,
-    texts: Iterable[object],
-    labels: Iterable[object],
+    words: Sequence[Sequence[str]],
+    tags: Sequence[Sequence[str]],
     request: Request,
     *,
     split: str = "all",
@@ -93,8 +93,8 @@ def make_tagged(
     Parameters
     ----------
     name : str
-    texts, labels : iterables of equal length
-        Words and tags of each sentence: lists, or texts with spaces between.
+    words, tags : sequences of equal length
+        Of each sentence.
     request : Request
         With ``task="entities"`` the prefix that marks where an entity begins (``B-``, ``I-``, ...)
         is dropped, and the classes are the types of entities.
@@ -109,8 +109,7 @@ def make_tagged(
     DatasetError
         If a sentence has another number of words than of tags.
     """
-    sentences = [tuple(words_of_cell(text)) for text in texts]
-    tags = [words_of_cell(label) for label in labels]
+    sentences = [tuple(its) for its in words]
     for number, (sentence, its_tags) in enumerate(zip(sentences, tags, strict=True)):
         if len(sentence) != len(its_tags):
             raise DatasetError(
@@ -120,8 +119,7 @@ def make_tagged(
     flat = [tag for its_tags in tags for tag in its_tags]
     if request.task == "entities":
         flat = [_PREFIX.sub("", tag) for tag in flat]
-    words = Words(sentences, name)
-    whole = make_dataset(name, words, flat, split=split, notes=notes)
+    whole = make_dataset(name, Words(sentences, name), flat, split=split, notes=notes)
     if rows is None:
         return whole
     sentence_of = np.repeat(np.arange(len(sentences)), [len(sentence) for sentence in sentences])

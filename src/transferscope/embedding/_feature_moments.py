@@ -202,15 +202,43 @@ class FeatureMoments:
         )
 
     def inside(self, rows: Array) -> Array:
-        """Vectors of features (..., d) in the coordinates of the scatter, (..., k)."""
+        """Vectors of features in the coordinates of the scatter.
+
+        Parameters
+        ----------
+        rows : float64 array of shape (..., d)
+
+        Returns
+        -------
+        float64 array of shape (..., k)
+        """
         return rows if self.basis is None else rows @ self.basis
 
     def lifted(self, columns: Array) -> Array:
-        """Columns in the coordinates of the scatter (k, ...) as features (d, ...)."""
+        """Columns in the coordinates of the scatter as vectors of features.
+
+        Parameters
+        ----------
+        columns : float64 array of shape (k, ...)
+
+        Returns
+        -------
+        float64 array of shape (d, ...)
+        """
         return columns if self.basis is None else self.basis @ columns
 
     def in_own_axes(self) -> Array:
-        """The scatter in the features' own axes, (d, d)."""
+        """The scatter in the features' own axes.
+
+        Returns
+        -------
+        float64 array of shape (d, d)
+
+        Raises
+        ------
+        FeatureError
+            If there are too many features for such a matrix.
+        """
         if self.basis is None:
             return self.scatter
         require_size(int(self.mean.shape[0]), int(self.mean.shape[0]))
@@ -228,7 +256,16 @@ class FeatureMoments:
         return squares
 
     def plus(self, left: Array, right: Array) -> Self:
-        """The same with ``leftᵀ right + rightᵀ left`` added to the scatter, of (m, d) each."""
+        """The same with ``leftᵀ right + rightᵀ left`` added to the scatter.
+
+        Parameters
+        ----------
+        left, right : float64 array of shape (m, d)
+
+        Returns
+        -------
+        FeatureMoments
+        """
         xp = arrays.namespace(left)
         basis: Array | None = None
         if self.basis is None:

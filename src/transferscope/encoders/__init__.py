@@ -8,8 +8,10 @@
 ``torchvision/<name>``                 torchvision; ``?weights=IMAGENET1K_V1`` picks its weights
 ``hf/<id>`` or ``hf/<folder>``         vision and text models of transformers, from hub or folder
 ``checkpoint:<path>?arch=<timm name>`` weights from research code, in a timm architecture; with
-                                       ``mini/<name>`` those of a bundled encoder that was trained
-                                       further
+                                       ``torchvision/<name>`` in one of torchvision, with
+                                       ``hf/<folder>`` in that of a configuration of transformers,
+                                       with ``mini/<name>`` those of a bundled encoder that was
+                                       trained further
 =====================================  ============================================================
 
 ``text-base``, ``text-large``, ``vision-base``, ``vision-large`` and ``vision-ssl`` are lists of

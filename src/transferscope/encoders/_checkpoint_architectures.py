@@ -44,8 +44,8 @@ Converter: TypeAlias = Callable[..., object]
 
 # names by which timm's converters know the files of a network's authors
 _OF_AUTHORS = re.compile(
-    r"visual\.class_embedding|visual\.attnpool\.|visual\.trunk\.|register_tokens$|mask_token$"
-    r"|downsample_layers\.0\.0\."
+    r"(?<![^.])(visual\.(class_embedding|attnpool\.|trunk\.)|register_tokens$|mask_token$"
+    r"|downsample_layers\.0\.0\.)"
 )
 # tensors that a converter fits to another size of images or patches by interpolation
 _OF_ANOTHER_SIZE = re.compile(r".*(pos_embed|position|patch_embed).*")
@@ -97,20 +97,31 @@ class Architecture:
             for number, (path, prefix, named) in enumerate(_excerpts(index, report))
             if (converted := _converted(self.convert, named))
         ]
-        for _, _, path, prefix, converted in sorted(found, key=lambda one: one[:2], reverse=True):
-            # under the old names as well, which tell the layout
-            own, _ = FileIndex(converted).search(self.network)
-            if own.complete:
-                original = next(c.tensors for c in index.containers if c.path == path)
-                return own.moved(self.network, path, prefix, original), converted
-        return report, tensors
+        found.sort(key=lambda one: one[:2], reverse=True)
+        whole = [
+            (own, path, prefix, converted)
+            for _, _, path, prefix, converted in found
+            if (own := FileIndex(converted).search(self.network)[0]).complete
+        ]
+        if not whole:
+            return report, tensors
+        own, path, prefix, converted = whole[0]
+        own = own.moved(
+            self.network,
+            path,
+            prefix,
+            original=next(one.tensors for one in index.containers if one.path == path),
+            alternatives=[f"{'.'.join(other)}/" for _, other, _, _ in whole if other != path],
+        )
+        return own, converted
 
 
 def _excerpts(
     index: FileIndex, report: MatchReport
 ) -> Iterator[tuple[tuple[str, ...], str, dict[str, Tensor]]]:
     """Parts of the file that may be one network: container, prefix, and tensors without it."""
-    for container in index.containers:
+    most = max(len(container.tensors) for container in index.containers)
+    for container in [one for one in index.containers if 3 * len(one.tensors) >= most][:8]:
         prefixes = {""}
         if container.path == report.container:
             prefixes.add(report.prefix)

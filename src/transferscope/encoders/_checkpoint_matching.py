@@ -10,6 +10,7 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, TypeAlias
 
 from transferscope.encoders._checkpoint_layouts import (
+    CLIP,
     NAMINGS,
     PLAIN_NAMES,
     WRAPPERS,
@@ -86,7 +87,9 @@ class MatchReport:
         network: Network,
         container: tuple[str, ...],
         prefix: str,
-        tensors: Mapping[str, Tensor],
+        *,
+        original: Mapping[str, Tensor],
+        alternatives: Iterable[str],
     ) -> MatchReport:
         """Make the same report of tensors that were taken from another place and renamed.
 
@@ -95,14 +98,16 @@ class MatchReport:
         network : Network
         container : tuple of str
         prefix : str
-        tensors : mapping of str to Tensor
+        original : mapping of str to Tensor
             What the container holds.
+        alternatives : iterable of str
+            Other places.
 
         Returns
         -------
         MatchReport
         """
-        layout = layout_of(".".join(container), tensors)
+        layout = layout_of(".".join(container), original)
         heads = network.heads if layout.projects else ()
         return replace(
             self,
@@ -112,6 +117,7 @@ class MatchReport:
             sources={n: key for n, key in self.sources.items() if not n.startswith(heads)},
             n_classes=None if layout.projects else self.n_classes,
             normalisation=layout.normalisation,
+            alternatives=tuple(dict.fromkeys(alternatives)),
         )
 
     @property
@@ -136,8 +142,14 @@ class MatchReport:
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever reads a ranking must know: which of several copies of the network it is."""
+        notes: tuple[str, ...] = ()
+        if self.layout == CLIP:
+            notes = (
+                "OpenAI trained its vision transformers with QuickGELU, OpenCLIP most without: the "
+                "weights are right in an architecture with the same, see its name",
+            )
         if not (self.complete and (self.alternatives or self.left_out)):
-            return ()
+            return notes
         place = f"{'.'.join(self.container)}/{self.prefix}"
         kind = "averaged weights, " if preference(place) > 0 else ""
         note = f"of several copies of the network in the file it is {kind}{_shown(place)}"
@@ -146,7 +158,7 @@ class MatchReport:
         if self.left_out:
             lacking = first_few(map(_shown, self.left_out))
             note += f"; averaged weights {lacking} lack tensors that the network needs"
-        return (note,)
+        return (*notes, note)
 
     def differences(self) -> Iterator[str]:
         """Describe what does not fit: shapes first, then missing and unexpected in alternation.
@@ -526,7 +538,7 @@ def _report(best: _Candidate, candidates: list[_Candidate]) -> MatchReport:
 
 def _shown(place: str) -> str:
     """A place as the names in it begin, such as ``model_ema.module.``."""
-    container, _, prefix = place.partition("/")
+    container, _, prefix = place.rpartition("/")
     return f"{container}.{prefix}*" if container else f"{prefix}*"
 
 

@@ -175,7 +175,7 @@ def _deeper(state: dict[str, Tensor], encoder: TorchEncoder | TextEncoder) -> li
     """Names that found no place though others like them, but for a number, did."""
 
     def sign(tensor: Tensor) -> tuple[tuple[int, ...], float]:
-        return tuple(tensor.shape), float(tensor.double().sum())
+        return tuple(tensor.shape), float(tensor.contiguous().double().sum())
 
     taken = {sign(tensor) for tensor in encoder.module.state_dict().values()}
     used = {name for name, tensor in state.items() if sign(tensor.float()) in taken}

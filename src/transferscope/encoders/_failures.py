@@ -29,6 +29,10 @@ def named_failures(
         Whether what is given to functions of this package inside are settings of the encoder: then
         an `InputError` is a failure like others.
 
+    Yields
+    ------
+    None
+
     Raises
     ------
     EncoderError

@@ -164,7 +164,8 @@ def _of_checkpoint(spec: str) -> Encoder:
     if not separator or not path or not architecture:
         raise EncoderError(
             f"checkpoint name {spec!r} must hold a path and the architecture of its weights. "
-            "Write checkpoint:<path>?arch=<timm name>, such as checkpoint:w.pth?arch=resnet50."
+            "Write checkpoint:<path>?arch=<timm name>, such as checkpoint:w.pth?arch=resnet50, or "
+            "for the name torchvision/<name> or hf/<folder with config.json>."
         )
     require("torch", extra="vision", purpose=f"load {spec}")
     if architecture.startswith("mini/"):

@@ -162,11 +162,6 @@ class _Rule(NamedTuple):
     weights: Array  # (d, C)
     offsets: Array  # (C,)
 
-    def solve(self, right: Array) -> Array:
-        """``S⁻¹`` times columns (d, m) that the samples span."""
-        inside = self.total.inside(right.T).T
-        return self.total.lifted(arrays.solve_positive(self.covariance, inside))
-
 
 def _fit(
     moments: ClassMoments,
@@ -191,10 +186,14 @@ def _fit(
     identity = xp.eye(within.shape[0], dtype=xp.float64, device=arrays.device_of(within))
     covariance = (1 - shrinkage) * within + ridge * identity
     means = moments.means - pivot
-    rule = _Rule(shares, means, moments.total, covariance, shrinkage, means.T, means[:, 0])
-    weights = rule.solve(means.T)
+    weights = _solve(moments.total, covariance, means.T)
     offsets = xp.log(shares) - xp.sum(means.T * weights, axis=0) / 2
-    return rule._replace(weights=weights, offsets=offsets)
+    return _Rule(shares, means, moments.total, covariance, shrinkage, weights, offsets)
+
+
+def _solve(total: FeatureMoments, covariance: Array, right: Array) -> Array:
+    """``S⁻¹`` times columns (d, m) that the samples span."""
+    return total.lifted(arrays.solve_positive(covariance, total.inside(right.T).T))
 
 
 def _power_estimate(matrix: Array, ones: Array | None) -> float:
@@ -245,7 +244,7 @@ def _pull(rule: _Rule, x: Array, labels: Array, slopes: Array) -> tuple[Array, A
     xp = arrays.namespace(x)
     W, m, d = rule.weights, x.shape[0], x.shape[1]
     g_b = xp.mean(slopes, axis=0)
-    H = rule.solve(x.T @ slopes / m)
+    H = _solve(rule.total, rule.covariance, x.T @ slopes / m)
     A = g_b * W / 2 - H
     deviation = x - xp.take(rule.means, labels, axis=0)
     by_mean = xp.take((H - g_b * W).T / rule.shares[:, None], labels, axis=0)

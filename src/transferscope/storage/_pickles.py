@@ -24,14 +24,14 @@ from transferscope.numerics.arrays import NumpyArray
 
 #: More instructions than any file of weights has; a file of so many takes seconds.
 _MAX_INSTRUCTIONS = 10_000_000
-#: A network has neither so many parts nor parts so deep inside of each other.
-_MAX_PARTS, _MAX_DEPTH = 500_000, 100
+#: A network has neither so many parts nor parts so deep inside of each other, nor names so long.
+_MAX_PARTS, _MAX_DEPTH, _LONGEST_NAME = 200_000, 100, 1_000
 
 # Nothing named in a pickle is called, so these could do no harm either. But who writes such a file
 # means harm, and the weights in it deserve no trust.
 _HOSTILE = re.compile(
     r"(os|posix|nt|sys)\.\w+|_?io\.open\w*"
-    r"|(subprocess|pty|runpy|importlib|shutil|socket|ctypes|code|commands)\..+"
+    r"|(subprocess|pty|runpy|importlib|shutil|socket|ctypes)\..+"
     r"|(builtins|__builtin__)\.(eval|exec|execfile|compile|__import__|open|input|breakpoint)"
     r"|(pickle|_pickle|cPickle|marshal)\.loads?|torch\.(hub|jit)\.load\w*"
 )
@@ -53,6 +53,7 @@ class Opaque(dict[object, object]):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
+        self.n_parts = 0  # looked at for the state dict
 
     def state_dict(self) -> dict[str, object]:
         """Name everything in it by the attributes that lead there, as modules name their tensors.
@@ -60,7 +61,7 @@ class Opaque(dict[object, object]):
         Returns
         -------
         dict of str to object
-            Without mappings.
+            Without mappings, and without names longer than those of any network.
 
         Raises
         ------
@@ -69,22 +70,24 @@ class Opaque(dict[object, object]):
         """
         found: dict[str, object] = {}
         todo: list[tuple[str, int, Mapping[object, object]]] = [("", 0, self)]
-        n_parts = 0
+        self.n_parts = 0
         while todo:
             prefix, depth, part = todo.pop()
             parts = _parts_of_module(part) if "_modules" in part else part.items()
             inner: list[tuple[str, int, Mapping[object, object]]] = []
             for key, value in parts:
-                n_parts += 1
-                if n_parts > _MAX_PARTS or depth > _MAX_DEPTH:
+                self.n_parts += 1
+                if self.n_parts > _MAX_PARTS or depth > _MAX_DEPTH:
                     raise CheckpointError(
                         "weights file holds objects inside of each other without an end. "
                         "Save model.state_dict() and give that file."
                     )
+                if not isinstance(key, str) or len(prefix) + len(key) > _LONGEST_NAME:
+                    continue
                 if isinstance(value, Mapping):
                     inner.append((f"{prefix}{key}.", depth + 1, value))
                 else:
-                    found[f"{prefix}{key}"] = value
+                    found[prefix + key] = value
             todo += reversed(inner)
         return found
 
@@ -138,9 +141,10 @@ def read_pickle(
         If it is damaged, or no pickle.
     """
     machine = _Machine(names, persistent)
-    for count, (instruction, argument, _) in enumerate(
+    for count, (instruction, argument, position) in enumerate(
         pickletools.genops(cast("IO[bytes]", stream))
     ):
+        machine.position = position or 0
         if count > _MAX_INSTRUCTIONS:
             raise ValueError("a pickle of more instructions than any weights need")
         operation = _OPERATIONS.get(instruction.name)
@@ -163,6 +167,14 @@ class _Machine:
         self.below: list[list[object]] = []
         self.memo: dict[object, object] = {}
         self.known: dict[str, object] = {}
+        self.position = 0  # in the file
+        self.copied = 0
+
+    def charge(self, *values: object) -> None:
+        """Note that values are copied: the same ones many times over would fill any memory."""
+        self.copied += sum(map(_size, values))
+        if self.copied > 2**26 + 4 * self.position:
+            raise ValueError("a pickle that repeats its content without an end")
 
     def pop(self) -> object:
         return self.stack.pop()
@@ -182,6 +194,7 @@ class _Machine:
     def call(self, function: object, arguments: object) -> None:
         given = arguments if isinstance(arguments, tuple) else ()
         made: object
+        self.charge(*given)
         if isinstance(function, Builder):
             made = function.build(*given)
         else:
@@ -192,6 +205,13 @@ class _Machine:
 
 
 _Operation: TypeAlias = Callable[[_Machine, object], None]
+
+
+def _size(value: object) -> int:
+    """About how many bytes a copy of a value takes, without what it holds."""
+    if isinstance(value, str | bytes | bytearray):
+        return len(value)
+    return 64 * len(value) if isinstance(value, list | tuple | dict) else 1
 
 
 def _is_plain(key: object) -> bool:
@@ -216,6 +236,7 @@ def _build(machine: _Machine) -> None:
     """Give the object on the stack its attributes; most have none that matter."""
     state = machine.pop()
     target = machine.stack[-1]
+    machine.charge(*(state if isinstance(state, tuple) else (state,)))
     if isinstance(target, np.ndarray):
         _fill(target, state)
     elif isinstance(target, _DType):

@@ -139,11 +139,11 @@ def _start(file: BinaryIO, record: zipfile.ZipInfo) -> int:
 
 
 def _content(file: BinaryIO, start_of: Mapping[str, int], record: zipfile.ZipInfo) -> bytes:
-    file.seek(start_of[record.filename])
-    content = file.read(record.file_size)
-    if len(content) < record.file_size:
+    start = start_of[record.filename]
+    if start + record.file_size > file.seek(0, os.SEEK_END):
         raise ValueError(f"the record {record.filename} is cut short")
-    return content
+    file.seek(start)
+    return file.read(record.file_size)
 
 
 def read_pickles(file: BinaryIO) -> object:

@@ -9,6 +9,7 @@ and a safetensors file ``.bin``.
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
 Content: TypeAlias = dict[str, object]
 
 # sixty dictionaries inside of each other are a joke, and thousands an attack
-_MAX_DEPTH = 100
+_MAX_DEPTH, _MAX_PARTS, _LONGEST_NAME = 100, 2_000_000, 1_000
 
 # what a damaged archive or pickle raises; the builders of `_pickles` check what they are given
-_DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, OSError, EOFError)
+_DAMAGE = (
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError),
+    *(OSError, EOFError, struct.error, zipfile.BadZipFile),
+)
 
 # the first bytes of what is given for a weights file by mistake
 _NOT_WEIGHTS = (
@@ -78,6 +82,8 @@ def read_weights_file(path: Path) -> Content:
     """
     if path.is_dir():
         raise CheckpointError(f"path {path} is a folder, not a weights file. Name the file in it.")
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"path {path} is a pipe or a device. Give a file.")
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -131,7 +137,7 @@ def tensors_of(mapping: Mapping[str, object]) -> dict[str, Tensor]:
 
     tensors: dict[str, Tensor] = {}
     for name, value in mapping.items():
-        if isinstance(name, str) and name.isprintable():
+        if isinstance(name, str) and len(name) <= _LONGEST_NAME and name.isprintable():
             if isinstance(value, torch.Tensor):
                 tensors[name] = value
             elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
@@ -157,9 +163,15 @@ def nested_mappings(
     path : tuple of str
         Keys that lead to the mapping; empty for `content` itself.
     mapping : mapping
+
+    Raises
+    ------
+    CheckpointError
+        If modules in it hold each other without an end.
     """
     todo: list[tuple[tuple[str, ...], object]] = [((), content)]
     seen = {id(content)}
+    n_parts = 0
     for path, part in todo:  # grows while it is walked
         if isinstance(part, Mapping):
             yield path, part
@@ -169,11 +181,26 @@ def nested_mappings(
         if len(path) >= _MAX_DEPTH:
             continue
         for key, value in items:
+            if id(value) in seen:
+                continue
             save = getattr(value, "state_dict", None)
             inner = save() if callable(save) else value
-            if isinstance(inner, Mapping | list | tuple) and id(inner) not in seen:
-                seen.add(id(inner))
-                todo.append(((*path, str(key)[:100]), inner))
+            if isinstance(inner, Mapping | list | tuple):
+                seen.add(id(value))
+                n_parts += getattr(value, "n_parts", 0)
+                if n_parts > _MAX_PARTS:
+                    raise CheckpointError(
+                        "weights file holds objects inside of each other without an end. "
+                        "Save model.state_dict() and give that file."
+                    )
+                label = (
+                    key[:100]
+                    if isinstance(key, str)
+                    else type(key).__name__
+                    if isinstance(key, bytes)
+                    else str(key)[:20]
+                )
+                todo.append(((*path, label), inner))
 
 
 def find_state_dict(content: Mapping[str, object]) -> dict[str, Array]:
@@ -229,7 +256,7 @@ def _read_torch(path: Path, *, is_archive: bool) -> object:
             "from, load it in the environment of its own project, write the tensors alone with "
             "torch.save(model.state_dict(), ...) or safetensors, and give that file."
         ) from error
-    except (*_DAMAGE, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise _damaged(path, str(error) or type(error).__name__) from error
 
 
