@@ -72,7 +72,7 @@ class Task:
 
 
 def tasks_of(matrix: Matrix) -> dict[str, tuple[int, np.ndarray]]:
-    """Name -> kind, and accuracy of each encoder: the mean over the parts of the task."""
+    """Name -> kind, and accuracy of each encoder: the mean over its parts of the task."""
     found: dict[str, list[int]] = {}
     for t, (source, task, _) in enumerate(matrix.columns):
         name = task.partition("/")[0] if source in ("mteb", "mieb") else f"{source}: {task}"
@@ -80,8 +80,8 @@ def tasks_of(matrix: Matrix) -> dict[str, tuple[int, np.ndarray]]:
     tasks = {}
     for name, columns in found.items():
         values = matrix.accuracy[:, columns]
-        # whoever has all parts
-        mean = np.where(np.isnan(values).any(axis=1), np.nan, np.nan_to_num(values).mean(axis=1))
+        count = (~np.isnan(values)).sum(axis=1)
+        mean = np.where(count == 0, np.nan, np.nansum(values, axis=1) / np.maximum(count, 1))
         tasks[name] = (KINDS.index(matrix.columns[columns[0]][2]), mean)
     return tasks
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from transferscope.cli._options import FormatOption, SeedOption
-from transferscope.cli._terminal import short_count, show_notes, stdout, write_line
+from transferscope.cli._terminal import short_count, show_notes, stderr, stdout, write_line
 from transferscope.errors import InputError
 from transferscope.results import Expectation
 
@@ -64,6 +64,8 @@ def shortlist(
         )
     found = expect(tried, modality=modality, encoders=chosen, kind=kind, history=history, seed=seed)
     if format == "json":
+        for note in found.warnings:
+            stderr.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
         write_line(_as_json(found, n))
     else:
         _show(found, n)
