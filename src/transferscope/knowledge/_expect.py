@@ -189,7 +189,7 @@ def _describe(
             cheapest.add(i)
     for i in order:
         one = known[i]
-        value = measured.get(rows[i])
+        value = float(measured[rows[i]]) if rows[i] in measured else None
         yield ExpectedEncoder(
             encoder=one.name,
             mean=float(found.mean[i]),
