@@ -24,7 +24,7 @@ from transferscope.knowledge import (
     select_encoders,
     with_baselines,
 )
-from transferscope.knowledge._conditioning import ALIKE, GRID, REPEATS, Cells, condition
+from transferscope.knowledge._conditioning import ALIKE, GRID, REPEATS, VAGUE, Cells, condition
 from transferscope.knowledge._fit import result_matrix
 from transferscope.knowledge._model import KINDS, Model, fit_model, logit
 from transferscope.knowledge._names import Candidates, find_known
@@ -58,7 +58,7 @@ def literal(model: Model, kind: int, cells: Cells) -> tuple[np.ndarray, np.ndarr
     n, k = len(model.noise), model.weights.shape[1] - 1
     at = [1.0, *model.kind_factors[kind]]
     standing = [sum(w * x for w, x in zip(row, at, strict=True)) for row in model.weights]
-    parts = []
+    vague, parts = VAGUE if len(cells.rows) else 1.0, []
     for step_s, step_r in GRID:
         s = np.exp(model.log_spread[0] + model.log_spread[1] * step_s)
         r = np.exp(model.log_roughness[0] + model.log_roughness[1] * step_r)
@@ -70,7 +70,7 @@ def literal(model: Model, kind: int, cells: Cells) -> tuple[np.ndarray, np.ndarr
                 v = model.covariance[i]
                 shared += r * (model.noise[i] + sum(v[1 + f, 1 + f] for f in range(k)))
                 shared += sum(at[a] * v[a, b] * at[b] for a in range(1 + k) for b in range(1 + k))
-            covariance[i, j] = s * s * shared + model.level[2] ** 2
+            covariance[i, j] = s * s * shared + (model.level[2] * vague) ** 2
         o = cells.rows
         seen = covariance[np.ix_(o, o)] + REPEATS * np.eye(len(o))
         off = np.log(cells.values / (1 - cells.values)) - mean[o]

@@ -23,6 +23,9 @@ STEPS = np.linspace(-2.4, 2.4, 7), np.linspace(-1.5, 1.5, 3)
 GRID = np.array(list(itertools.product(*STEPS)))
 #: How alike tasks of one user are: share of factors and residuals that they have in common.
 ALIKE = 0.3
+#: Once something is measured, the level's prior is so many times as wide: what published levels say
+#: is then no reason to think that encoders differ.
+VAGUE = 3.0
 #: Variance of a measured logit that repeating the measurement would show.
 REPEATS = 1e-4
 #: A cell of less weight than this (three and a half standard deviations off) is not trusted in
@@ -113,6 +116,8 @@ def condition(
     Expected
     """
     prior = _Prior.of(model, kind)
+    if len(measured.rows):
+        prior = replace(prior, level=prior.level * [1, 1, VAGUE])
     observed = _Observed.of(prior, measured, history)
     parts = [_Given.of(prior, observed, task) for task in prior.tasks()]
     mass = _masses([part.fit for part in parts])
