@@ -29,6 +29,7 @@ FLOORS = {
     "relatedness": 2,
     "metrics": 2,
     "evaluation": 2,
+    "knowledge": 2,
     # floor 3: torch and the outside world
     "storage": 3,
     "datasets": 3,
@@ -46,7 +47,7 @@ FLOORS = {
 }
 NUMERIC = 2
 #: On the numeric floor: room -> rooms of that floor that it may import.
-ACQUAINTED = {"metrics": {"embedding", "relatedness"}}
+ACQUAINTED = {"metrics": {"embedding", "relatedness"}, "knowledge": {"evaluation"}}
 #: room -> what it must never import, whatever the floor.
 FORBIDDEN = {
     "parameter_distance": {"metrics", "encoders", "datasets"},

@@ -19,6 +19,8 @@ from transferscope.results import (
     DatasetSummary,
     EncoderResult,
     Estimate,
+    Expectation,
+    ExpectedEncoder,
     FineTuningResult,
     LayerDistance,
     LayerDistances,
@@ -74,6 +76,10 @@ AGREEMENT = Agreement(
     {"pets": {"a": 90.0}},
     ("few encoders",),
 )  # fmt: skip
+EXPECTED = ExpectedEncoder(
+    "hf/a", 0.8, 0.1, 0.6, 0.9, 0.7, 0.01, 0.02, None, 12, ("mteb",), 10, 4, None, None, 9.5, None,
+    "mit", "2024-01-01", "", True, True, "12 published results",
+)  # fmt: skip
 
 #: One of each record; a new one is tested by itself once it stands here.
 EXAMPLES = {
@@ -81,6 +87,7 @@ EXAMPLES = {
     for example in (
         ranking(),
         AGREEMENT,
+        Expectation("text", "probe", (EXPECTED,), 0, ("few",)),
         ScoreTable(10, 4, 2, {"knn": Score(0.5, ("x",), 0.25)}, {"leep": "no head"}),
         RELATED,
         LayerDistances(1.5, (LAYER, replace(LAYER, name="head", transferability=None)), "l2", "all",

@@ -62,6 +62,8 @@ def main(tables: Path) -> None:
     }.items():
         long = pd.read_csv(tables / file)
         _write(long.pivot(index="model", columns="dataset", values="finetune_acc"), name)
+    told = pd.read_csv(tables / "ped_ssl_weighted_tau.csv", index_col="metric")
+    told.to_csv(PUBLISHED / "ped-ssl-weighted-tau.csv", lineterminator="\n")
     from torchvision.models import get_model_weights
 
     def fact(model: str) -> dict[str, float]:

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from transferscope.errors import TransferscopeError, TransferscopeWarning
     from transferscope.evaluation import evaluate
     from transferscope.extraction import extract
+    from transferscope.knowledge import expect
     from transferscope.metrics import get_metric, list_metrics, score
     from transferscope.parameter_distance import layer_transferability
     from transferscope.ranking import rank
     from transferscope.relatedness import task_relatedness
-    from transferscope.results import Agreement, Ranking, Score, ScoreTable
+    from transferscope.results import Agreement, Expectation, Ranking, Score, ScoreTable
     from transferscope.storage.feature_store import FeatureStore
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "Dataset",
     "Embedding",
     "Encoder",
+    "Expectation",
     "FeatureStore",
     "ImagePreprocessing",
     "Ranking",
@@ -44,6 +46,7 @@ __all__ = [
     "TransferscopeError",
     "TransferscopeWarning",
     "evaluate",
+    "expect",
     "extract",
     "from_module",
     "get_metric",
@@ -67,11 +70,12 @@ _ROOMS = {
     "errors": ("TransferscopeError", "TransferscopeWarning"),
     "evaluation": ("evaluate",),
     "extraction": ("extract",),
+    "knowledge": ("expect",),
     "metrics": ("get_metric", "list_metrics", "score"),
     "parameter_distance": ("layer_transferability",),
     "ranking": ("rank",),
     "relatedness": ("task_relatedness",),
-    "results": ("Agreement", "Ranking", "Score", "ScoreTable"),
+    "results": ("Agreement", "Expectation", "Ranking", "Score", "ScoreTable"),
     "storage.feature_store": ("FeatureStore",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -18,6 +18,7 @@ from transferscope.cli._cache import cache
 from transferscope.cli._distance import dataset_factors, layer_transferability
 from transferscope.cli._features import extract, score, trace_ped
 from transferscope.cli._ground_truth import finetune, pretrain, probe
+from transferscope.cli._knowledge import shortlist
 from transferscope.cli._listings import encoders, metrics
 from transferscope.cli._options import OneValueCommand
 from transferscope.cli._ranking import rank, show_ranking
@@ -37,7 +38,7 @@ COMMANDS = (
     *(rank, score, extract, trace_ped),
     *(evaluate, benchmarks, probe, finetune, pretrain),
     *(task_relatedness, layer_transferability, dataset_factors),
-    *(encoders, metrics),
+    *(encoders, metrics, shortlist),
 )
 for command in COMMANDS:
     app.command(cls=OneValueCommand)(command)

@@ -42,6 +42,7 @@ def evaluate(
 ) -> None:
     """Measure how well scores foresee fine-tuned accuracy."""
     from transferscope import evaluation
+    from transferscope.knowledge import with_baselines
 
     if (accuracy is None) == (benchmark is None) or (accuracy is not None and scores is None):
         raise InputError(
@@ -52,12 +53,16 @@ def evaluate(
     values = None if scores is None else evaluation.read_scores(scores)
     published_tau: dict[str, dict[str, float]] = {}
     if benchmark is not None:
-        found = evaluation.evaluate_on(benchmark, values, seed=seed)
+        truth = evaluation.get_benchmark(benchmark).accuracy()
+        own = {dataset: {} for dataset in truth} if values is None else values
+        together = with_baselines(own, truth, benchmark=benchmark)
+        found = evaluation.evaluate_on(benchmark, together, seed=seed)
         published_tau = evaluation.get_benchmark(benchmark).weighted_tau()
     else:
         assert accuracy is not None
         assert values is not None
-        found = evaluation.evaluate(values, evaluation.read_accuracy(accuracy), seed=seed)
+        truth = evaluation.read_accuracy(accuracy)
+        found = evaluation.evaluate(with_baselines(values, truth), truth, seed=seed)
     if format == "json":
         write_line(found.to_json())
     else:

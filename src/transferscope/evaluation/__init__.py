@@ -8,16 +8,27 @@ from transferscope.evaluation._benchmarks import (
     list_benchmarks,
 )
 from transferscope.evaluation._measures import CORRELATIONS, MEASURES
-from transferscope.evaluation._tables import read_accuracy, read_scores
+from transferscope.evaluation._tables import (
+    Accuracies,
+    Scores,
+    accuracy_table,
+    read_accuracy,
+    read_measured,
+    read_scores,
+)
 
 __all__ = [
     "CORRELATIONS",
     "MEASURES",
+    "Accuracies",
     "Benchmark",
+    "Scores",
+    "accuracy_table",
     "evaluate",
     "evaluate_on",
     "get_benchmark",
     "list_benchmarks",
     "read_accuracy",
+    "read_measured",
     "read_scores",
 ]

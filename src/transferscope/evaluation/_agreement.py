@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FEWEST = 3
 #: Number of resampled sets of encoders.
 REPLICATES = 1_000
+#: Scores that know nothing of the data set.
+BASELINES = ("expectation", "imagenet_accuracy", "n_parameters")
 #: Width of the intervals, in percent.
 CONFIDENCE = 95
 #: Sign flips of the paired test: all of them up to 13 data sets, else this many drawn ones.
@@ -121,6 +123,7 @@ def evaluate(
         if metric in scores[dataset]
     }
     _refuse_too_few(sample, pairs)
+    comparisons = tuple(_comparisons(sample, draws, pairs))
     return Agreement(
         per_dataset={
             dataset: {
@@ -129,10 +132,10 @@ def evaluate(
             for dataset in sample.datasets
         },
         average={metric: _average(sample, draws, pairs, metric) for metric in sample.metrics},
-        comparisons=tuple(_comparisons(sample, draws, pairs)),
+        comparisons=comparisons,
         scores={d: {m: dict(v) for m, v in scores[d].items()} for d in sample.datasets},
         accuracy={d: dict(accuracy[d]) for d in sample.datasets},
-        warnings=(*_absences(scores, accuracy), *_remarks(pairs)),
+        warnings=(*_absences(scores, accuracy), *_remarks(pairs), *_unbeaten(comparisons)),
         seed=seed,
     )
 
@@ -317,6 +320,23 @@ def _comparisons(sample: _Sample, draws: _Draws, pairs: _Pairs) -> Iterator[Comp
         for second in others:
             if (compared := known[one, kind[second]]) is not None:
                 yield Comparison(first, second, *compared)
+
+
+def _unbeaten(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Which scores are not shown to beat a score that knows nothing of the data set."""
+    for pair in comparisons:
+        for score, other, sign in ((pair.first, pair.second, 1), (pair.second, pair.first, -1)):
+            if other not in BASELINES or score in BASELINES:
+                continue
+            interval, sure = "no interval", False
+            if pair.low is not None and pair.high is not None:
+                low, high = sorted((sign * pair.low, sign * pair.high))
+                interval, sure = f"{low:.2f} to {high:.2f}", low > 0
+            if not sure:
+                yield (
+                    f"{score} is not shown to beat {other}, which knows nothing of the data set: "
+                    f"mean weighted tau differs by {sign * pair.difference:+.3f} ({interval})."
+                )
 
 
 def _on_common(

@@ -94,7 +94,8 @@ _BENCHMARKS = {
             "linear ImageNet accuracy of the seven whose authors' pages state it (facebookresearch/"
             "swav @ 027a54a6ffa7, facebookresearch/moco @ 56700212990d, salesforce/PCL @ "
             "018a929c53fc), for the checkpoints that linusericsson/ssl-transfer lists by these "
-            "names. Published weighted tau: none found in a source that we could read.",
+            "names. Published weighted tau, with and without PED: README of lixiaotong97/PED (no "
+            "licence stated; figures only).",
         ),
         Benchmark(
             "sfda-supervised",

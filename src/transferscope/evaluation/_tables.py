@@ -84,13 +84,61 @@ def read_accuracy(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     return _nested_accuracy(_read_csv(path))
 
 
+def read_measured(path: str | os.PathLike[str]) -> dict[str, float]:
+    """Read a CSV of accuracies on one data set.
+
+    Parameters
+    ----------
+    path : path
+        With the columns ``encoder, accuracy``; a column ``dataset`` may say which, once.
+
+    Returns
+    -------
+    dict of encoder to float
+
+    Raises
+    ------
+    InputError
+        As `read_scores`, and if there are several data sets.
+    """
+    table = _read_csv(path)
+    if "dataset" in table.columns:
+        found = _nested_accuracy(table)
+        if len(found) > 1:
+            raise InputError(
+                f"{path} must hold accuracies on one data set; it has {first_few(found)}. Keep the "
+                "rows of one."
+            )
+        return next(iter(found.values()), {})
+    table.check_columns(["encoder", "accuracy"], is_long=True)
+    row: dict[str, float] = {}
+    for place, names, cell in table.numbers(("encoder", "accuracy"), "accuracy"):
+        table.put(row, names["encoder"], cell, place, names["encoder"])
+    return row
+
+
 def score_table(scores: Scores | pd.DataFrame) -> Scores:
     """Scores as a nested mapping, from one or from a long or wide frame."""
     return scores if isinstance(scores, Mapping) else _nested_scores(_of_frame(scores, "scores"))
 
 
 def accuracy_table(accuracy: Accuracies | pd.DataFrame) -> Accuracies:
-    """Accuracies as a nested mapping, from one or from a long or wide frame."""
+    """Accuracies as a nested mapping, from one or from a long or wide frame.
+
+    Parameters
+    ----------
+    accuracy : mapping of data set to encoder to float, or DataFrame
+        As for `evaluate`.
+
+    Returns
+    -------
+    mapping of data set to encoder to float
+
+    Raises
+    ------
+    InputError
+        As `read_scores`.
+    """
     if isinstance(accuracy, Mapping):
         return accuracy
     return _nested_accuracy(_of_frame(accuracy, "accuracy"))
@@ -144,7 +192,7 @@ class _Table:
         *names, value = long
         is_long = bool({per_column, value} & set(self.columns))
         fixed = [name for name in names if is_long or name != per_column]
-        self._check_columns([*fixed, *([value] if is_long else [])], is_long=is_long)
+        self.check_columns([*fixed, *([value] if is_long else [])], is_long=is_long)
         spread = [name for name in self.columns if name not in fixed]
         if not spread:
             what = "data set" if per_column == "dataset" else per_column
@@ -160,7 +208,8 @@ class _Table:
                 self._check_names(found, place)
                 yield place, found, row[column]
 
-    def _check_columns(self, needed: list[str], *, is_long: bool) -> None:
+    def check_columns(self, needed: list[str], *, is_long: bool) -> None:
+        """Refuse a table that misses one of these columns; a long one may have no others."""
         missing = [name for name in needed if name not in self.columns]
         unknown = [name for name in self.columns if name not in needed] if is_long else []
         if missing or unknown:

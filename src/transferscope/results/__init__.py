@@ -6,6 +6,7 @@ No number in JSON is ever NaN or infinite: what could not be computed is null, w
 from __future__ import annotations
 
 from transferscope.results._agreement import Agreement, Comparison, Estimate
+from transferscope.results._expectation import Expectation, ExpectedEncoder
 from transferscope.results._parameter_distance import (
     DatasetFactors,
     LayerDistance,
@@ -32,6 +33,8 @@ __all__ = [
     "DatasetSummary",
     "EncoderResult",
     "Estimate",
+    "Expectation",
+    "ExpectedEncoder",
     "FineTuningResult",
     "LayerDistance",
     "LayerDistances",
