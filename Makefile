@@ -1,6 +1,9 @@
 # install, demo, test and bench need nothing but Python 3.11 or later; each installs first where needed.
 PYTHON ?= python3
 BIN := .venv/bin
+# two processes of one thread each take half the time of one with two threads
+TESTS := -m pytest -n 2 --dist worksteal
+test test-base test-lowest: export OMP_NUM_THREADS = 1
 
 .PHONY: install demo test test-base test-lowest bench clean
 
@@ -35,15 +38,15 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python $(TESTS)
 
 # without torch and the other extras
 test-base: .venv-base/installed
-	.venv-base/bin/python -m pytest
+	.venv-base/bin/python $(TESTS)
 
 # the same with the oldest versions that pyproject.toml allows
 test-lowest: .venv-lowest/installed
-	.venv-lowest/bin/python -m pytest
+	.venv-lowest/bin/python $(TESTS)
 
 bench: install
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
