@@ -15,7 +15,7 @@ from scipy.special import expit
 from typer.testing import CliRunner
 
 import transferscope
-from transferscope.cli import app
+from transferscope.cli import app, stdout
 from transferscope.errors import InputError, UnknownNameError
 from transferscope.knowledge import (
     SOURCES,
@@ -407,7 +407,8 @@ def test_the_expectation_has_not_seen_the_task():
     assert found[names[0]] == pytest.approx(standing[row[names[0]]])
 
 
-def test_published_weighted_tau_is_shown_beside_ones_own():
+def test_published_weighted_tau_is_shown_beside_ones_own(monkeypatch):
+    monkeypatch.setattr(stdout, "width", 160)
     done = CliRunner().invoke(app, ["evaluate", "--benchmark", "ped-ssl"])
     assert "logme+ped, as published" in done.stdout
     assert "0.509" in done.stdout
