@@ -237,8 +237,8 @@ def test_what_one_table_lacks_is_said():
         evaluate({"other": scores["other"]}, truth)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_no_number_is_refused(value):
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e308, 1e151])
+def test_no_number_and_what_overflows_is_refused(value):
     scores, truth = zoo(1)
     scores["d0"]["m0"]["e1"] = value
     with pytest.raises(InputError, match="m0 of e1 on d0"):

@@ -170,6 +170,7 @@ def test_targets_become_columns(shape, dtype, backend):
     [
         (np.zeros((3, 2)), r"n_samples = 4, got \(3, 2\)"),
         (np.zeros((4, 2, 2)), r"\(4, 2, 2\)"),
+        (np.empty((4, 0)), r"at least one target .*got \(4, 0\)"),
         ([1.0, np.nan, 0.0, 0.0], "finite"),
         ([2.0, 2.0, 2.0, 2.0], r"vary, every row is \[2.0\]"),
         (["a", "b", "a", "b"], "numbers, got dtype"),

@@ -275,6 +275,7 @@ TEXT: dict[str, Spoil] = {
     "settings empty": write("", "tokenizer_config.json"),
     "settings a list": write([], "tokenizer_config.json"),
     "class unknown": put("RuneTokenizer", "tokenizer_class", name="tokenizer_config.json"),
+    "unknown token unknown": put("nowhere", "unk_token", name="tokenizer_config.json"),
     "no token to pad with": put(None, "pad_token", name="tokenizer_config.json"),
     "longest text a text": put("long", "model_max_length", name="tokenizer_config.json"),
     "longest text zero": put(0, "model_max_length", name="tokenizer_config.json"),

@@ -11,6 +11,9 @@ from transferscope.encoders._text_models import TextModel
 from transferscope.encoders._text_tokens import TextPreprocessing
 from transferscope.errors import EncoderError, first_few
 
+#: A character that no small vocabulary has.
+_RARE = "\u2603"
+
 
 def require_words(tokenizer: Tokenizer, identifier: str) -> None:
     """Refuse a tokenizer that transformers made up because its files are missing."""
@@ -124,6 +127,8 @@ def text_preprocessing(
     n_embeddings = _n_embeddings_needed(tokenizer, model.n_embeddings, identifier)
     names = [name for name in tokenizer.model_input_names if name in model.accepted]
     tokenizer.model_input_names = list(dict.fromkeys([*names, "attention_mask"]))
+    # one whose unknown token is unknown itself fails only at such a character: it is read now
+    tokenizer(_RARE, verbose=False)
     key = identity(tokenizer, limit, prompt, n_embeddings).digest
     return TextPreprocessing(tokenizer, limit, prompt, f"text:{key}", n_embeddings=n_embeddings)
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Fewer encoders cannot show agreement.
 FEWEST = 3
+#: Squares of larger scores and accuracies, and their sums, may overflow.
+LARGEST = 1e150
 #: Number of resampled sets of encoders.
 REPLICATES = 1_000
 #: Scores that know nothing of the data set.
@@ -433,18 +435,18 @@ def _check(scores: Scores, accuracy: Accuracies) -> None:
         )
     for dataset, rows in accuracy.items():
         for encoder, value in rows.items():
-            if not math.isfinite(value) or value < 0:
+            if not 0 <= value <= LARGEST:
                 raise InputError(
-                    f"accuracy must hold finite numbers of at least 0; that of {encoder} on "
+                    f"accuracy must hold numbers from 0 to {LARGEST:.0e}; that of {encoder} on "
                     f"{dataset} is {value}. Correct it, or leave the encoder out."
                 )
     for dataset, metrics in scores.items():
         for metric, row in metrics.items():
             for encoder, value in row.items():
-                if not math.isfinite(value):
+                if not abs(value) <= LARGEST:
                     raise InputError(
-                        f"scores must be finite numbers; {metric} of {encoder} on {dataset} is "
-                        f"{value}. Correct it, or leave the encoder out."
+                        f"scores must be numbers of at most {LARGEST:.0e} in size; {metric} of "
+                        f"{encoder} on {dataset} is {value}. Correct it, or leave the encoder out."
                     )
 
 

@@ -163,10 +163,10 @@ def target_columns(targets: ArrayLike, n_samples: int, like: Array) -> Array:
     values = values.astype(np.float64)
     if values.ndim == 1:
         values = values[:, None]
-    if values.ndim != 2 or values.shape[0] != n_samples:
+    if values.ndim != 2 or values.shape[0] != n_samples or values.shape[1] == 0:
         raise InputError(
-            f"targets must have shape (n_samples,) or (n_samples, n_targets) with n_samples = "
-            f"{n_samples}, got {values.shape}."
+            f"targets must have shape (n_samples,) or (n_samples, n_targets) with at least one "
+            f"target and n_samples = {n_samples}, got {values.shape}."
         )
     if not np.all(np.isfinite(values)):
         raise InputError("targets must be finite; drop the rows with NaN or infinity.")
