@@ -389,6 +389,24 @@ def test_a_tensor_beyond_its_storage_is_damage(tmp_path: Path, old: bytes, new: 
         read_weights_file(path)
 
 
+def test_a_changed_bit_is_damage_where_there_is_a_checksum(tmp_path: Path) -> None:
+    weights = torch.arange(1000.0)
+    for has_checksum in (True, False):
+        path = tmp_path / f"{has_checksum}.pt"
+        torch.serialization.set_crc32_options(has_checksum)
+        try:
+            torch.save({"w": weights}, path)
+        finally:
+            torch.serialization.set_crc32_options(True)
+        np.testing.assert_array_equal(read_weights_file(path)["w"], weights)
+    path = tmp_path / "True.pt"
+    data = path.read_bytes()
+    where = data.index(weights[500:502].numpy().tobytes())
+    path.write_bytes(data[:where] + bytes([data[where] ^ 1]) + data[where + 1 :])
+    with pytest.raises(CheckpointError, match=r"data/0 is not what its checksum says"):
+        read_weights_file(path)
+
+
 def test_compressed_and_foreign_archives_are_named(tmp_path: Path) -> None:
     path = saved({"w": torch.zeros(2, 3)}, tmp_path / "w.pth")
     rezipped(path, lambda _, data: data)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -66,6 +67,8 @@ class _Storage:
         return _Storage(flat, self.start * size // wanted, self.length * size // wanted)
 
 
+#: Bytes that are read at once: those of a mapping would count as memory of the process.
+_PIECE = 2**20
 # what a zip archive is that torch did not write, by a name in it
 _ARCHIVES = ((".npy", "NumPy"), ("model.weights.h5", "Keras"))
 
@@ -104,6 +107,8 @@ def read_archive(path: Path) -> object:
             for name, record in records.items()
             if record.compress_type == zipfile.ZIP_STORED  # as torch stores all but code
         }
+        for name, start in start_of.items():
+            _refuse_changed(file, start, records[name])
         data = _content(file, start_of, records[f"{folder}data.pkl"])
         order = records.get(f"{folder}byteorder")
         if order is not None and _content(file, start_of, order) != b"little":
@@ -136,6 +141,16 @@ def _start(file: BinaryIO, record: zipfile.ZipInfo) -> int:
         + int.from_bytes(lengths[:2], "little")
         + int.from_bytes(lengths[2:], "little")
     )
+
+
+def _refuse_changed(file: BinaryIO, start: int, record: zipfile.ZipInfo) -> None:
+    """Hold the bytes of a record to their checksum; torch can be told to write 0, for none."""
+    file.seek(start)
+    found, left = 0, record.file_size if record.CRC else 0
+    while left > 0 and (piece := file.read(min(left, _PIECE))):
+        found, left = crc32(piece, found), left - len(piece)
+    if found != record.CRC and left == 0:  # what is cut short is named where it is read
+        raise ValueError(f"the record {record.filename} is not what its checksum says")
 
 
 def _content(file: BinaryIO, start_of: Mapping[str, int], record: zipfile.ZipInfo) -> bytes:
