@@ -60,7 +60,7 @@ def run(arguments: list[str], folder: Path, limit: float | None = None) -> tuple
     ) as process:
         while process.poll() is None:
             now = time.perf_counter() - begin
-            if not first and any(path.is_file() for path in folder.rglob("*")):
+            if not first and any(files for _, _, files in os.walk(folder)):
                 first = now
             if limit is not None and first and now > first + limit:
                 process.kill()

@@ -218,4 +218,4 @@ def _describe(listing: _Listing) -> str:
         names = ", ".join(path.name for path in listing.folders)
         return f"has {names} with none inside them"
     images = len(listing.images)
-    return f"holds {images} images and no sub-folders" if images else "holds neither"
+    return f"holds {images or 'no'} images and no sub-folders"

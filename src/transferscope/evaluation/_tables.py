@@ -280,7 +280,8 @@ def _read_csv(path: str | os.PathLike[str]) -> _Table:
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"{path} must be a UTF-8 .csv with a header line; it cannot be read ({error})."
+            f"{path} must be a UTF-8 .csv with a header line; it cannot be read ({error}). Check "
+            "the path, or export the table again."
         ) from error
     for line, cells in lines:
         if len(cells) != len(columns):
