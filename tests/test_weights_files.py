@@ -430,9 +430,15 @@ def test_compressed_and_foreign_archives_are_named(tmp_path: Path) -> None:
         (b'{"model_type": "vit"}', "JSON"),
         (b"\x93NUMPY\x01\0", "NumPy file of one array"),
         (b"\xfd7zXZ\0", "xz archive"),
+        (b"", "is empty"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"\x1f\x8b\x08", "a gzip archive"),
+        (b"just text, nothing else at all", "none of the known formats"),
     ],
 )
-def test_files_of_other_libraries_are_named(tmp_path: Path, content: bytes, said: str) -> None:
+def test_what_is_no_file_of_weights_is_named(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "w.bin"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=said):

@@ -861,24 +861,6 @@ def test_garbage_is_named(
         read_weights_file(path)
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "is empty"),
-        (b"\n<!DOCTYPE html><html>", "a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
-        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
-        (b"\x1f\x8b\x08", "a gzip archive"),
-        (b"just text, nothing else at all", "none of the known formats"),
-    ],
-)
-def test_what_is_saved_as_weights_by_mistake(tmp_path: Path, content: bytes, said: str) -> None:
-    path = tmp_path / "w.pth"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=said):
-        read_weights_file(path)
-
-
 def test_missing_path_and_folder(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be opened"):
         read_weights_file(tmp_path / "nowhere.pth")
