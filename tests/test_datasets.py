@@ -416,7 +416,8 @@ def test_hidden_and_other_files_are_ignored(tmp_path):
 
 
 def test_empty_flat_and_imageless_folders(tmp_path):
-    with pytest.raises(DatasetError, match=r"one sub-folder per class; .* holds no images and no sub-folders"):
+    nothing = r"one sub-folder per class; .* holds no images and no sub-folders"
+    with pytest.raises(DatasetError, match=nothing):
         open_dataset(tmp_path)
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(DatasetError, match=r"holds 1 images and no sub-folders"):
