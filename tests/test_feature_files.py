@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import safetensors.numpy
 
 from transferscope import score
 from transferscope.errors import InputError, StoreError
+from transferscope.storage import atomic
 from transferscope.storage.atomic import write_atomically
 from transferscope.storage.feature_files import KNOWN_ARRAYS, read_feature_file, write_feature_file
 from transferscope.storage.safetensors_files import parse_header, serialise
@@ -214,3 +217,14 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_atomically(path, [b"second"], elsewhere="rename it")
     assert path.read_bytes() == "first: é\n".encode()
     assert [p.name for p in path.parent.iterdir()] == ["notes.txt"]
+
+
+def test_what_a_killed_run_left_of_a_file_goes_when_it_is_written_again(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    dead, alive = (f"{atomic._host()}-{pid}-0a.tmp" for pid in (ended.pid, os.getpid()))
+    for name in (f"r.json.{dead}", f"r.json.{alive}", f"other.{dead}", "r.json.tmp"):
+        (tmp_path / name).write_text("half", encoding="utf-8")
+    write_atomically(tmp_path / "r.json", "whole\n")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"r.json", f"r.json.{alive}", f"other.{dead}", "r.json.tmp"}

@@ -1,7 +1,8 @@
 """Files that are written whole or not at all.
 
 A file is written under another name next to its target, flushed to the disk and renamed: a reader
-sees the old content or the new, and a run that is killed leaves a temporary file at most::
+sees the old content or the new. A run that is killed leaves a temporary file at most, which goes
+when the same file is written again::
 
     NAME.<host>-<process>-<random>.tmp
 """
@@ -9,6 +10,7 @@ sees the old content or the new, and a run that is killed leaves a temporary fil
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import platform
@@ -71,6 +73,7 @@ def write_atomically(
     finally:
         with suppress(OSError):  # renamed, or never made
             temporary.unlink()
+        remove_stale_files(path.parent, of=path)
 
 
 def _unwritable(
@@ -120,8 +123,13 @@ def refuse_unwritable(path: Path, *, elsewhere: str = "choose another place") ->
 
 def _temporary(path: Path) -> Path:
     """Name of the file that becomes `path`; it tells whose it is."""
-    # cut, so that there is room for the rest in a name of 255 bytes
-    return path.with_name(f"{path.name[:50]}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    owner = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f"{_start(path)}.{owner}.tmp")
+
+
+def _start(path: Path) -> str:
+    """The name of a file, cut so that there is room for more in a name of 255 bytes."""
+    return path.name[:50]
 
 
 def mark_in_use(folder: Path) -> Path:
@@ -160,10 +168,11 @@ def is_in_use(folder: Path) -> bool:
     return False
 
 
-def remove_stale_files(folder: Path) -> int:
-    """Delete the temporary files that killed runs left in a folder."""
+def remove_stale_files(folder: Path, *, of: Path | None = None) -> int:
+    """Delete the temporary files that killed runs left in a folder; `of` one file, or of any."""
     freed = 0
-    for path in folder.glob("*.tmp"):
+    start = "" if of is None else f"{glob.escape(_start(of))}."
+    for path in folder.glob(f"{start}*.tmp"):
         with suppress(OSError):
             status = path.stat()
             if _is_stale(path.name, status.st_mtime):

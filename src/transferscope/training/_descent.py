@@ -25,6 +25,7 @@ from transferscope.encoders import TrainableEncoder, named_failures
 from transferscope.errors import EncoderError
 from transferscope.progress import ProgressCallback
 from transferscope.results import TrainingRun
+from transferscope.storage.atomic import remove_stale_files
 from transferscope.training._data import Data, augmented
 from transferscope.training._objective import Objective
 from transferscope.training._saving import (
@@ -115,6 +116,7 @@ class Run:
         record = {"identity": self._identity, "result": result}
         write_text(finished, json.dumps(record, indent=2))
         self._last.unlink(missing_ok=True)
+        remove_stale_files(self.folder)
         return result
 
     def _train(self) -> dict[str, Any]:
