@@ -245,6 +245,6 @@ def _ranking_table(ranking: Ranking, *, with_intervals: bool, with_facts: bool) 
             literal(row.encoder),
             *([literal(row.layer or "")] if layered else []),
             *cells,
-            style="bold green" if row.rank == 1 else "green" if row.tied_with_best else None,
+            style="bold green" if row.rank == 1 else "green" if row.in_group else None,
         )
     return table

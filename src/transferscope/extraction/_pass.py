@@ -147,7 +147,11 @@ def extract(
 
 @dataclass(frozen=True)
 class ExtractionSettings:
-    """How features are computed; the fields are parameters of `extract`."""
+    """How features are computed; the fields are parameters of `extract`.
+
+    But `n_shards`: only the first so many shards of each data set, where features are stored; and
+    `keys`: those of encoders that were extracted before in the same run, with their names.
+    """
 
     store: Store = "cache"
     layers: Layers = "last"
@@ -155,6 +159,8 @@ class ExtractionSettings:
     device: str | None = None
     seed: int = 0
     progress: ProgressCallback | None = None
+    n_shards: int | None = None
+    keys: dict[str, str] = field(default_factory=dict)
 
 
 def extract_together(
@@ -188,10 +194,11 @@ def extract_together(
         parse_layers(given.layers),
         open_store(given.store),
         given.batch_size,
-        given.device or _best_device(),
+        given.device or best_device(),
         given.seed,
+        given.n_shards,
     )
-    return _extract_in_groups(datasets, specs, settings, given.progress)
+    return _extract_in_groups(datasets, specs, settings, given.keys, given.progress)
 
 
 @dataclass(frozen=True)
@@ -203,9 +210,17 @@ class _Settings:
     batch_size: int
     device: str
     seed: int
+    n_shards: int | None
 
 
-def _best_device() -> str:
+def best_device() -> str:
+    """Where encoders run when nobody says: a GPU where torch sees one.
+
+    Raises
+    ------
+    MissingExtraError
+        If torch is not installed.
+    """
     torch = require("torch", extra="vision", purpose="run encoders")
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -214,13 +229,13 @@ def _extract_in_groups(
     datasets: Sequence[Dataset],
     specs: Iterable[str | Encoder | nn.Module],
     settings: _Settings,
+    keys: dict[str, str],
     progress: ProgressCallback | None,
 ) -> Iterator[tuple[Extracted, ...]]:
     """Load encoders until there is no room for more, read all data sets with them, and go on."""
     rows: list[list[_Job | Extracted]] = []
     n_parameters = 0
     sources = [Source(dataset) for dataset in datasets]
-    keys: dict[str, str] = {}
     for spec in specs:
         if progress is not None:
             progress(f"loading {encoder_name(spec)}", 0, 0)
@@ -312,7 +327,7 @@ def _job(
         sinks[layer] = (
             StreamSink(source.dataset, settings.seed)
             if settings.store is None
-            else StoreSink(source, encoder, key, layer, settings.store)
+            else StoreSink(source, encoder, key, layer, settings.store, n_shards=settings.n_shards)
         )
     item = Extracted(
         encoder.identifier,
@@ -402,8 +417,7 @@ class _Job:
             sink = next(iter(self.item.sinks.values()))
             seconds = sink.seconds
             self.item.feature_dim = sink.feature_dim
-            n_samples = len(self.item.dataset)
-            self.item.samples_per_second = n_samples / seconds if seconds > 0 else None
+            self.item.samples_per_second = sink.n_rows / seconds if seconds > 0 else None
 
 
 def _mean(features: Sequence[Tensor], item: Extracted) -> Tensor:

@@ -113,7 +113,11 @@ class Sink(Protocol):
 
     @property
     def seconds(self) -> float:
-        """Computing time, in seconds."""
+        """Computing time of `n_rows` samples, in seconds."""
+
+    @property
+    def n_rows(self) -> int:
+        """Samples that were computed."""
 
     @property
     def truncated(self) -> tuple[int, int] | None:
@@ -156,9 +160,17 @@ class StoreSink:
     """Keeps all samples in the feature store; without a key until the sink is released."""
 
     def __init__(
-        self, source: Source, encoder: Encoder, key: str | None, layer: str, store: FeatureStore
+        self,
+        source: Source,
+        encoder: Encoder,
+        key: str | None,
+        layer: str,
+        store: FeatureStore,
+        *,
+        n_shards: int | None = None,
     ) -> None:
         self._dataset = source.dataset
+        self._n_shards = n_shards
         about = {"dataset": self._dataset.name, "encoder": encoder.identifier}
         self.entry: StoreEntry = store.entry(
             dataset=source.fingerprint,
@@ -176,8 +188,9 @@ class StoreSink:
     def missing(self) -> list[int]:
         """Shards that are absent or damaged; from now on nobody clears the others."""
         self.entry.hold()
-        missing = self.entry.missing()
-        present = next((k for k in range(self.entry.n_shards) if k not in missing), None)
+        shards = range(self.entry.n_shards)[: self._n_shards]
+        missing = [k for k in self.entry.missing() if k in shards]
+        present = next((k for k in shards if k not in missing), None)
         if present is None or _are_features(self.entry.read(present)):
             return missing
         warnings.warn(
@@ -186,7 +199,7 @@ class StoreSink:
             StoreWarning,
             stacklevel=2,
         )
-        return list(range(self.entry.n_shards))
+        return list(shards)
 
     def write(self, shard: int, outputs: Mapping[str, NumpyArray], seconds: float) -> None:
         """Write a shard to the store."""
@@ -194,10 +207,11 @@ class StoreSink:
 
     def read(self) -> tuple[LayerArrays, NumpyArray | None]:
         """All samples, read from the store."""
-        kept = _layer_arrays(self.entry.load())
+        kept = _layer_arrays(self.entry.load(self._n_shards))
         if "truncated" in kept:
             self.truncated = _count_truncated(kept["truncated"])
-        return kept, self._dataset.labels
+        labels = self._dataset.labels
+        return kept, None if labels is None else labels[: len(kept["features"])]
 
     def embedding(self, seed: int, reference: ReferenceTask) -> Embedding:
         """All samples, read from the store."""
@@ -219,6 +233,11 @@ class StoreSink:
     def seconds(self) -> float:
         """Computing time, in seconds, of whichever run."""
         return self.entry.seconds
+
+    @property
+    def n_rows(self) -> int:
+        """Samples that are in the store."""
+        return self.entry.n_rows
 
 
 @dataclass
@@ -253,7 +272,7 @@ class StreamSink:
     """Keeps moments of all samples and the features of a stratified few, in memory."""
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.seconds, self.feature_dim = 0.0, 0
+        self.seconds, self.feature_dim, self.n_rows = 0.0, 0, len(dataset)
         self.truncated: tuple[int, int] | None = None
         self._n_samples = len(dataset)
         self._labels: NumpyArray | None = dataset.labels

@@ -3,7 +3,8 @@
 from transferscope.knowledge._baselines import with_baselines
 from transferscope.knowledge._expect import expect
 from transferscope.knowledge._fit import Matrix, result_matrix
-from transferscope.knowledge._select import select_encoders
+from transferscope.knowledge._foretelling import Foresight, Probe
+from transferscope.knowledge._select import PERMISSIVE, select_encoders
 from transferscope.knowledge._sources import SOURCES, Source
 from transferscope.knowledge._tables import (
     KnownEncoder,
@@ -13,9 +14,12 @@ from transferscope.knowledge._tables import (
 )
 
 __all__ = [
+    "PERMISSIVE",
     "SOURCES",
+    "Foresight",
     "KnownEncoder",
     "Matrix",
+    "Probe",
     "Result",
     "Source",
     "expect",

@@ -111,7 +111,12 @@ def find_family(name: str, modality: str) -> Family | None:
     rows = tuple(i for i, one in enumerate(encoders) if one.family == family)
     if len(rows) < 2:
         return None
-    blank = KnownEncoder(
+    return Family(_blank(name, modality, family), rows)
+
+
+def _blank(name: str, modality: str, family: str) -> KnownEncoder:
+    """An encoder of which nothing is known but its family."""
+    return KnownEncoder(
         *(name, (), (modality,), family, None, None, None, None, None, None, None, "", "", ""),
         open_weights=None,
         instructions=False,
@@ -120,7 +125,6 @@ def find_family(name: str, modality: str) -> Family | None:
         n_results=0,
         sources=(),
     )
-    return Family(blank, rows)
 
 
 def with_family(model: Model, family: Family) -> Model:
@@ -185,6 +189,24 @@ class Candidates:
             f"{name} is not known: what is expected of it is what its family, "
             f"{family.encoder.family}, shows ({len(family.members)} encoders). {close}".rstrip()
         )
+        return self._add(name, family)
+
+    def row_of_any(self, name: str) -> int:
+        """Row of an encoder, whatever it is.
+
+        A checkpoint is expected to do as the family of its architecture does, and what nobody has
+        heard of as any encoder.
+        """
+        try:
+            return self.row(name, "encoders")
+        except UnknownNameError:
+            architecture = name.partition("?arch=")[2].partition("&")[0]
+            family = find_family(architecture, self.modality)
+            usual = tuple(i for i, one in enumerate(self.encoders) if one.usual)
+            blank = _blank(name, self.modality, "" if family is None else family.encoder.family)
+            return self._add(name, Family(blank, usual if family is None else family.members))
+
+    def _add(self, name: str, family: Family) -> int:
         self.model = with_family(self.model, family)
         self._rows[name] = len(self.encoders)
         self.encoders.append(family.encoder)

@@ -20,6 +20,8 @@ def select_encoders(
     license: str | None = None,
     min_speed: float | None = None,
     max_dim: int | None = None,
+    max_download: float | None = None,
+    loadable: bool = False,
 ) -> list[str]:
     """Known encoders that meet all conditions.
 
@@ -33,6 +35,10 @@ def select_encoders(
         Images per second on an RTX 4090, in mixed precision.
     max_dim : int, optional
         Of the features.
+    max_download : float, optional
+        Megabytes of its files; where that is not known, four bytes a parameter.
+    loadable : bool
+        Only those that load by their name: no services.
 
     Returns
     -------
@@ -67,7 +73,11 @@ def select_encoders(
         conditions[f"at most {max_dim} dimensions"] = lambda one: (
             one.feature_dim is not None and one.feature_dim <= max_dim
         )
-    usual = [one for one in encoders_of(modality) if one.usual]
+    if max_download is not None:
+        conditions[f"at most {max_download:g} MB to download"] = lambda one: (
+            (size := one.download_mb or 4e-6 * (one.n_parameters or 0)) > 0 and size <= max_download
+        )
+    usual = [one for one in encoders_of(modality) if one.usual and (one.loadable or not loadable)]
     met = [one.name for one in usual if all(test(one) for test in conditions.values())]
     if not met:
         each = "; ".join(

@@ -26,7 +26,12 @@ from transferscope.metrics._pactran import pactran_gaussian
 from transferscope.metrics._pactran_source import pactran_dirichlet, pactran_gamma
 from transferscope.metrics._parc import parc
 from transferscope.metrics._ped import trace_ped
-from transferscope.metrics._plan import DEFAULT_METRICS, MetricPlan, plan_metrics
+from transferscope.metrics._plan import (
+    DEFAULT_METRICS,
+    MetricPlan,
+    plan_metrics,
+    resolve_metric,
+)
 from transferscope.metrics._potential_energy import potential_energy_decline
 from transferscope.metrics._relatedness import relatedness, relatedness_unlabelled
 from transferscope.metrics._score import measure_all, score
@@ -75,6 +80,7 @@ __all__ = [
     "regularized_h_score",
     "relatedness",
     "relatedness_unlabelled",
+    "resolve_metric",
     "score",
     "sfda",
     "trace_ped",

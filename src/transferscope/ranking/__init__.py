@@ -1,5 +1,6 @@
 """Rank pre-trained encoders for a data set."""
 
+from transferscope.ranking._available import available_encoders
 from transferscope.ranking._rank import rank
 
-__all__ = ["rank"]
+__all__ = ["available_encoders", "rank"]

@@ -1,4 +1,4 @@
-"""The candidates in order: ranked by which metrics, with intervals, ties and advice."""
+"""The measured encoders in order of their scores, with intervals and ties."""
 
 from __future__ import annotations
 
@@ -7,60 +7,88 @@ from dataclasses import replace
 
 import numpy as np
 
-from transferscope.extraction import Source
 from transferscope.metrics import Metric
-from transferscope.ranking._candidates import Candidate
+from transferscope.ranking._measured import Measured
 from transferscope.ranking._resampling import Resampled, resample
-from transferscope.results import DatasetSummary, EncoderResult, Ranking
+from transferscope.results import EncoderResult, Score
 
 
-def order_candidates(
-    source: Source, candidates: Sequence[Candidate], metrics: Sequence[Metric], seed: int
-) -> Ranking:
-    """Put the candidates in order, with intervals, probabilities and advice.
+def order_by_scores(
+    measured: Sequence[Measured], metrics: Sequence[Metric], n_samples: int, seed: int
+) -> tuple[list[EncoderResult], str]:
+    """Put encoders in the order of the mean of their ranks by the metrics that all have.
 
     Parameters
     ----------
-    source : Source
-        The data set as it was read.
-    candidates : sequence of Candidate
+    measured : sequence of Measured
+        None of them failed.
+    metrics : sequence of Metric
+    n_samples : int
+        Size of the data set.
+    seed : int
+        Of the resampling.
+
+    Returns
+    -------
+    rows : list of EncoderResult
+        Best first, those without a score by a common metric last.
+    ranked_by : str
+    """
+    by, scored, without = _common_metrics(measured, metrics)
+    if not scored:
+        return without, "nothing"
+    resampled = _resample(scored, metrics, by, n_samples, seed)
+    ranked_by = by[0] if len(by) == 1 else f"consensus of {', '.join(by)}"
+    return [*_rows([one.result for one in scored], resampled, by), *without], ranked_by
+
+
+def with_intervals(
+    measured: Sequence[Measured], metrics: Sequence[Metric], seed: int
+) -> dict[str, EncoderResult]:
+    """The encoders with an interval of each score; those of equally many samples together.
+
+    Parameters
+    ----------
+    measured : sequence of Measured
+        None of them failed.
     metrics : sequence of Metric
     seed : int
         Of the resampling.
 
     Returns
     -------
-    Ranking
+    dict of str to EncoderResult
+        By name.
     """
-    data = source.dataset
-    about = DatasetSummary(
-        name=data.name,
-        split=data.split,
-        task=data.require_labels()[0],
-        n_samples=len(data),
-        n_classes=data.n_classes,
-        n_skipped=len(data.skipped),
-        fingerprint=source.fingerprint,
-        notes=data.notes,
-    )
-    scored = [c for c in candidates if not c.failed]
-    failed = [c.result for c in candidates if c.failed]
-    by, scored, without = _common_metrics(scored, metrics)
-    if not scored:
-        advice = "Nothing could be ranked: see the error of each encoder."
-        return Ranking(about, "nothing", tuple(without + failed), advice, seed)
-    names = [m.name for m in metrics if any(m.name in c.result.scores for c in scored)]
+    found: dict[str, EncoderResult] = {}
+    for size in sorted({one.n_samples for one in measured}):
+        here = [one for one in measured if one.n_samples == size]
+        by, scored, without = _common_metrics(here, metrics)
+        found |= {one.encoder: replace(one, error=None) for one in without}
+        if scored:
+            resampled = _resample(scored, metrics, by, size, seed)
+            for i, one in enumerate(scored):
+                scores = _scores(one.result, resampled, i)
+                found[one.result.encoder] = replace(one.result, scores=scores)
+    return found
+
+
+def _resample(
+    scored: Sequence[Measured],
+    metrics: Sequence[Metric],
+    by: Sequence[str],
+    n_samples: int,
+    seed: int,
+) -> Resampled:
+    names = [m.name for m in metrics if any(m.name in one.result.scores for one in scored)]
     zeros = np.zeros(len(next(iter(scored[0].influences.values()))))
-    resampled = resample(
-        {n: np.array([_value(c.result, n) for c in scored]) for n in names},
-        {n: np.stack([c.influences.get(n, zeros) for c in scored], axis=1) for n in names},
-        len(data),
+    return resample(
+        {n: np.array([_value(one.result, n) for one in scored]) for n in names},
+        {n: np.stack([one.influences.get(n, zeros) for one in scored], axis=1) for n in names},
+        n_samples,
         by,
         seed,
     )
-    rows = _rows([c.result for c in scored], resampled, by)
-    ranked_by = by[0] if len(by) == 1 else f"consensus of {', '.join(by)}"
-    return Ranking(about, ranked_by, (*rows, *without, *failed), _advice(rows), seed)
 
 
 def _value(result: EncoderResult, metric: str) -> float:
@@ -68,26 +96,34 @@ def _value(result: EncoderResult, metric: str) -> float:
 
 
 def _common_metrics(
-    scored: Sequence[Candidate], metrics: Sequence[Metric]
-) -> tuple[list[str], list[Candidate], list[EncoderResult]]:
-    """The metrics that rank, the candidates that have them all, and those that have none of them.
+    scored: Sequence[Measured], metrics: Sequence[Metric]
+) -> tuple[list[str], list[Measured], list[EncoderResult]]:
+    """The metrics that rank, the encoders that have them all, and those that have none of them.
 
-    Metrics that every candidate has; where there are none, the one that most candidates have.
+    Metrics that every encoder has; where there are none, the one that most encoders have.
     """
     if not scored:
         return [], [], []
-    counts = {m.name: sum(m.name in c.result.scores for c in scored) for m in metrics}
+    counts = {m.name: sum(m.name in one.result.scores for one in scored) for m in metrics}
     common = [name for name, count in counts.items() if count == len(scored)]
     if common:
         return common, list(scored), []
     most = max(counts, key=lambda name: counts[name])
-    having = [c for c in scored if most in c.result.scores]
+    having = [one for one in scored if most in one.result.scores]
     without = [
-        replace(c.result, error=f"no score by {most}: {c.result.skipped[most]}")
-        for c in scored
-        if most not in c.result.scores
+        replace(one.result, error=f"no score by {most}: {one.result.skipped.get(most, 'none')}")
+        for one in scored
+        if most not in one.result.scores
     ]
-    return [most], having, without
+    return ([most] if having else []), having, without
+
+
+def _scores(result: EncoderResult, resampled: Resampled, i: int) -> dict[str, Score]:
+    """The scores of the i-th encoder, with their intervals."""
+    return {
+        name: replace(score, low=float(resampled.low[name][i]), high=float(resampled.high[name][i]))
+        for name, score in result.scores.items()
+    }
 
 
 def _rows(
@@ -101,43 +137,17 @@ def _rows(
     rows: list[EncoderResult] = []
     for place, i in enumerate(order):
         same = place > 0 and resampled.mean_rank[i] == resampled.mean_rank[order[place - 1]]
-        scores = {}
-        for name, score in results[i].scores.items():
-            warnings = score.warnings
-            if name not in by:
-                warnings = (*warnings, "not in the consensus: some encoders have no such score")
-            scores[name] = replace(
-                score,
-                low=float(resampled.low[name][i]),
-                high=float(resampled.high[name][i]),
-                warnings=warnings,
-            )
+        scores = _scores(results[i], resampled, i)
+        for name in scores.keys() - set(by):
+            note = "not in the consensus: some encoders have no such score"
+            scores[name] = replace(scores[name], warnings=(*scores[name].warnings, note))
         rows.append(
             replace(
                 results[i],
                 rank=rows[-1].rank if same else place + 1,
                 scores=scores,
                 p_best=float(resampled.p_best[i]),
-                tied_with_best=bool(resampled.tied[i]) and place > 0,
+                in_group=bool(resampled.tied[i]) or place == 0,
             )
         )
     return rows
-
-
-def _advice(rows: Sequence[EncoderResult]) -> str:
-    """What to do, in one or two sentences."""
-    best = rows[0]
-    tied = [row for row in rows[1:] if row.tied_with_best]
-    if len(rows) == 1:
-        return f"{best.encoder} was the only encoder that could be scored: nothing to choose from."
-    if not tied:
-        return f"Fine-tune {best.encoder}: on these data no other encoder comes near it."
-    names = ", ".join(row.encoder for row in tied)
-    advice = f"Fine-tune {best.encoder}. These data cannot tell it from: {names}."
-    speed = best.samples_per_second
-    faster = [row for row in tied if speed and (row.samples_per_second or 0) > 1.2 * speed]
-    if speed and faster:
-        fastest = max(faster, key=lambda row: row.samples_per_second or 0)
-        times = (fastest.samples_per_second or 0) / speed
-        advice += f" Of these {fastest.encoder} runs {times:.1f} times as fast."
-    return advice

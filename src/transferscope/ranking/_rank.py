@@ -1,30 +1,50 @@
-"""Rank pre-trained encoders for a data set: extract, score, and say how sure that is."""
+"""Rank pre-trained encoders for a data set: which to fine-tune, and how sure that is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from transferscope.datasets import open_dataset, open_reference
-from transferscope.encoders import expand_encoders
+import numpy as np
+
+from transferscope.datasets import Dataset, open_dataset, open_reference
+from transferscope.encoders import encoder_name, expand_encoders
+from transferscope.errors import InputError
 from transferscope.extraction import (
     Encoders,
     ExtractionSettings,
     Layers,
     Store,
+    best_device,
     extract_together,
+    shard_rows,
 )
-from transferscope.metrics import DEFAULT_METRICS, plan_metrics
+from transferscope.knowledge import PERMISSIVE, Foresight
+from transferscope.metrics import DEFAULT_METRICS, MetricPlan, plan_metrics, resolve_metric
+from transferscope.numerics.sampling import stratified_rows
 from transferscope.progress import ProgressCallback
-from transferscope.ranking._candidates import Candidate, combine_scores, measure_candidate
-from transferscope.ranking._order import order_candidates
-from transferscope.results import Ranking
+from transferscope.ranking._available import available_encoders
+from transferscope.ranking._measured import combine_scores, measure_candidate
+from transferscope.ranking._order import order_by_scores, with_intervals
+from transferscope.ranking._search import FIRST_LOOK, PROBE, Contender, Outlook, Search
+from transferscope.ranking._verdict import PREFERENCES, Candidate, judge
+from transferscope.results import DatasetSummary, EncoderResult, Ranking, Verdict
+
+#: From this probability on it is said that published results say little about the data.
+FOREIGN = 0.5
 
 
 def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     dataset: object,
-    encoders: Encoders,
+    encoders: Encoders | None = None,
     metrics: str | Sequence[str] = DEFAULT_METRICS,
     *,
+    tolerance: float = 0.005,
+    prefer: Literal["speed", "size", "dimension", "licence"] = "speed",
+    stop_regret: float | None = 0.003,
+    budget: float | None = None,
     layers: Layers = "last",
     reference: object = None,
     store: Store = "cache",
@@ -32,23 +52,40 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     device: str | None = None,
     seed: int = 0,
     progress: ProgressCallback | None = None,
+    on_update: Callable[[Ranking], None] | None = None,
 ) -> Ranking:
-    """Rank pre-trained encoders by how well they are expected to transfer to a data set.
+    """Rank pre-trained encoders by the accuracy that fine-tuning them is expected to reach.
 
-    Each encoder sees the data once. Its features are kept in the store, so that a run that was
-    interrupted continues, and one with more encoders or metrics computes only what is new.
+    What published results say of each encoder, and a probe of its features of these data, give its
+    expected accuracy after fine-tuning. Encoders are measured in the order of what they promise
+    per second, and no more of them than the choice needs. Features are kept in the store, so that
+    a run that was interrupted continues, and one with more encoders or metrics computes only what
+    is new.
 
     Parameters
     ----------
     dataset : Dataset, or what `open_dataset` takes
         An image folder, ``.npz``, ``.csv``, ``.parquet``, ``hf/<id>``, ``sklearn/digits``, or a
         Python object. Its part, columns, task and sample are chosen by `open_dataset`.
-    encoders : str, Encoder, torch.nn.Module, or sequence of these
+    encoders : str, Encoder, torch.nn.Module, or sequence of these, optional
         Such as ``"mini/all"`` or ``["timm/resnet18", "hf/facebook/dinov2-base"]``; several names
-        may be joined by commas. See ``transferscope.encoders``.
+        may be joined by commas. See ``transferscope.encoders``. By default all known ones that can
+        be had, see `available_encoders`.
     metrics : str or sequence of str
-        Names from ``transferscope.list_metrics()``, or ``"all"``. Those that compare encoders
-        (`ncti`, `etran`) are put together from their parts, which are scaled over the candidates.
+        Names from ``transferscope.list_metrics()``, or ``"all"``: columns beside the verdict. Those
+        that compare encoders (`ncti`, `etran`) are put together from their parts, which are scaled
+        over the encoders that were measured.
+    tolerance : float
+        Encoders that are expected to lose no more accuracy than this against the best expected one
+        are as good; of these the cheapest is recommended.
+    prefer : {"speed", "size", "dimension", "licence"}
+        What cheap means: the fewest seconds, parameters or features, or a licence for any use.
+    stop_regret : float or None
+        Measure no more encoders when all that are left are not expected to raise the accuracy by
+        this much; data sets of more than 1 024 samples are looked at in full for those alone that
+        may be the best. None: measure all, on all samples.
+    budget : float, optional
+        Seconds after which nothing more is begun, and computing ends.
     layers : str or sequence of int
         Which layer's features are scored: ``"last"``, as the encoder pools it; ``"mean"`` of all
         numbered layers; or each of several, all in one pass: ``"all"``, ``"best"``, or numbers such
@@ -71,23 +108,27 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         ``"cpu"``, ``"cuda"``, ...; by default a GPU where there is one. Encoders that are given as
         objects are moved there.
     seed : int
-        Of subsampling and resampling; the same seed gives the same ranking.
+        Of everything random; the same seed gives the same ranking, but for what a budget cuts off.
     progress : callable, optional
         Called as ``progress(text, done, total)`` while it works.
+    on_update : callable, optional
+        Called with the ranking as it is known after each round of measuring.
 
     Returns
     -------
     Ranking
-        Best first: ranked by the mean of the metrics' ranks (``consensus``), with a 95 % interval
-        for every score, and for every encoder the probability of being best and whether the data
-        can tell it from the first. An encoder that failed stands last, with its error.
+        The highest expected accuracy first, with its `verdict`. For regression and multi-label
+        data, where no accuracy is expected: ranked by the mean of the metrics' ranks. An encoder
+        that failed stands last, with its error. Interrupted by Ctrl-C after the first encoder was
+        measured, it returns what is known by then.
 
     Raises
     ------
     MissingExtraError
         If torch is not installed.
     InputError
-        If `layers` or `store` is none of the above, or two encoders have one name.
+        If `layers` or `store` is none of the above, two encoders have one name, or `tolerance`,
+        `stop_regret` or `budget` is out of range.
     UnknownNameError
         If there is no encoder or metric of a name.
     StoreError
@@ -106,19 +147,240 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     'mini/resnet-mnist-supervised'
     """
     plan = plan_metrics(metrics)
-    specs = expand_encoders(encoders)
+    _check(tolerance, prefer, stop_regret, budget)
+    started = time.perf_counter()
+    specs = None if encoders is None else expand_encoders(encoders)
     if progress is not None:
         progress("reading the data set", 0, 0)
     data = open_dataset(dataset)
-    datasets = [data] if reference is None else [data, open_reference(reference)]
-    candidates: list[Candidate] = []
-    settings = ExtractionSettings(store, layers, batch_size, device, seed, progress)
-    for item, *references in extract_together(datasets, specs, settings):
-        if progress is not None:
-            progress(f"scoring {item.identifier}", len(candidates), len(specs))
-        reference_item = references[0] if references else None
-        candidates.append(measure_candidate(item, reference_item, plan.measured, seed))
-        for one in (item, *references):
-            one.release()
-    combine_scores([c for c in candidates if not c.failed], plan)
-    return order_candidates(item.source, candidates, plan.asked, seed)
+    task, _ = data.require_labels()
+    references = [] if reference is None else [open_reference(reference)]
+    settings = ExtractionSettings(store, layers, batch_size, device or best_device(), seed)
+    notes: tuple[str, ...] = ()
+    if specs is None:
+        names, notes = available_encoders(data.modality)
+        specs = list(names)
+    if task != "classification":
+        run = _Run(data, data.fingerprint, references, plan, settings)
+        contenders = [Contender(spec, encoder_name(spec)) for spec in specs]
+        run.measure(contenders, None, progress)
+        return run.by_scores(contenders)
+    fingerprint = data.fingerprint
+    n_first = len(data)
+    if stop_regret is not None and store is not None:
+        n_first = shard_rows(FIRST_LOOK - 1, len(data)).stop
+    if n_first < len(data):
+        # what is looked at first stands first, so that a full look continues it
+        first = stratified_rows(data.labels, len(data), n_first, seed)
+        data = data.subset(np.r_[first, np.setdiff1d(np.arange(len(data)), first)])
+    names = [encoder_name(spec) for spec in specs]
+    foresight = Foresight(names, data.modality)
+    contenders = [
+        Contender(spec, name, known)
+        for spec, name, known in zip(specs, names, foresight.known, strict=True)
+    ]
+    run = _Run(data, fingerprint, references, plan, settings)
+    search = Search(
+        contenders,
+        foresight,
+        run.measure,
+        n_first,
+        len(data),
+        stop_regret,
+        budget,
+        settings.device or "cpu",
+        seed,
+        progress,
+        started,
+    )
+    before = search.outlook().accuracies.mean(axis=0)
+    expected = dict(zip(names, before.tolist(), strict=True))
+
+    def conclude(outlook: Outlook, stopped: str) -> Ranking:
+        return run.conclude(search, outlook, expected, stopped, tolerance, prefer, notes)
+
+    def tell(outlook: Outlook) -> None:
+        if on_update is not None:
+            on_update(conclude(outlook, "not yet"))
+
+    stopped = search.run(tell)
+    outlook = search.outlook()
+    if not any(one.probed for one in outlook.contenders):
+        return run.by_scores(contenders)
+    return conclude(outlook, stopped)
+
+
+def _check(tolerance: float, prefer: str, stop_regret: float | None, budget: float | None) -> None:
+    """Refuse what is out of range."""
+    if not 0 <= tolerance < 1:
+        raise InputError(
+            f"tolerance must be a share from 0 to 1; got {tolerance}. 0.005 is half a point."
+        )
+    if prefer not in PREFERENCES:
+        raise InputError(f"prefer must be one of {', '.join(PREFERENCES)}; got {prefer!r}.")
+    if stop_regret is not None and not 0 <= stop_regret < 1:
+        raise InputError(
+            f"stop_regret must be a share from 0 to 1, or None to measure all; got {stop_regret}. "
+            "0.003 is three tenths of a point."
+        )
+    if budget is not None and not budget > 0:
+        raise InputError(f"budget must be seconds above 0, or None; got {budget}.")
+
+
+@dataclass
+class _Run:
+    """What is ranked, by what, and how features are computed."""
+
+    data: Dataset
+    fingerprint: str
+    references: list[Dataset]
+    plan: MetricPlan
+    settings: ExtractionSettings
+
+    def measure(
+        self,
+        contenders: Sequence[Contender],
+        n_shards: int | None,
+        progress: ProgressCallback | None,
+    ) -> None:
+        """Add a look to each contender; with `n_shards` at the beginning of the data alone."""
+        settings = replace(self.settings, n_shards=n_shards, progress=progress)
+        metrics = {one.name: one for one in (*self.plan.measured, resolve_metric(PROBE))}
+        specs = [one.spec for one in contenders]
+        found = extract_together([self.data, *self.references], specs, settings)
+        for done, (contender, (item, *others)) in enumerate(zip(contenders, found, strict=True)):
+            if progress is not None:
+                progress(f"scoring {item.identifier}", done, len(specs))
+            reference = others[0] if others else None
+            contender.looks.append(
+                measure_candidate(item, reference, list(metrics.values()), self.settings.seed)
+            )
+            for one in (item, *others):
+                one.release()
+
+    def by_scores(self, contenders: Sequence[Contender]) -> Ranking:
+        """The ranking by the scores alone."""
+        failed = [one.looks[-1].result for one in contenders if one.failed]
+        last = combine_scores(
+            [one.looks[-1] for one in contenders if one.looks and not one.failed], self.plan
+        )
+        rows, ranked_by = order_by_scores(last, self.plan.asked, len(self.data), self.settings.seed)
+        ranked = [row for row in rows if row.error is None]
+        advice = _advice(ranked)
+        return Ranking(self._about(), ranked_by, (*rows, *failed), advice, self.settings.seed)
+
+    def conclude(
+        self,
+        search: Search,
+        outlook: Outlook,
+        before: Mapping[str, float],
+        stopped: str,
+        tolerance: float,
+        prefer: str,
+        notes: tuple[str, ...],
+    ) -> Ranking:
+        """The ranking by expected accuracy, with the verdict."""
+        there, seed = outlook.contenders, self.settings.seed
+        measured = combine_scores([one.looks[-1] for one in there if one.looks], self.plan)
+        results = with_intervals(measured, self.plan.asked, seed)
+        candidates = [
+            _candidate(one, results, before[one.name], search, len(self.data)) for one in there
+        ]
+        rows, chosen, reason = judge(
+            candidates, outlook.accuracies, tolerance=tolerance, prefer=prefer
+        )
+        assert chosen.expected is not None
+        verdict = Verdict(
+            chosen.encoder,
+            reason,
+            prefer,
+            tolerance,
+            chosen.expected.regret,
+            outlook.foreign,
+            len(search.contenders),
+            sum(bool(one.probed) for one in there),
+            stopped,
+            time.perf_counter() - search.started,
+            (*notes, *_notes(self.data, search.foresight, outlook)),
+        )
+        failed = [one.looks[-1].result for one in search.contenders if one.failed]
+        return Ranking(
+            self._about(),
+            "expected accuracy after fine-tuning",
+            (*rows, *failed),
+            reason,
+            seed,
+            verdict,
+        )
+
+    def _about(self) -> DatasetSummary:
+        data = self.data
+        return DatasetSummary(
+            name=data.name,
+            split=data.split,
+            task=data.require_labels()[0],
+            n_samples=len(data),
+            n_classes=data.n_classes,
+            n_skipped=len(data.skipped),
+            fingerprint=self.fingerprint,
+            notes=data.notes,
+        )
+
+
+def _notes(data: Dataset, foresight: Foresight, outlook: Outlook) -> Iterator[str]:
+    """What the verdict must be read with."""
+    yield from foresight.remarks
+    if data.modality == "text":
+        yield (
+            "how text encoders do after fine-tuning is not published: what a probe foretells of "
+            "them is judged by images."
+        )
+    if outlook.foreign > FOREIGN:
+        yield (
+            "published results seem to say little about these data (probability "
+            f"{outlook.foreign:.2f}): the probe decides nearly alone."
+        )
+
+
+def _candidate(
+    contender: Contender,
+    results: Mapping[str, EncoderResult],
+    before: float,
+    search: Search,
+    n_samples: int,
+) -> Candidate:
+    """A contender with what its last look showed, or with its facts alone."""
+    known, looks = contender.known, contender.probed
+    assert known is not None
+    result = EncoderResult(
+        contender.name, n_parameters=known.n_parameters, feature_dim=known.feature_dim
+    )
+    if contender.looks:
+        result = results[contender.looks[-1].result.encoder]
+    if looks and looks[-1].n_samples < n_samples:
+        note = f"a first look: its scores are of {looks[-1].n_samples:,} of {n_samples:,} samples"
+        result = replace(result, warnings=(*result.warnings, note))
+    speed = result.samples_per_second
+    return Candidate(
+        result,
+        probe=looks[-1].result.scores[PROBE].value if looks else None,
+        n_probed=looks[-1].n_kept if looks else 0,
+        n_results=known.n_results,
+        seconds_per_sample=1 / speed if speed else search.seconds_per_sample(contender),
+        permissive=known.license in PERMISSIVE,
+        before=before,
+    )
+
+
+def _advice(rows: Sequence[EncoderResult]) -> str:
+    """What to do when only scores are known, in one or two sentences."""
+    if not rows:
+        return "Nothing could be ranked: see the error of each encoder."
+    best = rows[0]
+    if len(rows) == 1:
+        return f"{best.encoder} was the only encoder that could be scored: nothing to choose from."
+    tied = ", ".join(row.encoder for row in rows[1:] if row.in_group)
+    ahead = f"{best.encoder} comes first by its scores"
+    if not tied:
+        return f"{ahead}, and other samples of these data would not change that."
+    return f"{ahead}. These data cannot tell it from: {tied}."

@@ -17,10 +17,13 @@ from transferscope.results._relatedness import Relatedness
 from transferscope.results._scores import (
     DatasetSummary,
     EncoderResult,
+    ExpectedAccuracy,
     PedTrace,
     Ranking,
     Score,
     ScoreTable,
+    Verdict,
+    format_expected,
     format_score,
     score_digits,
 )
@@ -34,6 +37,7 @@ __all__ = [
     "EncoderResult",
     "Estimate",
     "Expectation",
+    "ExpectedAccuracy",
     "ExpectedEncoder",
     "FineTuningResult",
     "LayerDistance",
@@ -46,6 +50,8 @@ __all__ = [
     "ScoreTable",
     "TrainingRun",
     "TransferabilityForecast",
+    "Verdict",
+    "format_expected",
     "format_score",
     "score_digits",
 ]

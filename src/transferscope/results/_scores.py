@@ -121,6 +121,88 @@ class ScoreTable(Record):
 
 
 @dataclass(frozen=True)
+class ExpectedAccuracy:
+    """What is expected of one encoder after fine-tuning on the data, and from where.
+
+    Attributes
+    ----------
+    mean, low, high : float
+        Expected accuracy after fine-tuning, a share, with a 90 % interval.
+    loss, loss_low, loss_high : float
+        By how much less accuracy than the recommended encoder it is expected to reach, with a 90 %
+        interval; negative where it is expected to reach more. What all encoders share, such as how
+        hard the data are, does not count here.
+    regret : float
+        By how much it is expected to fall behind the best of the candidates, whichever that is.
+    probe : float or None
+        Leave-one-out accuracy of a ridge classifier on its features; None: it was not measured.
+    n_probed : int
+        Samples that the probe looked at.
+    loss_before : float
+        Its expected loss by published results alone, before anything was measured.
+    n_results : int
+        Published results of it.
+    seconds_per_sample : float or None
+        Of the forward pass: measured, or judged by published speeds and what was measured.
+    """
+
+    mean: float
+    low: float
+    high: float
+    loss: float
+    loss_low: float
+    loss_high: float
+    regret: float
+    probe: float | None
+    n_probed: int
+    loss_before: float
+    n_results: int
+    seconds_per_sample: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which encoder to fine-tune, and how sure that is.
+
+    Attributes
+    ----------
+    recommended : str
+        The cheapest encoder of the group of the best.
+    reason : str
+        One sentence, with numbers.
+    prefer : {"speed", "size", "dimension", "licence"}
+        What cheap means.
+    tolerance : float
+        Encoders that are expected to lose no more accuracy than this against the best are one
+        group.
+    regret : float
+        By how much the recommended encoder is expected to fall behind the best of the candidates.
+    foreign : float
+        Probability that published results say nothing about these data.
+    n_candidates, n_measured : int
+    stopped : {"all", "settled", "budget", "interrupted", "not yet"}
+        Why no more were measured: all were, more would not have changed the choice, there was no
+        time left, or somebody stopped it; or they still are.
+    seconds : float
+        What measuring took.
+    notes : tuple of str
+        What it must be read with.
+    """
+
+    recommended: str
+    reason: str
+    prefer: str
+    tolerance: float
+    regret: float
+    foreign: float
+    n_candidates: int
+    n_measured: int
+    stopped: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class EncoderResult:
     """One row of a ranking.
 
@@ -132,9 +214,13 @@ class EncoderResult:
         From 1; encoders that tie exactly share it. None when it failed.
     scores : dict of str to Score
     p_best : float or None
-        Probability of being first, over resampled data sets.
-    tied_with_best : bool
-        Whether the data cannot tell it from the first (95 %).
+        Probability that no other candidate is better after fine-tuning; without a verdict, that it
+        comes first by its scores, over resampled data sets.
+    in_group : bool
+        Whether it is one of the group of the best: expected to lose no more than the tolerance;
+        without a verdict, whether its scores cannot be told from those of the first (95 %).
+    expected : ExpectedAccuracy or None
+        None without a verdict.
     n_parameters, feature_dim : int or None
     input_size : (int, int) or None
         Height and width in pixels.
@@ -157,7 +243,8 @@ class EncoderResult:
     rank: int | None = None
     scores: dict[str, Score] = field(default_factory=dict)
     p_best: float | None = None
-    tied_with_best: bool = False
+    in_group: bool = False
+    expected: ExpectedAccuracy | None = None
     n_parameters: int | None = None
     feature_dim: int | None = None
     input_size: tuple[int, int] | None = None
@@ -208,13 +295,16 @@ class Ranking(Record):
     ----------
     dataset : DatasetSummary
     ranked_by : str
-        ``"consensus of logme, knn"`` (mean of the metrics' ranks), or the one metric.
+        ``"expected accuracy after fine-tuning"``; of regression and multi-label data, for which
+        there is none, ``"consensus of logme, knn"`` (mean of the metrics' ranks) or the one metric.
     encoders : tuple of EncoderResult
-        Best first, the failed ones last.
+        Best first, the failed ones last. Candidates that were not measured have no scores.
     advice : str
-        One sentence: what to do.
+        What to do, in one or two sentences.
     seed : int
-        Of the resampling.
+        Of the resampling and of the draws behind the verdict.
+    verdict : Verdict or None
+        None where no accuracy is expected.
     """
 
     dataset: DatasetSummary
@@ -222,6 +312,7 @@ class Ranking(Record):
     encoders: tuple[EncoderResult, ...]
     advice: str
     seed: int = 0
+    verdict: Verdict | None = None
 
     def __iter__(self) -> Iterator[EncoderResult]:
         """The encoders, best first, the failed ones last."""
@@ -282,11 +373,12 @@ class Ranking(Record):
         kinds = dict.fromkeys(["rank", "n_parameters", "feature_dim"], "Int64")
         kinds |= dict.fromkeys(["input_size", "warnings", "skipped", "error"], "string")
         kinds |= {"layer": "string"} if layered else {}
-        kinds["tied_with_best"] = "boolean"
+        kinds["in_group"] = "boolean"
         return frame.astype({name: kinds.get(name, "float64") for name in frame.columns})
 
     def _short(self, frame: pd.DataFrame) -> pd.DataFrame:
-        names = ["rank", "layer", *self.metrics, "p_best", "samples_per_second", "error"]
+        expected = ["expected", "expected_low", "expected_high", "loss"]
+        names = ["rank", "layer", *expected, *self.metrics, "p_best", "samples_per_second", "error"]
         failed = any(row.error is not None for row in self.encoders)
         return frame[[n for n in names if n in frame and (n != "error" or failed)]]
 
@@ -302,8 +394,9 @@ class Ranking(Record):
         size = row.input_size
         of_scores = [f"{m}: {w}" for m, s in row.scores.items() for w in s.warnings]
         return cells | {
+            **({} if self.verdict is None else _expected_cells(row.expected)),
             "p_best": row.p_best,
-            "tied_with_best": row.tied_with_best,
+            "in_group": row.in_group,
             "n_parameters": row.n_parameters,
             "feature_dim": row.feature_dim,
             "input_size": size and f"{size[0]}x{size[1]}",
@@ -354,6 +447,7 @@ class Ranking(Record):
             "rank",
             "encoder",
             *(["layer"] if layered else []),
+            *([] if self.verdict is None else ["expected, %", "loss, points"]),
             *metrics,
             "p(best)",
             "parameters",
@@ -373,15 +467,24 @@ class Ranking(Record):
                     f"{row.rank}",
                     row.encoder,
                     *([row.layer or ""] if layered else []),
+                    *([] if row.expected is None else format_expected(row.expected)),
                     *(format_score(row.scores.get(m), digits[m]) for m in metrics),
                     "" if row.p_best is None else f"{row.p_best:.2f}",
-                    f"{row.n_parameters:,}",
-                    f"{row.feature_dim}",
+                    "" if row.n_parameters is None else f"{row.n_parameters:,}",
+                    "" if row.feature_dim is None else f"{row.feature_dim}",
                     "" if size is None else f"{size[0]}x{size[1]}",
                     "" if row.samples_per_second is None else f"{row.samples_per_second:,.0f}",
                 ]
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join([*lines, "", self.advice, ""])
+
+
+def _expected_cells(found: ExpectedAccuracy | None) -> dict[str, object]:
+    """Columns of what is expected of one encoder."""
+    names = {"mean": "expected", "low": "expected_low", "high": "expected_high"}
+    names |= {name: name for name in ("loss", "loss_low", "loss_high")}
+    names |= {"regret": "expected_regret", "probe": "probe"}
+    return {column: found and getattr(found, name) for name, column in names.items()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -432,6 +535,27 @@ class PedTrace(Record):
         rows = [(*b, *a, r) for b, a, r in zip(self.before, self.after, self.radii, strict=True)]
         columns = ["x_before", "y_before", "x_after", "y_after", "radius"]
         return pd.DataFrame(rows, index=pd.Index(self.class_names, name="class"), columns=columns)
+
+
+def format_expected(found: ExpectedAccuracy) -> tuple[str, str]:
+    """Expected accuracy in percent and loss in points, each with its 90 % interval.
+
+    Parameters
+    ----------
+    found : ExpectedAccuracy
+
+    Returns
+    -------
+    accuracy, loss : str
+    """
+
+    def shown(middle: float, low: float, high: float) -> str:
+        return f"{100 * middle:.1f} ({100 * low:.1f} to {100 * high:.1f})".replace("-0.0", "0.0")
+
+    return (
+        shown(found.mean, found.low, found.high),
+        shown(found.loss, found.loss_low, found.loss_high),
+    )
 
 
 def score_digits(scores: Iterable[Score | None]) -> int:

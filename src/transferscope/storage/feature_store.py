@@ -284,8 +284,13 @@ class StoreEntry:
         except DamagedError as error:
             raise self._unusable(k, str(error)) from error
 
-    def load(self) -> dict[str, NumpyArray]:
+    def load(self, n_shards: int | None = None) -> dict[str, NumpyArray]:
         """All rows of all arrays, checked; takes the memory of the result and of one shard.
+
+        Parameters
+        ----------
+        n_shards : int, optional
+            Only the rows of the first so many shards.
 
         Returns
         -------
@@ -297,11 +302,13 @@ class StoreEntry:
             If a shard is absent or damaged, or holds other arrays than the first one.
         """
         whole: dict[str, NumpyArray] = {}
-        for k in range(self.n_shards):
+        n_shards = self.n_shards if n_shards is None else min(n_shards, self.n_shards)
+        for k in range(n_shards):
             part = self.read(k)
             if k == 0:
+                n_rows = self.shard_rows(n_shards - 1).stop
                 for name, array in part.items():
-                    whole[name] = np.empty((self.n_samples, *array.shape[1:]), array.dtype)
+                    whole[name] = np.empty((n_rows, *array.shape[1:]), array.dtype)
             if _layout(part) != _layout(whole):
                 raise self._unusable(k, f"it holds {_layout(part)}, and shard 0 {_layout(whole)}")
             for name, array in part.items():
@@ -319,6 +326,12 @@ class StoreEntry:
     def seconds(self) -> float:
         """Computing time of the shards that exist, in seconds, whichever run wrote them."""
         return sum(_entry_files.read_seconds(self._path(k)) for k in range(self.n_shards))
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the shards that exist, whichever run wrote them."""
+        there = (self.shard_rows(k) for k in range(self.n_shards) if self._path(k).exists())
+        return sum(rows.stop - rows.start for rows in there)
 
     def _path(self, k: int) -> Path:
         return self.folder / f"shard-{k:06d}.safetensors"

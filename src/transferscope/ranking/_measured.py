@@ -1,4 +1,4 @@
-"""The candidates of a ranking: what each metric measures of each encoder."""
+"""What each metric measures of each encoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transferscope.results import EncoderResult, Score
 
 
 @dataclass
-class Candidate:
+class Measured:
     """One encoder before it has a place in the ranking.
 
     Attributes
@@ -27,10 +27,16 @@ class Candidate:
         Its scores, without rank and intervals; or why there are none.
     influences : dict of str to (m,) array
         Influence of each sample on each score.
+    n_samples : int
+        Samples that were looked at.
+    n_kept : int
+        Those of them that are looked at one by one: fewer where features are not stored.
     """
 
     result: EncoderResult
     influences: dict[str, NumpyArray] = field(default_factory=dict)
+    n_samples: int = 0
+    n_kept: int = 0
 
     @property
     def failed(self) -> bool:
@@ -40,7 +46,7 @@ class Candidate:
 
 def measure_candidate(
     item: Extracted, reference: Extracted | None, metrics: Sequence[Metric], seed: int
-) -> Candidate:
+) -> Measured:
     """Score one encoder, by its best layer where there are several.
 
     Parameters
@@ -54,7 +60,7 @@ def measure_candidate(
 
     Returns
     -------
-    Candidate
+    Measured
         What goes wrong becomes its error.
     """
     facts = EncoderResult(
@@ -66,7 +72,7 @@ def measure_candidate(
         error=item.error,
     )
     if item.error is not None:
-        return Candidate(facts)
+        return Measured(facts)
     by_layer = {
         layer: _measure_layer(facts, item, layer, reference, metrics, seed) for layer in item.layers
     }
@@ -94,7 +100,7 @@ def _measure_layer(
     reference: Extracted | None,
     metrics: Sequence[Metric],
     seed: int,
-) -> Candidate:
+) -> Measured:
     scores: dict[str, Score] = {}
     influences: dict[str, NumpyArray] = {}
     try:
@@ -109,9 +115,10 @@ def _measure_layer(
             else:
                 skipped[name] = "its uncertainty came out as NaN or infinity"
     except (FeatureError, MemoryError, np.linalg.LinAlgError) as error:
-        return Candidate(replace(facts, error=str(error) or "not enough memory to score it"))
+        return Measured(replace(facts, error=str(error) or "not enough memory to score it"))
     reason = None if scores else "; ".join(f"{name}: {why}" for name, why in skipped.items())
-    return Candidate(replace(facts, scores=scores, skipped=skipped, error=reason), influences)
+    done = replace(facts, scores=scores, skipped=skipped, error=reason)
+    return Measured(done, influences, embedding.n_samples, embedding.n_kept)
 
 
 def _best_layer(scores: Mapping[str, Mapping[str, Score]]) -> str:
@@ -125,28 +132,38 @@ def _best_layer(scores: Mapping[str, Mapping[str, Score]]) -> str:
     return list(scores)[deepest]
 
 
-def combine_scores(candidates: Sequence[Candidate], plan: MetricPlan) -> None:
-    """Add the metrics that compare encoders, and remove parts that were not asked for.
+def combine_scores(measured: Sequence[Measured], plan: MetricPlan) -> list[Measured]:
+    """Add the metrics that compare encoders, and leave out parts that were not asked for.
 
     Parameters
     ----------
-    candidates : sequence of Candidate
-        Those that did not fail; changed in place.
+    measured : sequence of Measured
+        Those that did not fail.
     plan : MetricPlan
+
+    Returns
+    -------
+    list of Measured
     """
     scored = [
-        EncoderScores(dict(c.result.scores), c.influences, dict(c.result.skipped))
-        for c in candidates
+        EncoderScores(dict(one.result.scores), dict(one.influences), dict(one.result.skipped))
+        for one in measured
     ]
     plan.combine(scored)
     names = [metric.name for metric in plan.asked]
-    for candidate, one in zip(candidates, scored, strict=True):
-        candidate.result = replace(
-            candidate.result,
-            scores=one.scores,
-            skipped=one.skipped,
-            layers={
-                layer: {name: those[name] for name in names if name in those}
-                for layer, those in candidate.result.layers.items()
-            },
+    return [
+        replace(
+            one,
+            influences=those.influences,
+            result=replace(
+                one.result,
+                scores=those.scores,
+                skipped=those.skipped,
+                layers={
+                    layer: {name: kept[name] for name in names if name in kept}
+                    for layer, kept in one.result.layers.items()
+                },
+            ),
         )
+        for one, those in zip(measured, scored, strict=True)
+    ]

@@ -1,0 +1,286 @@
+"""From a probe of the user's data to the accuracy after fine-tuning on them.
+
+The probe and fine-tuning are two tasks of the model (`_model.py`) on the same data. They share the
+standing of the encoders in full, and `PROBE_ALIKE` of factors and residuals. The spread of
+fine-tuned accuracies is the probe's times a factor that is known roughly, their level is the
+probe's and a gain that is known roughly. On the logit scale, of encoder i:
+
+    probe       x_i = a + s (w_i0 + w_i · f + e_i) + noise
+    fine-tuned  y_i = a + gain + s exp(stretch) (w_i0 + w_i · f' + e'_i)
+
+The noise of the probe is that of its finite sample, the same samples for all encoders.
+
+Published results may say nothing about these data. So there is a second reading, in which no
+encoder has a standing of its own, and the probe weighs the two by how likely each makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.special import expit
+
+from transferscope.knowledge._conditioning import GRID, VAGUE, _Prior
+from transferscope.knowledge._model import KINDS, Model, logit
+from transferscope.knowledge._names import Candidates
+from transferscope.numerics.arrays import NumpyArray
+
+#: Share of factors and residuals that a probe and fine-tuning on the same data have in common.
+PROBE_ALIKE = 0.4
+#: What fine-tuning adds to the logit of a probe's accuracy, ``exp(N(a, b²)) - c``: seldom less than
+#: nothing, at times a lot.
+GAIN = (-0.45, 0.7, 0.2)
+#: Logarithm of the spread of fine-tuned logits over that of a probe's: mean, standard deviation.
+STRETCH = (-0.2, 0.5)
+#: The model's variances are widened for levels that nobody measured; here the probe tells the
+#: level, and this share of them is right.
+SURER = 0.6
+#: Standard deviation of what more samples add to the logits of all probes.
+MORE_SAMPLES = 1.0
+#: Probability, before the probe, that published results say nothing about these data.
+FOREIGN = 0.1
+#: Joint draws of all encoders.
+DRAWS = 4000
+#: Steps of the stretch, in standard deviations, and their probabilities.
+STEPS = np.array([-1.5, -0.5, 0.5, 1.5])
+SHARES = np.exp(-(STEPS**2) / 2) / np.exp(-(STEPS**2) / 2).sum()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe measured on the user's data.
+
+    Attributes
+    ----------
+    rows : (m,) array of int
+        Which encoders, as rows of the model.
+    accuracy : (m,) array
+        Shares.
+    correlation : (m, m) array
+        Of the accuracies of two encoders, over samples drawn anew.
+    n_samples : (m,) array of int
+        How many samples each accuracy is of. An encoder may have several accuracies, of more and
+        more samples; those of equally many samples are compared with one another alone.
+    """
+
+    rows: NumpyArray
+    accuracy: NumpyArray
+    correlation: NumpyArray
+    n_samples: NumpyArray
+
+    def logits(self) -> tuple[NumpyArray, NumpyArray]:
+        """The accuracies as logits (m,), and their covariance (m, m).
+
+        Half a sample is added to either side: an accuracy of 1 is as sure as its sample is large.
+        """
+        n = self.n_samples.astype(float)
+        share = (self.accuracy * n + 0.5) / (n + 1)
+        deviation = 1 / np.sqrt(share * (1 - share) * n)
+        covariance = deviation[:, None] * self.correlation * deviation
+        same = (n[:, None] == n) & (n > n.min(initial=np.inf))
+        return logit(share), covariance + MORE_SAMPLES**2 * same
+
+
+def foretell(
+    model: Model, probe: Probe, *, seed: int = 0, draws: int = DRAWS
+) -> tuple[NumpyArray, float]:
+    """Draw the accuracy after fine-tuning of every encoder of the model.
+
+    Parameters
+    ----------
+    model : Model
+        Of the encoders to choose from, and of those that were probed.
+    probe : Probe
+        Of any number of encoders; none leaves what published results say.
+    seed : int
+    draws : int
+
+    Returns
+    -------
+    accuracies : (draws, n) array
+        Joint draws, shares.
+    foreign : float
+        Probability that published results say nothing about these data.
+    """
+    x, noise = probe.logits()
+    probed, tuned = (_surer(_Prior.of(model, KINDS.index(k))) for k in ("probe", "fine-tuned"))
+    readings = [
+        _Reading.of(*priors, task, probe.rows, x, noise)
+        for priors in ((probed, tuned), (_foreign(probed), _foreign(tuned)))
+        for task in probed.tasks()
+    ]
+    log_mass = np.array([one.evidence for one in readings])
+    log_mass -= np.tile((GRID**2).sum(axis=1) / 2, 2)
+    log_mass += np.repeat(np.log([1 - FOREIGN, FOREIGN]), len(GRID))
+    mass = np.exp(log_mass - log_mass.max())
+    mass /= mass.sum()
+    ends = np.round(np.cumsum(np.outer(mass, SHARES)) * draws).astype(int)
+    counts = np.diff(ends, prepend=0).reshape(-1, len(STEPS))
+    rng = np.random.default_rng(seed)
+    logits = [
+        one.draw(float(np.exp(STRETCH[0] + STRETCH[1] * step)), int(count), rng)
+        for one, row in zip(readings, counts, strict=True)
+        for step, count in zip(STEPS, row, strict=True)
+        if count
+    ]
+    return expit(np.concatenate(logits)), float(mass[len(GRID) :].sum())
+
+
+def _surer(prior: _Prior) -> _Prior:
+    return replace(
+        prior,
+        doubt=prior.doubt * SURER,
+        loadings=prior.loadings * np.sqrt(SURER),
+        own=prior.own * SURER,
+    )
+
+
+def _foreign(prior: _Prior) -> _Prior:
+    """The prior of encoders that all look alike; they scatter as published ones do."""
+    total = prior.standing.var() + (prior.doubt + (prior.loadings**2).sum(axis=1) + prior.own)
+    half = np.full(len(total), total.mean() / 2)
+    nothing = np.zeros_like(prior.loadings)
+    middle = np.full(len(total), prior.standing.mean())
+    return replace(prior, standing=middle, doubt=half, own=half, loadings=nothing)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One reading of the probe: which prior, and which spread and roughness of its task.
+
+    Attributes
+    ----------
+    probed, tuned : _Prior
+        Of the two kinds of measurement.
+    spread, roughness, level : float
+        Of the probe's task; the level's standard deviation.
+    rows : (m,) array of int
+    off : (m,) array
+        How far the probe's logits are off their mean, divided by `root`.
+    root : (m, m) array
+        Cholesky factor of their covariance.
+    noise : (m, m) array
+        Cholesky factor of the part of it that is the finite sample's.
+    evidence : float
+        Log density of the probe's logits.
+    """
+
+    probed: _Prior
+    tuned: _Prior
+    spread: float
+    roughness: float
+    level: float
+    rows: NumpyArray
+    off: NumpyArray
+    root: NumpyArray
+    noise: NumpyArray
+    evidence: float
+
+    @classmethod
+    def of(
+        cls,
+        probed: _Prior,
+        tuned: _Prior,
+        task: NumpyArray,
+        rows: NumpyArray,
+        x: NumpyArray,
+        noise: NumpyArray,
+    ) -> _Reading:
+        spread, roughness = map(float, task)
+        level = VAGUE * float(probed.level[2])
+        loadings = probed.loadings[rows]
+        own = probed.doubt[rows] + roughness * probed.own[rows]
+        own = own * (rows[:, None] == rows)
+        covariance = spread**2 * (loadings @ loadings.T + own) + level**2 + noise
+        root = np.linalg.cholesky(covariance)
+        off = solve_triangular(root, x - probed.mean(rows, spread), lower=True)
+        evidence = float(-off @ off / 2 - np.log(np.diag(root)).sum())
+        sample = np.linalg.cholesky(noise + 1e-9 * np.eye(len(x)))
+        return cls(probed, tuned, spread, roughness, level, rows, off, root, sample, evidence)
+
+    def draw(self, stretch: float, count: int, rng: np.random.Generator) -> NumpyArray:
+        """Joint fine-tuned logits (count, n): drawn as before the probe, then moved by it."""
+        probed, tuned, rows = self.probed, self.tuned, self.rows
+        n, k = tuned.loadings.shape
+        s = self.spread * stretch
+        alike = np.sqrt([PROBE_ALIKE, 1 - PROBE_ALIKE])
+
+        def pair(*shape: int) -> tuple[NumpyArray, NumpyArray]:
+            """Standard normals of the two tasks, correlated by `PROBE_ALIKE`."""
+            common, one, other = rng.standard_normal((3, count, *shape))
+            return alike[0] * common + alike[1] * one, alike[0] * common + alike[1] * other
+
+        level = self.level * rng.standard_normal((count, 1))
+        standing = rng.standard_normal((count, n))
+        factors, own = pair(k), pair(n)
+        drawn = [
+            level
+            + scale
+            * (
+                standing * np.sqrt(prior.doubt)
+                + f @ prior.loadings.T
+                + e * np.sqrt(self.roughness * prior.own)
+            )
+            for scale, prior, f, e in zip(
+                (self.spread, s), (probed, tuned), factors, own, strict=True
+            )
+        ]
+        seen = drawn[0][:, rows] + rng.standard_normal((count, len(rows))) @ self.noise.T
+        gain = np.exp(GAIN[0] + GAIN[1] * rng.standard_normal((count, 1))) - GAIN[2]
+        cross = PROBE_ALIKE * (probed.loadings[rows] @ tuned.loadings.T)
+        cross[np.arange(len(rows)), rows] += (
+            np.sqrt(probed.doubt * tuned.doubt)
+            + PROBE_ALIKE * self.roughness * np.sqrt(probed.own * tuned.own)
+        )[rows]
+        pull = solve_triangular(self.root, self.spread * s * cross + self.level**2, lower=True)
+        mean = probed.mean(slice(None), self.spread) - self.spread * probed.standing
+        mean = mean + s * tuned.standing
+        missed = self.off - solve_triangular(self.root, seen.T, lower=True).T
+        return np.asarray(mean + drawn[1] + gain + missed @ pull)
+
+
+class Foresight:
+    """What is known of the candidates of one choice, whatever they are.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the candidates. One that nobody has heard of is expected to be like any other of its
+        modality, with all the doubt of that; a checkpoint like the family of its architecture.
+    modality : str
+        ``"text"``; anything else is taken for images.
+
+    Attributes
+    ----------
+    known : list of KnownEncoder
+    remarks : tuple of str
+        What was assumed of names.
+    """
+
+    def __init__(self, names: Sequence[str], modality: str) -> None:
+        candidates = Candidates("text" if modality == "text" else "image")
+        rows = [candidates.row_of_any(name) for name in names]
+        self.remarks = tuple(dict.fromkeys(candidates.remarks))
+        self.known = [candidates.encoders[row] for row in rows]
+        self._model = candidates.model.take(np.array(rows, int))
+
+    def given(self, among: NumpyArray, probe: Probe, *, seed: int = 0) -> tuple[NumpyArray, float]:
+        """Draw the accuracy after fine-tuning of some candidates.
+
+        Parameters
+        ----------
+        among : (n,) array of int
+            Which candidates; what was probed is among them.
+        probe : Probe
+            Its rows are places in `among`.
+        seed : int
+
+        Returns
+        -------
+        accuracies : (draws, n) array
+        foreign : float
+        """
+        return foretell(self._model.take(among), probe, seed=seed)
