@@ -52,7 +52,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     device: str | None = None,
     seed: int = 0,
     progress: ProgressCallback | None = None,
-    on_update: Callable[[Ranking], None] | None = None,
+    report: Callable[[Ranking], None] | None = None,
 ) -> Ranking:
     """Rank pre-trained encoders by the accuracy that fine-tuning them is expected to reach.
 
@@ -111,7 +111,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         Of everything random; the same seed gives the same ranking, but for what a budget cuts off.
     progress : callable, optional
         Called as ``progress(text, done, total)`` while it works.
-    on_update : callable, optional
+    report : callable, optional
         Called with the ranking as it is known after each round of measuring.
 
     Returns
@@ -200,8 +200,8 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         return run.conclude(search, outlook, expected, stopped, tolerance, prefer, notes)
 
     def tell(outlook: Outlook) -> None:
-        if on_update is not None:
-            on_update(conclude(outlook, "not yet"))
+        if report is not None:
+            report(conclude(outlook, "not yet"))
 
     stopped = search.run(tell)
     outlook = search.outlook()
