@@ -250,6 +250,8 @@ def plot_choice(ranking: Ranking) -> Figure:
             name, (x, y), (6, 8 if place % 2 else -12), textcoords="offset points", fontsize=7
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel(_COSTS[verdict.prefer])
     axes.set_ylabel(f"expected accuracy against {verdict.recommended}, points")
     axes.set_title(

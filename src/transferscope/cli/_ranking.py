@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -281,7 +282,16 @@ def show_ranking(
     show_notes(data.notes, console)
     ranked = [row for row in ranking.encoders if row.error is None]
     if verdict is not None:
-        console.print(_fitting(console, [_choice_table(ranking, ROWS, explain=explain)]))
+        layouts = itertools.product((True, False), (True, False))
+        console.print(
+            _fitting(
+                console,
+                (
+                    _choice_table(ranking, ROWS, explain=explain, facts=facts, intervals=intervals)
+                    for intervals, facts in layouts
+                ),
+            )
+        )
         console.print(f"[dim]{literal(_how_measured(verdict, len(ranked)))}[/]", soft_wrap=True)
         show_notes(verdict.notes, console)
     if ranked and (scores or verdict is None):
@@ -325,17 +335,24 @@ def _how_measured(verdict: Verdict, n_there: int) -> str:
     )
 
 
-def _choice_table(ranking: Ranking, most: int, *, explain: bool = False) -> Table:
-    """What is expected of each candidate: the first ones, the measured ones, and what they cost."""
+def _choice_table(
+    ranking: Ranking,
+    most: int,
+    *,
+    explain: bool = False,
+    facts: bool = False,
+    intervals: bool = False,
+) -> Table:
+    """What is expected of each candidate: the measured ones, the first others, what they cost."""
     rows = [row for row in ranking.encoders if row.expected is not None]
     measured = [row for row in rows if row.expected and row.expected.probe is not None]
     shown = {row.encoder for row in (*measured[:most], *rows[: max(0, most - len(measured))])}
     table = Table(header_style="bold", pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("encoder", overflow="fold")
-    names = ["expected", "loss", "p(best)", "samples/s", "params", "dim"]
+    names = ["expected", "loss", "p(best)", "samples/s", *(["params", "dim"] if facts else [])]
     if explain:
-        names += ["probe", "of samples", "loss by\npublished", "published\nresults"]
+        names += ["probe", "of\nsamples", "loss by\npublished", "published\nresults"]
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
@@ -344,13 +361,16 @@ def _choice_table(ranking: Ranking, most: int, *, explain: bool = False) -> Tabl
             continue
         seconds, is_measured = found.seconds_per_sample, found.probe is not None
         speed = "" if not seconds else f"{'' if is_measured else '~'}{1 / seconds:,.0f}"
+        accuracy, loss = format_expected(found)
         cells = [
-            *format_expected(found),
+            accuracy if intervals else accuracy.partition(" ")[0],
+            loss,
             _probability(row.p_best or 0.0),
             speed,
-            short_count(row.n_parameters),
-            "" if row.feature_dim is None else str(row.feature_dim),
         ]
+        if facts:
+            dim = "" if row.feature_dim is None else str(row.feature_dim)
+            cells += [short_count(row.n_parameters), dim]
         if explain:
             cells += [
                 "" if found.probe is None else f"{100 * found.probe:.1f}",

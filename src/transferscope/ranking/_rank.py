@@ -32,6 +32,8 @@ from transferscope.ranking._search import FIRST_LOOK, PROBE, Contender, Outlook,
 from transferscope.ranking._verdict import PREFERENCES, Candidate, judge
 from transferscope.results import DatasetSummary, EncoderResult, Ranking, Verdict
 
+#: A first look at a part of the samples is taken where there are so many times as many.
+WORTH_A_LOOK = 4
 #: From this probability on it is said that published results say little about the data.
 FOREIGN = 0.5
 
@@ -82,8 +84,8 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         What cheap means: the fewest seconds, parameters or features, or a licence for any use.
     stop_regret : float or None
         Measure no more encoders when all that are left are not expected to raise the accuracy by
-        this much; data sets of more than 1 024 samples are looked at in full for those alone that
-        may be the best. None: measure all, on all samples.
+        this much; of data sets of 4 096 samples and more they see 1 024 first, and only those that
+        may be the best see the rest. None: measure all, on all samples.
     budget : float, optional
         Seconds after which nothing more is begun, and computing ends.
     layers : str or sequence of int
@@ -169,7 +171,9 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     n_first = len(data)
     if stop_regret is not None and store is not None:
         n_first = shard_rows(FIRST_LOOK - 1, len(data)).stop
-    if n_first < len(data):
+    if n_first * WORTH_A_LOOK > len(data):
+        n_first = len(data)
+    else:
         # what is looked at first stands first, so that a full look continues it
         first = stratified_rows(data.labels, len(data), n_first, seed)
         data = data.subset(np.r_[first, np.setdiff1d(np.arange(len(data)), first)])
