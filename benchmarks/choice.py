@@ -112,7 +112,7 @@ def measured(
     folder: Path, name: str, train: Dataset, encoders: Sequence[str]
 ) -> tuple[Measured, ...]:
     """The scores of all encoders; kept in the folder."""
-    place = folder / "measured" / f"{name}.pickle"
+    place = folder / "measured" / f"{name}-{len(encoders)}.pickle"
     if not place.exists():
         settings = ExtractionSettings(str(folder / "store"), device="cpu")
         run = _Run(train, "", [], plan_metrics(METRICS), settings)
@@ -249,7 +249,8 @@ def calibration(case: Case, foreseen: np.ndarray, seed: int = 0) -> Calibration:
     noisy = foreseen + rng.standard_normal(foreseen.shape) * np.sqrt(foreseen * (1 - foreseen) / n)
     low, q1, q3, high = np.quantile(noisy, [0.05, 0.25, 0.75, 0.95], axis=0)
     chosen = int(foreseen.mean(axis=0).argmax())
-    behind = noisy[:, [chosen]] - noisy
+    # both are tested on the same samples: half of the noise is common to them
+    behind = foreseen[:, [chosen]] - foreseen + (noisy - foreseen)
     loss_low, loss_high = np.quantile(behind, [0.05, 0.95], axis=0)
     others = np.arange(len(y)) != chosen
     loss = y[chosen] - y
