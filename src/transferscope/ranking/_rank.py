@@ -128,7 +128,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         If torch is not installed.
     InputError
         If `layers` or `store` is none of the above, two encoders have one name, or `tolerance`,
-        `stop_regret` or `budget` is out of range.
+        `stop_regret`, `budget` or `seed` is out of range.
     UnknownNameError
         If there is no encoder or metric of a name.
     StoreError
@@ -147,7 +147,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     'mini/resnet-mnist-supervised'
     """
     plan = plan_metrics(metrics)
-    _check(tolerance, prefer, stop_regret, budget)
+    _check(tolerance, prefer, stop_regret, budget, seed)
     started = time.perf_counter()
     specs = None if encoders is None else expand_encoders(encoders)
     if progress is not None:
@@ -210,8 +210,12 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     return conclude(outlook, stopped)
 
 
-def _check(tolerance: float, prefer: str, stop_regret: float | None, budget: float | None) -> None:
+def _check(
+    tolerance: float, prefer: str, stop_regret: float | None, budget: float | None, seed: int
+) -> None:
     """Refuse what is out of range."""
+    if seed < 0:
+        raise InputError(f"seed must not be negative, got {seed}; 0 is the default.")
     if not 0 <= tolerance < 1:
         raise InputError(
             f"tolerance must be a share from 0 to 1; got {tolerance}. 0.005 is half a point."
@@ -245,7 +249,8 @@ class _Run:
     ) -> None:
         """Add a look to each contender; with `n_shards` at the beginning of the data alone."""
         settings = replace(self.settings, n_shards=n_shards, progress=progress)
-        metrics = {one.name: one for one in (*self.plan.measured, resolve_metric(PROBE))}
+        # scores of regression and multi-label data are ordered without one
+        probe = resolve_metric(PROBE) if self.data.task == "classification" else None
         specs = [one.spec for one in contenders]
         found = extract_together([self.data, *self.references], specs, settings)
         for done, (contender, (item, *others)) in enumerate(zip(contenders, found, strict=True)):
@@ -253,7 +258,7 @@ class _Run:
                 progress(f"scoring {item.identifier}", done, len(specs))
             reference = others[0] if others else None
             contender.looks.append(
-                measure_candidate(item, reference, list(metrics.values()), self.settings.seed)
+                measure_candidate(item, reference, self.plan.measured, self.settings.seed, probe)
             )
             for one in (item, *others):
                 one.release()
