@@ -16,6 +16,7 @@ from transferscope.extraction import (
     Encoders,
     ExtractionSettings,
     Layers,
+    Source,
     Store,
     best_device,
     extract_together,
@@ -154,32 +155,34 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         progress("reading the data set", 0, 0)
     data = open_dataset(dataset)
     task, _ = data.require_labels()
-    references = [] if reference is None else [open_reference(reference)]
+    source = Source(data)
+    references = [] if reference is None else [Source(open_reference(reference))]
     settings = ExtractionSettings(store, layers, batch_size, device or best_device(), seed)
     notes: tuple[str, ...] = ()
     if specs is None:
         names, notes = available_encoders(data.modality)
         specs = list(names)
     if task != "classification":
-        run = _Run(data, data.fingerprint, references, plan, settings)
+        run = _Run([source, *references], source.fingerprint, plan, settings)
         contenders = [Contender(spec, encoder_name(spec)) for spec in specs]
         run.measure(contenders, None, progress)
         return run.by_scores(contenders)
-    fingerprint = data.fingerprint
-    n_first = len(data)
-    if stop_regret is not None and store is not None:
-        n_first = shard_rows(FIRST_LOOK - 1, len(data)).stop
+    fingerprint = source.fingerprint
+    n_first = len(data) if store is None else shard_rows(FIRST_LOOK - 1, len(data)).stop
     if n_first < len(data):
         # what is looked at first stands first, so that a full look continues it
         first = stratified_rows(data.labels, len(data), n_first, seed)
         data = data.subset(np.r_[first, np.setdiff1d(np.arange(len(data)), first)])
+        source = Source(data)
+    if stop_regret is None:
+        n_first = len(data)
     names = [encoder_name(spec) for spec in specs]
     foresight = Foresight(names, data.modality)
     contenders = [
         Contender(spec, name, known)
         for spec, name, known in zip(specs, names, foresight.known, strict=True)
     ]
-    run = _Run(data, fingerprint, references, plan, settings)
+    run = _Run([source, *references], fingerprint, plan, settings)
     search = Search(
         contenders,
         foresight,
@@ -233,13 +236,16 @@ def _check(
 
 @dataclass
 class _Run:
-    """What is ranked, by what, and how features are computed."""
+    """What is ranked, with what it is compared, by what, and how features are computed."""
 
-    data: Dataset
+    sources: list[Source]
     fingerprint: str
-    references: list[Dataset]
     plan: MetricPlan
     settings: ExtractionSettings
+
+    @property
+    def data(self) -> Dataset:
+        return self.sources[0].dataset
 
     def measure(
         self,
@@ -252,7 +258,7 @@ class _Run:
         # scores of regression and multi-label data are ordered without one
         probe = resolve_metric(PROBE) if self.data.task == "classification" else None
         specs = [one.spec for one in contenders]
-        found = extract_together([self.data, *self.references], specs, settings)
+        found = extract_together(self.sources, specs, settings)
         for done, (contender, (item, *others)) in enumerate(zip(contenders, found, strict=True)):
             if progress is not None:
                 progress(f"scoring {item.identifier}", done, len(specs))
