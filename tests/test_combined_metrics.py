@@ -12,7 +12,9 @@ from transferscope import metrics
 from transferscope.errors import MissingInputError
 from transferscope.metrics import METRICS, EncoderScores, Metric, plan_metrics
 from transferscope.metrics._combined import combine, combined_metric
-from transferscope.results import Ranking, Score
+from transferscope.ranking._measured import Measured
+from transferscope.ranking._order import order_by_scores
+from transferscope.results import EncoderResult, Ranking, Score
 
 ROWS = {
     "ncti": {"ncti_variability": 1.0, "ncti_geometry": 1.0, "ncti_nearest_center": 1.0},
@@ -149,18 +151,17 @@ def rank(names: dict[str, float], chosen: str, targets: Any = None) -> Ranking:
         (samples.astype(np.float32), labels if targets is None else samples[:, 0])
     )
     encoders = [one(name, noise) for name, noise in names.items()]
-    return transferscope.rank(data, encoders, chosen, store=None, device="cpu")
+    options = {"store": None, "device": "cpu", "stop_regret": None}
+    return transferscope.rank(data, encoders, chosen, **options)
 
 
 THREE = {"bad": 4.0, "best": 0.3, "middle": 1.5}
 
 
-def test_ranked_by_what_compares_encoders():
+def test_what_compares_encoders_stands_beside_the_verdict():
     ranking = rank(THREE, "ncti")
-    assert ranking.ranked_by == "ncti"
     assert ranking.metrics == ["ncti"]  # the parts were not asked for
     assert ranking.best.encoder == "best"
-    assert ranking.best.p_best > 0.8
     values = [row.scores["ncti"].value for row in ranking.encoders]
     assert values == sorted(values, reverse=True)
     assert all(0 <= value <= 3 for value in values)
@@ -170,6 +171,28 @@ def test_ranked_by_what_compares_encoders():
         assert score.warnings[0].startswith("depends on the candidates: parts are scaled over")
         assert "these 3 encoders" in score.warnings[0]
     assert Ranking.from_json(ranking.to_json()) == ranking
+
+
+def test_ordered_by_what_compares_encoders():
+    values = {"bad": 0.2, "best": 2.5, "middle": 1.5}
+    rng = np.random.default_rng(0)
+    metric = METRICS["ncti"]
+    measured = [
+        Measured(
+            EncoderResult(name, scores={"ncti": Score(value)}),
+            {"ncti": rng.standard_normal(120)},
+            120,
+            120,
+        )
+        for name, value in values.items()
+    ]
+    rows, ranked_by = order_by_scores(measured, [metric], 120, seed=0)
+    assert ranked_by == "ncti"
+    assert [(row.encoder, row.rank) for row in rows] == [("best", 1), ("middle", 2), ("bad", 3)]
+    assert rows[0].p_best > 0.8
+    assert [row.in_group for row in rows] == [True, False, False]
+    for row in rows:
+        assert row.scores["ncti"].low < row.scores["ncti"].value < row.scores["ncti"].high
 
 
 def test_beside_its_parts_other_metrics_and_ped():
@@ -195,7 +218,7 @@ def test_one_encoder():
     ranking = rank({"only": 1.0}, "ncti,logme")
     assert ranking.best.rank == 1
     assert ranking.best.scores["ncti"].value == 0.0
-    assert "only encoder" in ranking.advice
+    assert ranking.advice.endswith("No other candidate was measured.")
 
 
 def test_regression_has_no_such_score():

@@ -62,6 +62,15 @@ def planted(name: str, noise: float, head: bool = False, width: int = 6) -> Any:
 
 
 @pytest.fixture(scope="module")
+def numbers() -> Any:
+    """Regression: ranked by scores alone."""
+    random = np.random.default_rng(0)
+    samples = random.standard_normal((N, 8)).astype(np.float32)
+    targets = samples[:, :4] @ [1.0, -2.0, 0.5, 1.0]
+    return transferscope.open_dataset((samples, targets), task="regression")
+
+
+@pytest.fixture(scope="module")
 def data() -> Any:
     random = np.random.default_rng(0)
     labels = np.arange(N) % 3
@@ -70,8 +79,9 @@ def data() -> Any:
 
 
 def rank(dataset: Any, encoders: Any, *args: Any, **options: Any) -> Ranking:
+    """A ranking for which everything is measured."""
     return transferscope.rank(
-        dataset, encoders, *args, **{"store": None, "device": "cpu", **options}
+        dataset, encoders, *args, **{"store": None, "device": "cpu", "stop_regret": None, **options}
     )
 
 
@@ -79,6 +89,7 @@ def require_sound(ranking: Ranking, n_encoders: int) -> None:
     """What holds of every ranking."""
     assert len(ranking.encoders) == n_encoders
     ranked = [row for row in ranking.encoders if row.error is None]
+    verdict = ranking.verdict
     assert list(ranking.encoders[: len(ranked)]) == ranked  # failed ones last
     ranks = [row.rank for row in ranked]
     assert ranks == sorted(ranks)
@@ -87,18 +98,50 @@ def require_sound(ranking: Ranking, n_encoders: int) -> None:
         assert row.n_parameters is not None
         assert row.feature_dim is not None
         assert row.samples_per_second > 0
-        assert row.scores
+        assert row.scores or row.skipped
         for score in row.scores.values():
             assert np.isfinite(score.value)
             assert score.low <= score.value <= score.high
     for row in ranking.encoders[len(ranked) :]:
         assert row.error
-        assert (row.rank, row.p_best) == (None, None)
+        assert (row.rank, row.p_best, row.expected, row.in_group) == (None, None, None, False)
+    assert (verdict is None) == (ranking.dataset.task != "classification" or not ranked)
+    if verdict is None:
+        assert all(row.scores and row.expected is None for row in ranked)
+    else:
+        require_sound_verdict(ranking)
     text = ranking.to_json()
     json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} in JSON"))
     assert Ranking.from_json(text) == ranking
     assert len(ranking.to_frame()) == n_encoders
     assert ranking.advice in ranking.to_markdown()
+
+
+def require_sound_verdict(ranking: Ranking) -> None:
+    """What holds of every verdict of encoders that were all measured."""
+    assert ranking.ranked_by == "expected accuracy after fine-tuning"
+    verdict, rows = ranking.verdict, {row.encoder: row for row in ranking.ranked}
+    assert ranking.advice == verdict.reason
+    assert verdict.reason.startswith(f"Fine-tune {verdict.recommended}: ")
+    assert (verdict.n_candidates, verdict.n_measured) == (len(ranking), len(rows))
+    assert verdict.stopped == "all"
+    assert 0 <= verdict.foreign <= 1
+    chosen = rows[verdict.recommended].expected
+    assert (chosen.loss, chosen.loss_low, chosen.loss_high) == (0, 0, 0)
+    assert verdict.regret == chosen.regret
+    best = ranking.best.expected.mean
+    for row in ranking.ranked:
+        found = row.expected
+        assert 0 < found.low < found.mean < found.high < 1
+        assert found.loss == pytest.approx(chosen.mean - found.mean, abs=1e-9)
+        assert found.loss_low <= found.loss <= found.loss_high
+        assert found.regret >= max(0, found.loss) - 1e-12
+        assert 0 <= found.probe <= 1
+        assert found.n_probed == ranking.dataset.n_samples
+        assert found.seconds_per_sample == 1 / row.samples_per_second
+        assert row.in_group == (found.mean >= best - verdict.tolerance)
+    means = [row.expected.mean for row in ranking.ranked]
+    assert means == sorted(means, reverse=True)
 
 
 # --- planted orders -----------------------------------------------------------------------------
@@ -110,36 +153,97 @@ def test_the_better_an_encoder_sees_the_classes_the_higher_it_stands(data):
     assert [row.encoder for row in ranking.encoders] == ["best", "middle", "bad"]
     assert [row.rank for row in ranking.encoders] == [1, 2, 3]
     assert ranking.metrics == list(DEFAULT_METRICS)
-    assert ranking.ranked_by == "consensus of logme, regularized_h_score, linear_probe"
-    assert ranking.best.p_best > 0.9
-    assert not ranking.encoders[2].tied_with_best
-    assert ranking.advice.startswith("Fine-tune best")
+    assert ranking.best.p_best > 0.5
+    assert ranking.encoders[2].p_best < 0.05
+    assert [row.in_group for row in ranking.encoders] == [True, False, False]
+    assert ranking.verdict.recommended == "best"
+    probes = {row.encoder: row.scores["linear_probe"].value for row in ranking.encoders}
+    assert {row.encoder: row.expected.probe for row in ranking.encoders} == probes
     assert asdict(ranking.dataset) | {"fingerprint": ""} == {
         "name": "arrays", "split": "all", "task": "classification", "n_samples": N,
         "n_classes": 3, "n_skipped": 0, "fingerprint": "", "notes": (),
     }  # fmt: skip
 
 
-def test_one_metric_ranks_alone(data):
-    ranking = rank(data, [planted("bad", 4), planted("best", 0.1)], "knn")
+def test_metrics_are_columns_and_the_verdict_is_the_same_whatever_they_are(data):
+    encoders = [planted("bad", 4), planted("best", 0.1)]
+    with_knn, with_probe = (rank(data, encoders, name) for name in ("knn", "linear_probe"))
+    require_sound(with_knn, 2)
+    assert with_knn.metrics == ["knn"]  # the probe was not asked for
+    assert with_knn.best.encoder == "best"
+
+    def facts(row: Any) -> Any:
+        return row.encoder, row.p_best, replace(row.expected, seconds_per_sample=None)
+
+    assert list(map(facts, with_knn)) == list(map(facts, with_probe))
+
+
+def test_the_order_of_scores(numbers):
+    ranking = rank(numbers, [planted("bad", 4), planted("best", 0.1), planted("middle", 1)])
+    require_sound(ranking, 3)
+    assert [row.encoder for row in ranking.encoders] == ["best", "middle", "bad"]
+    assert [row.rank for row in ranking.encoders] == [1, 2, 3]
+    assert ranking.ranked_by == "consensus of logme, linear_probe"
+    assert ranking.best.p_best > 0.9
+    assert [row.in_group for row in ranking.encoders] == [True, False, False]
+    assert ranking.advice == (
+        "best comes first by its scores, and other samples of these data would not change that."
+    )
+
+
+def test_one_metric_ranks_alone(numbers):
+    ranking = rank(numbers, [planted("bad", 4), planted("best", 0.1)], "knn")
     require_sound(ranking, 2)
     assert ranking.ranked_by == "knn"
     assert ranking.best.encoder == "best"
 
 
-def test_equal_encoders_tie(data):
+def test_equal_encoders_tie_by_their_scores(numbers):
     twins = [planted(name, 0.5) for name in ("twin b", "twin a")]
-    ranking = rank(data, [*twins, planted("worse", 4)])
+    ranking = rank(numbers, [*twins, planted("worse", 4)])
     require_sound(ranking, 3)
     assert [row.encoder for row in ranking.encoders] == ["twin a", "twin b", "worse"]
     assert [row.rank for row in ranking.encoders] == [1, 1, 3]
-    assert [row.tied_with_best for row in ranking.encoders] == [False, True, False]
+    assert [row.in_group for row in ranking.encoders] == [True, True, False]
     assert ranking.encoders[0].p_best == ranking.encoders[1].p_best
     assert "cannot tell it from: twin b" in ranking.advice
 
 
+def test_equal_encoders_are_one_group(data):
+    twins = [planted(name, 0.5) for name in ("twin b", "twin a")]
+    ranking = rank(data, [*twins, planted("worse", 4)])
+    require_sound(ranking, 3)
+    assert {row.encoder for row in ranking.encoders[:2]} == {"twin a", "twin b"}
+    assert [row.in_group for row in ranking.encoders] == [True, True, False]
+    # equal but for the error of finitely many draws
+    one, other, _ = ranking.encoders
+    assert one.p_best == pytest.approx(other.p_best, abs=0.06)
+    assert one.expected.mean == pytest.approx(other.expected.mean, abs=0.005)
+    assert one.expected.probe == other.expected.probe
+
+
+def test_of_as_good_ones_the_cheapest_is_recommended(data):
+    """A narrow twin sees as much, with half of the features."""
+    encoders = [planted("worse", 4), planted("wide 1", 0.1), planted("thin 1", 0.1, width=3)]
+    ranking = rank(data, encoders, prefer="dimension", tolerance=0.02)
+    require_sound(ranking, 3)
+    assert {row.encoder for row in ranking.ranked if row.in_group} == {"wide 1", "thin 1"}
+    verdict = ranking.verdict
+    assert (verdict.recommended, verdict.prefer, verdict.tolerance) == ("thin 1", "dimension", 0.02)
+    if ranking.best.encoder != "thin 1":
+        assert "has 0.50 of its features" in verdict.reason
+
+
 def test_a_single_encoder_is_ranked(data):
     ranking = rank(data, planted("only", 0.5))
+    require_sound(ranking, 1)
+    assert (ranking.best.rank, ranking.best.p_best) == (1, 1.0)
+    assert ranking.verdict.regret == 0
+    assert ranking.advice.endswith("No other candidate was measured.")
+
+
+def test_a_single_encoder_is_ranked_by_its_scores(numbers):
+    ranking = rank(numbers, planted("only", 0.5))
     require_sound(ranking, 1)
     assert (ranking.best.rank, ranking.best.p_best) == (1, 1.0)
     assert "nothing to choose from" in ranking.advice
@@ -148,7 +252,11 @@ def test_a_single_encoder_is_ranked(data):
 def test_the_same_seed_gives_the_same_ranking(data, tmp_path):
     def facts(ranking: Ranking) -> Any:
         return [
-            (row.encoder, row.p_best, {n: (s.value, s.low, s.high) for n, s in row.scores.items()})
+            (
+                row.encoder,
+                {n: (s.value, s.low, s.high) for n, s in row.scores.items()},
+                [row.p_best, row.expected.mean, row.expected.low, row.expected.regret],
+            )
             for row in ranking.encoders
         ]
 
@@ -161,9 +269,9 @@ def test_the_same_seed_gives_the_same_ranking(data, tmp_path):
     assert again == stored
     for one, two in zip(stored, first, strict=True):
         assert one[0] == two[0]
-        assert one[1] == pytest.approx(two[1], abs=2e-3)
-        for name, numbers in one[2].items():
-            np.testing.assert_allclose(numbers, two[2][name], rtol=1e-4, atol=1e-6)
+        assert one[2] == pytest.approx(two[2], abs=2e-3)
+        for name, figures in one[1].items():
+            np.testing.assert_allclose(figures, two[1][name], rtol=1e-4, atol=1e-6)
 
 
 def test_intervals_narrow_as_data_grow():
@@ -224,43 +332,100 @@ def test_when_nothing_can_be_ranked_the_reasons_are_given(data):
     assert "Nothing could be ranked" in ranking.advice
 
 
-def test_a_metric_that_some_lack_stays_out_of_the_consensus(data):
+def of_width(width: int) -> Metric:
+    """A metric of features of one width."""
+
+    def measure(embedding: Any) -> Measurement:
+        if embedding.n_features != width:
+            raise InputError(f"it takes {width} features")
+        return Measurement(1.0, lambda: np.zeros(N))
+
+    return replace(METRICS["knn"], name=f"of{width}", measure=measure)
+
+
+@pytest.fixture
+def of_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    for width in (4, 6):
+        monkeypatch.setitem(METRICS, f"of{width}", of_width(width))
+
+
+def test_a_metric_that_some_lack_is_a_column(data):
     encoders = [planted("headless", 0.1), planted("with head", 1, head=True)]
     ranking = rank(data, encoders, "logme,knn,leep")
     require_sound(ranking, 2)
-    assert ranking.ranked_by == "consensus of logme, knn"
     headless, with_head = ranking.encoders
     assert "source_probabilities" in headless.skipped["leep"]
-    assert any("not in the consensus" in text for text in with_head.scores["leep"].warnings)
-    assert not any("consensus" in text for text in with_head.scores["knn"].warnings)
+    assert with_head.scores["leep"].low < with_head.scores["leep"].high
+    assert not any("consensus" in text for s in with_head.scores.values() for text in s.warnings)
 
 
-def test_an_encoder_without_any_score_says_why(data):
+@pytest.mark.usefixtures("of_widths")
+def test_a_metric_that_some_lack_stays_out_of_the_consensus(numbers):
+    ranking = rank(numbers, [planted("four", 0.1, width=4), planted("six", 1)], "logme,knn,of6")
+    require_sound(ranking, 2)
+    assert ranking.ranked_by == "consensus of logme, knn"
+    four, six = ranking.encoders
+    assert four.skipped == {"of6": "it takes 6 features"}
+    assert any("not in the consensus" in text for text in six.scores["of6"].warnings)
+    assert not any("consensus" in text for text in six.scores["knn"].warnings)
+
+
+def test_an_encoder_without_any_score_has_its_probe(data):
     ranking = rank(data, [planted("headless", 0.1), planted("a", 1, head=True)], "leep,nce")
     require_sound(ranking, 2)
-    assert ranking.ranked_by == "consensus of leep, nce"
-    assert ranking.encoders[1].encoder == "headless"
-    assert "leep needs source_probabilities" in ranking.encoders[1].error
-    assert "nce needs source_probabilities" in ranking.encoders[1].error
+    headless, a = ranking.encoders
+    assert (headless.encoder, headless.scores, headless.error) == ("headless", {}, None)
+    assert headless.skipped.keys() == {"leep", "nce"}
+    assert set(a.scores) == {"leep", "nce"}
 
 
-def test_without_a_common_metric_the_commonest_ranks(data, monkeypatch):
-    def of_width(width: int) -> Metric:
-        def measure(embedding: Any) -> Measurement:
-            if embedding.n_features != width:
-                raise InputError(f"it takes {width} features")
-            return Measurement(1.0, lambda: np.zeros(N))
+@pytest.mark.usefixtures("of_widths")
+def test_an_encoder_without_any_score_says_why(numbers):
+    ranking = rank(numbers, [planted("four", 0.1, width=4), planted("six", 1)], "of6,leep")
+    require_sound(ranking, 2)
+    assert ranking.ranked_by == "of6"
+    assert ranking.encoders[1].encoder == "four"
+    assert ranking.encoders[1].error == (
+        "of6: it takes 6 features; leep: leep is for classification, these are regression targets"
+    )
 
-        return replace(METRICS["knn"], name=f"of{width}", measure=measure)
 
-    for width in (4, 6):
-        monkeypatch.setitem(METRICS, f"of{width}", of_width(width))
+@pytest.mark.usefixtures("of_widths")
+def test_without_a_common_metric_the_commonest_ranks(numbers):
     encoders = [planted("four", 1, width=4), planted("six", 1), planted("also six", 1)]
-    ranking = rank(data, encoders, "of4,of6")
+    ranking = rank(numbers, encoders, "of4,of6")
     require_sound(ranking, 3)
     assert ranking.ranked_by == "of6"
     assert [row.encoder for row in ranking.encoders] == ["also six", "six", "four"]
     assert ranking.encoders[2].error == "no score by of6: it takes 6 features"
+
+
+@pytest.mark.usefixtures("of_widths")
+def test_without_a_common_metric_there_is_a_verdict_and_every_score_has_its_interval(data):
+    encoders = [planted("four", 1, width=4), planted("six", 1), planted("also six", 1)]
+    ranking = rank(data, encoders, "of4,of6")
+    require_sound(ranking, 3)
+    assert {row.encoder: list(row.scores) for row in ranking.encoders} == {
+        "four": ["of4"],
+        "six": ["of6"],
+        "also six": ["of6"],
+    }
+
+
+def test_without_a_probe_the_scores_rank(data, monkeypatch):
+    """Where no encoder can be probed nothing is known of its accuracy."""
+
+    def measure(embedding: Any) -> Measurement:
+        raise InputError("not today")
+
+    broken = replace(METRICS["linear_probe"], measure=measure)
+    monkeypatch.setitem(METRICS, "linear_probe", broken)
+    ranking = rank(data, [planted("bad", 4), planted("good", 0.1)], "knn,linear_probe")
+    assert ranking.verdict is None
+    assert ranking.ranked_by == "knn"
+    assert [row.encoder for row in ranking.ranked] == ["good", "bad"]
+    assert ranking.best.skipped == {"linear_probe": "not today"}
+    assert all(row.expected is None for row in ranking)
 
 
 def test_a_metric_without_finite_influences_is_left_out(data, monkeypatch):
@@ -270,7 +435,7 @@ def test_a_metric_without_finite_influences_is_left_out(data, monkeypatch):
     monkeypatch.setitem(METRICS, "broken", replace(METRICS["knn"], name="broken", measure=measure))
     ranking = rank(data, [planted("one", 1), planted("two", 2)], "broken,knn")
     require_sound(ranking, 2)
-    assert ranking.ranked_by == "knn"
+    assert ranking.metrics == ["knn"]
     assert "uncertainty" in ranking.best.skipped["broken"]
 
 
@@ -283,6 +448,15 @@ def test_a_metric_without_finite_influences_is_left_out(data, monkeypatch):
         ({"encoders": ""}, InputError),
         ({"batch_size": 0}, InputError),
         ({"seed": -1}, InputError),
+        ({"tolerance": -0.1}, InputError),
+        ({"tolerance": 1.0}, InputError),
+        ({"tolerance": float("nan")}, InputError),
+        ({"stop_regret": -0.1}, InputError),
+        ({"stop_regret": 1.0}, InputError),
+        ({"stop_regret": float("nan")}, InputError),
+        ({"budget": 0}, InputError),
+        ({"budget": float("nan")}, InputError),
+        ({"prefer": "cheap"}, InputError),
         ({"dataset": "no/such/folder"}, DatasetError),
         ({"layers": "first"}, InputError),
     ],
@@ -295,13 +469,8 @@ def test_wrong_usage_raises(data, options, error):
 # --- other tasks --------------------------------------------------------------------------------
 
 
-def test_regression_is_ranked():
-    random = np.random.default_rng(0)
-    samples = random.standard_normal((N, 8)).astype(np.float32)
-    data = transferscope.open_dataset(
-        (samples, samples[:, :4] @ [1.0, -2.0, 0.5, 1.0]), task="regression"
-    )
-    ranking = rank(data, [planted("bad", 3), planted("good", 0.1)])
+def test_regression_is_ranked(numbers):
+    ranking = rank(numbers, [planted("bad", 3), planted("good", 0.1)])
     require_sound(ranking, 2)
     assert ranking.best.encoder == "good"
     assert "regularized_h_score" in ranking.best.skipped

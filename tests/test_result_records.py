@@ -20,6 +20,7 @@ from transferscope.results import (
     EncoderResult,
     Estimate,
     Expectation,
+    ExpectedAccuracy,
     ExpectedEncoder,
     FineTuningResult,
     LayerDistance,
@@ -32,6 +33,8 @@ from transferscope.results import (
     ScoreTable,
     TrainingRun,
     TransferabilityForecast,
+    Verdict,
+    format_expected,
 )
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>&'
@@ -44,9 +47,33 @@ def encoder(i: int, **more) -> EncoderResult:
         for name in ("logme", "knn", "h_score")
     }
     return EncoderResult(
-        f"mini/encoder-{i}", i + 1, scores, 0.9 if i == 0 else 0.01, i == 1, 10**6, 96, (32, 32),
-        1_000.0, {"leep": "no head"}, **more,
+        f"mini/encoder-{i}", i + 1, scores, 0.9 if i == 0 else 0.01, i < 2, n_parameters=10**6,
+        feature_dim=96, input_size=(32, 32), samples_per_second=1_000.0,
+        skipped={"leep": "no head"}, **more,
     )  # fmt: skip
+
+
+def expected(i: int, probe: float | None) -> ExpectedAccuracy:
+    loss = i / 100
+    return ExpectedAccuracy(
+        0.9 - loss, 0.8 - loss, 0.95 - loss, loss, loss - 0.02, loss + 0.02, loss + 0.001, probe,
+        0 if probe is None else 200, 0.01, 12, 0.001,
+    )  # fmt: skip
+
+
+VERDICT = Verdict(
+    "mini/encoder-0", "Fine-tune mini/encoder-0: 90.0 % expected (80.0 to 95.0).", "speed", 0.005,
+    0.001, 0.05, 4, 3, "settled", 12.5, ("the hub does not answer",),
+)  # fmt: skip
+
+
+def judged() -> Ranking:
+    """Three that were measured, one that was not, one that failed."""
+    rows = [replace(encoder(i), expected=expected(i, 0.8)) for i in range(3)]
+    rows.append(EncoderResult("timm/unmeasured", 4, p_best=0.05, expected=expected(3, None)))
+    rows.append(EncoderResult("timm/broken", error="out of memory\nat last"))
+    by = "expected accuracy after fine-tuning"
+    return Ranking(DIGITS, by, tuple(rows), VERDICT.reason, 3, VERDICT)
 
 
 def ranking(n: int = 8) -> Ranking:
@@ -85,7 +112,7 @@ EXPECTED = ExpectedEncoder(
 EXAMPLES = {
     type(example).__name__: example
     for example in (
-        ranking(),
+        judged(),
         AGREEMENT,
         Expectation("text", "probe", (EXPECTED,), 0, ("few",)),
         ScoreTable(10, 4, 2, {"knn": Score(0.5, ("x",), 0.25)}, {"leep": "no head"}),
@@ -208,6 +235,65 @@ def test_a_ranking_shows_what_a_person_needs_first():
     assert frame["logme"].dtype == np.float64
     assert pd.isna(frame.loc["timm/broken", "logme"])
     assert Ranking(DIGITS, "nothing", (), "Nothing.").to_frame().empty
+
+
+def test_a_ranking_by_scores_survives():
+    assert Ranking.from_json(ranking().to_json()) == ranking()
+    assert ranking().verdict is None
+    assert "expected" not in ranking().to_frame()
+    assert "expected" not in ranking().to_markdown()
+
+
+def test_a_verdict_survives_and_is_shown():
+    again = Ranking.from_json(judged().to_json())
+    assert again == judged()
+    assert again.verdict == VERDICT
+    assert again.verdict.notes == ("the hub does not answer",)
+    frame = judged().to_frame()
+    columns = [
+        "expected", "expected_low", "expected_high", "loss", "loss_low", "loss_high",
+        "expected_regret", "probe",
+    ]  # fmt: skip
+    found = expected(1, 0.8)
+    assert frame.loc["mini/encoder-1", columns].tolist() == [
+        found.mean, found.low, found.high, found.loss, found.loss_low, found.loss_high,
+        found.regret, found.probe,
+    ]  # fmt: skip
+    assert pd.isna(frame.loc["timm/unmeasured", "probe"])
+    assert frame.loc["timm/broken", columns].isna().all()
+    assert frame["in_group"].tolist() == [True, True, False, False, False]
+    assert judged().headline == VERDICT.reason
+    for text in (repr(judged()), judged()._repr_html_()):
+        assert "expected_low" in text
+        assert "loss" in text
+    lines = judged().to_markdown().splitlines()
+    assert "| expected, % | loss, points |" in lines[0]
+    assert "| 89.0 (79.0 to 94.0) | 1.0 (-1.0 to 3.0) |" in lines[3]
+    assert {line.count("|") for line in lines if line.startswith("|")} == {lines[0].count("|")}
+
+
+def test_a_damaged_verdict_is_refused():
+    plain = json.loads(judged().to_json())
+    plain["encoders"][0]["expected"]["mean"] = "high"
+    with pytest.raises(InputError, match=r"encoders\[0\]\.expected\.mean"):
+        Ranking.from_json(json.dumps(plain))
+    plain = json.loads(judged().to_json())
+    del plain["verdict"]["regret"]
+    with pytest.raises(InputError, match="regret"):
+        Ranking.from_json(json.dumps(plain))
+
+
+@pytest.mark.parametrize(
+    ("mean", "loss", "shown"),
+    [
+        (0.9, 0.0, ("90.0 (80.0 to 95.0)", "0.0 (0.0 to 0.0)")),
+        (0.9, -0.0001, ("90.0 (80.0 to 95.0)", "0.0 (0.0 to 0.0)")),
+        (0.8999, -0.05, ("90.0 (80.0 to 95.0)", "-5.0 (-5.0 to -5.0)")),
+    ],
+)
+def test_shares_are_shown_in_percent_and_points(mean, loss, shown):
+    found = replace(expected(0, None), mean=mean, loss=loss, loss_low=loss, loss_high=loss)
+    assert format_expected(found) == shown
 
 
 def test_best_is_never_an_encoder_that_failed():

@@ -37,7 +37,16 @@ def n_shards(n_samples: int) -> int:
 
 
 def shard_rows(shard: int, n_samples: int) -> range:
-    """Rows of one shard of so many samples."""
+    """Rows of one shard of so many samples.
+
+    Parameters
+    ----------
+    shard, n_samples : int
+
+    Returns
+    -------
+    range
+    """
     return range(shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, n_samples))
 
 

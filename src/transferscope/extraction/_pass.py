@@ -164,13 +164,14 @@ class ExtractionSettings:
 
 
 def extract_together(
-    datasets: Sequence[Dataset], encoders: Encoders, given: ExtractionSettings
+    datasets: Sequence[Dataset | Source], encoders: Encoders, given: ExtractionSettings
 ) -> Iterator[tuple[Extracted, ...]]:
     """Compute the features of several data sets; each encoder is loaded once for all of them.
 
     Parameters
     ----------
-    datasets : sequence of Dataset
+    datasets : sequence of Dataset or Source
+        Of a source the fingerprint is taken once, however often it is given.
     encoders : str, Encoder, torch.nn.Module, or sequence of these
     given : ExtractionSettings
 
@@ -198,7 +199,8 @@ def extract_together(
         given.seed,
         given.n_shards,
     )
-    return _extract_in_groups(datasets, specs, settings, given.keys, given.progress)
+    sources = [one if isinstance(one, Source) else Source(one) for one in datasets]
+    return _extract_in_groups(sources, specs, settings, given.keys, given.progress)
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,11 @@ class _Settings:
 def best_device() -> str:
     """Where encoders run when nobody says: a GPU where torch sees one.
 
+    Returns
+    -------
+    str
+        As torch names it.
+
     Raises
     ------
     MissingExtraError
@@ -226,7 +233,7 @@ def best_device() -> str:
 
 
 def _extract_in_groups(
-    datasets: Sequence[Dataset],
+    sources: Sequence[Source],
     specs: Iterable[str | Encoder | nn.Module],
     settings: _Settings,
     keys: dict[str, str],
@@ -235,7 +242,6 @@ def _extract_in_groups(
     """Load encoders until there is no room for more, read all data sets with them, and go on."""
     rows: list[list[_Job | Extracted]] = []
     n_parameters = 0
-    sources = [Source(dataset) for dataset in datasets]
     for spec in specs:
         if progress is not None:
             progress(f"loading {encoder_name(spec)}", 0, 0)

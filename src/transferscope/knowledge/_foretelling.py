@@ -72,9 +72,14 @@ class Probe:
     n_samples: NumpyArray
 
     def logits(self) -> tuple[NumpyArray, NumpyArray]:
-        """The accuracies as logits (m,), and their covariance (m, m).
+        """The accuracies as logits, and their covariance.
 
         Half a sample is added to either side: an accuracy of 1 is as sure as its sample is large.
+
+        Returns
+        -------
+        logits : (m,) array
+        covariance : (m, m) array
         """
         n = self.n_samples.astype(float)
         share = (self.accuracy * n + 0.5) / (n + 1)

@@ -201,6 +201,8 @@ class Candidates:
             return self.row(name, "encoders")
         except UnknownNameError:
             architecture = name.partition("?arch=")[2].partition("&")[0]
+            if architecture and not architecture.startswith(_PREFIXES[:-1]):
+                architecture = f"timm/{architecture}"  # a bare architecture is one of timm's
             family = find_family(architecture, self.modality)
             usual = tuple(i for i, one in enumerate(self.encoders) if one.usual)
             blank = _blank(name, self.modality, "" if family is None else family.encoder.family)

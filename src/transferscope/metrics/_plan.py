@@ -88,7 +88,24 @@ def plan_metrics(metrics: str | Sequence[str] = DEFAULT_METRICS) -> MetricPlan:
 
 
 def resolve_metric(name: str) -> Metric:
-    """The metric of this name, ``"logme"`` or ``"logme+ped"``."""
+    """The metric of this name.
+
+    Parameters
+    ----------
+    name : str
+        ``"logme"``, or ``"logme+ped"`` for its form after PED.
+
+    Returns
+    -------
+    Metric
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no metric of this name.
+    InputError
+        If PED does not apply to it.
+    """
     if name.endswith(SUFFIX):
         return with_ped(get_metric(name.removesuffix(SUFFIX)))
     return get_metric(name)

@@ -88,8 +88,11 @@ def _cached() -> set[str]:
     """Names of the encoders whose weights are in the hub's cache."""
     try:
         hub = require("huggingface_hub", extra="text", purpose="look into its cache")
+    except MissingExtraError:
+        return set()
+    try:
         repositories = hub.scan_cache_dir().repos
-    except (MissingExtraError, hub.errors.CacheNotFound):
+    except hub.utils.CacheNotFound:
         return set()
     weights = (".safetensors", ".bin", ".pt", ".pth")
     ids = {

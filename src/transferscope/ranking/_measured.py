@@ -45,7 +45,11 @@ class Measured:
 
 
 def measure_candidate(
-    item: Extracted, reference: Extracted | None, metrics: Sequence[Metric], seed: int
+    item: Extracted,
+    reference: Extracted | None,
+    metrics: Sequence[Metric],
+    seed: int,
+    probe: Metric | None = None,
 ) -> Measured:
     """Score one encoder, by its best layer where there are several.
 
@@ -57,6 +61,8 @@ def measure_candidate(
     metrics : sequence of Metric
         Without those that compare encoders.
     seed : int
+    probe : Metric, optional
+        Measured as well; it chooses the layer only where no other metric can.
 
     Returns
     -------
@@ -73,13 +79,14 @@ def measure_candidate(
     )
     if item.error is not None:
         return Measured(facts)
+    every = list({one.name: one for one in (*metrics, *([probe] if probe else []))}.values())
     by_layer = {
-        layer: _measure_layer(facts, item, layer, reference, metrics, seed) for layer in item.layers
+        layer: _measure_layer(facts, item, layer, reference, every, seed) for layer in item.layers
     }
     scores = {layer: one.result.scores for layer, one in by_layer.items() if not one.failed}
     if not scores:
         return next(iter(by_layer.values()))
-    best = _best_layer(scores)
+    best = _best_layer(scores, {one.name for one in metrics})
     chosen = by_layer[best]
     failures = tuple(
         f"no scores of {layer}: {one.result.error}" for layer, one in by_layer.items() if one.failed
@@ -121,9 +128,10 @@ def _measure_layer(
     return Measured(done, influences, embedding.n_samples, embedding.n_kept)
 
 
-def _best_layer(scores: Mapping[str, Mapping[str, Score]]) -> str:
+def _best_layer(scores: Mapping[str, Mapping[str, Score]], asked: set[str]) -> str:
     """The layer of the best mean rank over the metrics that all have; of equals the deepest."""
-    common = set.intersection(*(set(those) for those in scores.values()))
+    shared = set.intersection(*(set(those) for those in scores.values()))
+    common = shared & asked or shared
     if not common:
         return list(scores)[-1]
     table = np.array([[scores[layer][name].value for name in sorted(common)] for layer in scores])

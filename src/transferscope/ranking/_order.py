@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from transferscope.metrics import Metric
+from transferscope.numerics.arrays import NumpyArray
 from transferscope.ranking._measured import Measured
-from transferscope.ranking._resampling import Resampled, resample
+from transferscope.ranking._resampling import Resampled, intervals, resample
 from transferscope.results import EncoderResult, Score
 
 
@@ -37,7 +38,7 @@ def order_by_scores(
     by, scored, without = _common_metrics(measured, metrics)
     if not scored:
         return without, "nothing"
-    resampled = _resample(scored, metrics, by, n_samples, seed)
+    resampled = resample(*_tables(scored, metrics), n_samples, by, seed)
     ranked_by = by[0] if len(by) == 1 else f"consensus of {', '.join(by)}"
     return [*_rows([one.result for one in scored], resampled, by), *without], ranked_by
 
@@ -60,34 +61,27 @@ def with_intervals(
     dict of str to EncoderResult
         By name.
     """
-    found: dict[str, EncoderResult] = {}
+    found = {one.result.encoder: one.result for one in measured}
     for size in sorted({one.n_samples for one in measured}):
-        here = [one for one in measured if one.n_samples == size]
-        by, scored, without = _common_metrics(here, metrics)
-        found |= {one.encoder: replace(one, error=None) for one in without}
-        if scored:
-            resampled = _resample(scored, metrics, by, size, seed)
-            for i, one in enumerate(scored):
-                scores = _scores(one.result, resampled, i)
-                found[one.result.encoder] = replace(one.result, scores=scores)
+        scored = [one for one in measured if one.n_samples == size and one.result.scores]
+        if not scored:
+            continue
+        low, high = intervals(*_tables(scored, metrics), size, seed)
+        for i, one in enumerate(scored):
+            scores = _scores(one.result, low, high, i)
+            found[one.result.encoder] = replace(one.result, scores=scores)
     return found
 
 
-def _resample(
-    scored: Sequence[Measured],
-    metrics: Sequence[Metric],
-    by: Sequence[str],
-    n_samples: int,
-    seed: int,
-) -> Resampled:
+def _tables(
+    scored: Sequence[Measured], metrics: Sequence[Metric]
+) -> tuple[dict[str, NumpyArray], dict[str, NumpyArray]]:
+    """Values (k,) and influences (m, k) of each metric that any of k encoders has."""
     names = [m.name for m in metrics if any(m.name in one.result.scores for one in scored)]
     zeros = np.zeros(len(next(iter(scored[0].influences.values()))))
-    return resample(
+    return (
         {n: np.array([_value(one.result, n) for one in scored]) for n in names},
         {n: np.stack([one.influences.get(n, zeros) for one in scored], axis=1) for n in names},
-        n_samples,
-        by,
-        seed,
     )
 
 
@@ -118,10 +112,12 @@ def _common_metrics(
     return ([most] if having else []), having, without
 
 
-def _scores(result: EncoderResult, resampled: Resampled, i: int) -> dict[str, Score]:
+def _scores(
+    result: EncoderResult, low: Mapping[str, NumpyArray], high: Mapping[str, NumpyArray], i: int
+) -> dict[str, Score]:
     """The scores of the i-th encoder, with their intervals."""
     return {
-        name: replace(score, low=float(resampled.low[name][i]), high=float(resampled.high[name][i]))
+        name: replace(score, low=float(low[name][i]), high=float(high[name][i]))
         for name, score in result.scores.items()
     }
 
@@ -137,7 +133,7 @@ def _rows(
     rows: list[EncoderResult] = []
     for place, i in enumerate(order):
         same = place > 0 and resampled.mean_rank[i] == resampled.mean_rank[order[place - 1]]
-        scores = _scores(results[i], resampled, i)
+        scores = _scores(results[i], resampled.low, resampled.high, i)
         for name in scores.keys() - set(by):
             note = "not in the consensus: some encoders have no such score"
             scores[name] = replace(scores[name], warnings=(*scores[name].warnings, note))

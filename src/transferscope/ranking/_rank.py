@@ -16,6 +16,7 @@ from transferscope.extraction import (
     Encoders,
     ExtractionSettings,
     Layers,
+    Source,
     Store,
     best_device,
     extract_together,
@@ -130,7 +131,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         If torch is not installed.
     InputError
         If `layers` or `store` is none of the above, two encoders have one name, or `tolerance`,
-        `stop_regret` or `budget` is out of range.
+        `stop_regret`, `budget` or `seed` is out of range.
     UnknownNameError
         If there is no encoder or metric of a name.
     StoreError
@@ -149,41 +150,43 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     'mini/resnet-mnist-supervised'
     """
     plan = plan_metrics(metrics)
-    _check(tolerance, prefer, stop_regret, budget)
+    _check(tolerance, prefer, stop_regret, budget, seed)
     started = time.perf_counter()
     specs = None if encoders is None else expand_encoders(encoders)
     if progress is not None:
         progress("reading the data set", 0, 0)
     data = open_dataset(dataset)
     task, _ = data.require_labels()
-    references = [] if reference is None else [open_reference(reference)]
+    source = Source(data)
+    references = [] if reference is None else [Source(open_reference(reference))]
     settings = ExtractionSettings(store, layers, batch_size, device or best_device(), seed)
     notes: tuple[str, ...] = ()
     if specs is None:
         names, notes = available_encoders(data.modality)
         specs = list(names)
     if task != "classification":
-        run = _Run(data, data.fingerprint, references, plan, settings)
+        run = _Run([source, *references], source.fingerprint, plan, settings)
         contenders = [Contender(spec, encoder_name(spec)) for spec in specs]
         run.measure(contenders, None, progress)
         return run.by_scores(contenders)
-    fingerprint = data.fingerprint
-    n_first = len(data)
-    if stop_regret is not None and store is not None:
-        n_first = shard_rows(FIRST_LOOK - 1, len(data)).stop
-    if n_first * WORTH_A_LOOK > len(data):
+    fingerprint = source.fingerprint
+    n_first = shard_rows(FIRST_LOOK - 1, len(data)).stop
+    if store is None or n_first * WORTH_A_LOOK > len(data):
         n_first = len(data)
     else:
         # what is looked at first stands first, so that a full look continues it
         first = stratified_rows(data.labels, len(data), n_first, seed)
         data = data.subset(np.r_[first, np.setdiff1d(np.arange(len(data)), first)])
+        source = Source(data)
+    if stop_regret is None:
+        n_first = len(data)
     names = [encoder_name(spec) for spec in specs]
     foresight = Foresight(names, data.modality)
     contenders = [
         Contender(spec, name, known)
         for spec, name, known in zip(specs, names, foresight.known, strict=True)
     ]
-    run = _Run(data, fingerprint, references, plan, settings)
+    run = _Run([source, *references], fingerprint, plan, settings)
     search = Search(
         contenders,
         foresight,
@@ -214,8 +217,12 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     return conclude(outlook, stopped)
 
 
-def _check(tolerance: float, prefer: str, stop_regret: float | None, budget: float | None) -> None:
+def _check(
+    tolerance: float, prefer: str, stop_regret: float | None, budget: float | None, seed: int
+) -> None:
     """Refuse what is out of range."""
+    if seed < 0:
+        raise InputError(f"seed must not be negative, got {seed}; 0 is the default.")
     if not 0 <= tolerance < 1:
         raise InputError(
             f"tolerance must be a share from 0 to 1; got {tolerance}. 0.005 is half a point."
@@ -233,13 +240,16 @@ def _check(tolerance: float, prefer: str, stop_regret: float | None, budget: flo
 
 @dataclass
 class _Run:
-    """What is ranked, by what, and how features are computed."""
+    """What is ranked, with what it is compared, by what, and how features are computed."""
 
-    data: Dataset
+    sources: list[Source]
     fingerprint: str
-    references: list[Dataset]
     plan: MetricPlan
     settings: ExtractionSettings
+
+    @property
+    def data(self) -> Dataset:
+        return self.sources[0].dataset
 
     def measure(
         self,
@@ -249,15 +259,16 @@ class _Run:
     ) -> None:
         """Add a look to each contender; with `n_shards` at the beginning of the data alone."""
         settings = replace(self.settings, n_shards=n_shards, progress=progress)
-        metrics = {one.name: one for one in (*self.plan.measured, resolve_metric(PROBE))}
+        # scores of regression and multi-label data are ordered without one
+        probe = resolve_metric(PROBE) if self.data.task == "classification" else None
         specs = [one.spec for one in contenders]
-        found = extract_together([self.data, *self.references], specs, settings)
+        found = extract_together(self.sources, specs, settings)
         for done, (contender, (item, *others)) in enumerate(zip(contenders, found, strict=True)):
             if progress is not None:
                 progress(f"scoring {item.identifier}", done, len(specs))
             reference = others[0] if others else None
             contender.looks.append(
-                measure_candidate(item, reference, list(metrics.values()), self.settings.seed)
+                measure_candidate(item, reference, self.plan.measured, self.settings.seed, probe)
             )
             for one in (item, *others):
                 one.release()

@@ -69,20 +69,8 @@ def resample(
     -------
     Resampled
     """
-    m = next(iter(influences.values())).shape[0]
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, m, size=(REPLICATES, m)) + m * np.arange(REPLICATES)[:, None]
-    times = np.bincount(drawn.ravel(), minlength=REPLICATES * m).reshape(REPLICATES, m)
-    # m samples stand for n: their mean scatters sqrt(n / m) times as much
-    weights = (times - 1.0) / np.sqrt(m * n_samples)
-    replicates = {
-        name: values[name] + weights @ influence for name, influence in influences.items()
-    }
-    tail = 50 * (1 - CONFIDENCE)
-    bounds = {
-        name: np.percentile(scores, [tail, 100 - tail], axis=0)
-        for name, scores in replicates.items()
-    }
+    replicates = _replicates(values, influences, n_samples, seed)
+    low, high = _bounds(replicates)
     mean_rank = consensus([values[name] for name in ranked_by])
     ranks = consensus([replicates[name] for name in ranked_by])
     first = np.isclose(ranks, ranks.min(axis=1, keepdims=True))
@@ -92,12 +80,49 @@ def resample(
     even = np.isclose(behind, 0)
     not_worse = ((behind < 0) & ~even).mean(axis=0) + even.mean(axis=0) / 2
     return Resampled(
-        low={name: b[0] for name, b in bounds.items()},
-        high={name: b[1] for name, b in bounds.items()},
+        low=low,
+        high=high,
         mean_rank=mean_rank,
         p_best=p_best,
         tied=not_worse > 1 - CONFIDENCE,
     )
+
+
+def intervals(
+    values: Mapping[str, NumpyArray],
+    influences: Mapping[str, NumpyArray],
+    n_samples: int,
+    seed: int,
+) -> tuple[dict[str, NumpyArray], dict[str, NumpyArray]]:
+    """Low and high end of each score's interval alone; parameters as of `resample`."""
+    return _bounds(_replicates(values, influences, n_samples, seed))
+
+
+def _replicates(
+    values: Mapping[str, NumpyArray],
+    influences: Mapping[str, NumpyArray],
+    n_samples: int,
+    seed: int,
+) -> dict[str, NumpyArray]:
+    """Scores (REPLICATES, k) of each metric on resampled data sets, the same ones for all."""
+    m = next(iter(influences.values())).shape[0]
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, m, size=(REPLICATES, m)) + m * np.arange(REPLICATES)[:, None]
+    times = np.bincount(drawn.ravel(), minlength=REPLICATES * m).reshape(REPLICATES, m)
+    # m samples stand for n: their mean scatters sqrt(n / m) times as much
+    weights = (times - 1.0) / np.sqrt(m * n_samples)
+    return {name: values[name] + weights @ influence for name, influence in influences.items()}
+
+
+def _bounds(
+    replicates: Mapping[str, NumpyArray],
+) -> tuple[dict[str, NumpyArray], dict[str, NumpyArray]]:
+    tail = 50 * (1 - CONFIDENCE)
+    bounds = {
+        name: np.percentile(scores, [tail, 100 - tail], axis=0)
+        for name, scores in replicates.items()
+    }
+    return {name: b[0] for name, b in bounds.items()}, {name: b[1] for name, b in bounds.items()}
 
 
 def consensus(scores: Sequence[NumpyArray]) -> NumpyArray:

@@ -170,12 +170,16 @@ class Search:
         """What is expected now."""
         places = np.flatnonzero([not one.failed for one in self.contenders])
         there = [self.contenders[i] for i in places]
+        if not there:
+            return Outlook([], np.empty((0, 0)), 0.0)
         accuracies, foreign = self.foresight.given(places, _probe(there), seed=self.seed)
         return Outlook(there, accuracies, foreign)
 
     def _next(self, outlook: Outlook) -> tuple[list[Contender], int | None, str]:
         """Which to measure next, on how many shards; or none, and why."""
         there, y = outlook.contenders, outlook.accuracies
+        if not there:
+            return [], None, "all"
         new = np.array([not one.looks for one in there], bool)
         staged = self.stop_regret is not None and self.n_first < self.n_samples
         n_shards, n = (FIRST_LOOK, self.n_first) if staged else (None, self.n_samples)

@@ -158,7 +158,7 @@ def _reason(
     others = [i for i, one in enumerate(candidates) if i != chosen and one.probe is not None]
     if not others:
         return f"{text}. No other candidate was measured."
-    better = [i for i in others if i < chosen]
+    better = [i for i in others if i < chosen and _mean(rows[i]) > found.mean]
     if better:
         best = better[0]
         text += f". It is expected to lose {_points(rows, chosen, best)} to {rows[best].encoder}"
@@ -175,6 +175,10 @@ def _reason(
             f"{_compared(candidates[next_one], candidates[chosen], prefer)}."
         )
     return text
+
+
+def _mean(row: EncoderResult) -> float:
+    return row.expected.mean if row.expected is not None else 0.0
 
 
 def _points(rows: Sequence[EncoderResult], i: int, against: int | None = None) -> str:
