@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/choice_targets.py --folder choice_runs     # CPU hours
 
 Beside the eight data sets of `agreement.py`, whose truth is results/agreement_accuracy.csv: the
-same at 150 samples, and three that look unlike photographs: outlines drawn here, and the contours of
-photographs and of clothes. Goes on after a kill; results/choice_accuracy.csv is written at the end.
+same at 150 samples, and three that look unlike photographs: outlines drawn here, and the contours
+of photographs and of clothes. Goes on after a kill; results/choice_accuracy.csv holds the targets
+that are complete.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from agreement import DATA, MAX_TEST, TARGETS, encoders_for
 from scipy.ndimage import gaussian_filter, sobel
 
+from agreement import DATA, MAX_TEST, TARGETS, encoders_for
 from transferscope import open_dataset
 from transferscope.datasets import Dataset
 from transferscope.encoders import list_bundled
@@ -123,14 +124,14 @@ def write_table(folder: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["dataset", "encoder", "accuracy", "seed_0", "seed_1", "seed_2"])
         for name in names():
-            for encoder in zoo_for(name):
-                place = folder / name / f"{encoder.removeprefix('mini/')}.json"
-                if not place.exists():
-                    continue
+            places = [folder / name / f"{e.removeprefix('mini/')}.json" for e in zoo_for(name)]
+            if not all(place.exists() for place in places):
+                continue
+            for place in places:
                 found = json.loads(place.read_text(encoding="utf-8"))
                 chosen = [r for r in found["runs"] if r["learning_rate"] == found["learning_rate"]]
                 seeds = [f"{run['test']:.4f}" for run in sorted(chosen, key=lambda r: r["seed"])]
-                writer.writerow([name, encoder, f"{found['value']:.4f}", *seeds])
+                writer.writerow([name, found["encoder"], f"{found['value']:.4f}", *seeds])
 
 
 def main() -> None:

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transferscope.errors import InputError, StoreError, require
-from transferscope.results import Agreement, LayerDistances, PedTrace, Ranking, Relatedness
+from transferscope.results import (
+    Agreement,
+    EncoderResult,
+    LayerDistances,
+    PedTrace,
+    Ranking,
+    Relatedness,
+)
 from transferscope.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -170,6 +177,112 @@ def plot_scores(agreement: Agreement) -> Figure:
                 axes.set_ylabel("accuracy", fontsize=7)
             axes.set_xlabel(metric, fontsize=7)
     return figure
+
+
+def plot_choice(ranking: Ranking) -> Figure:
+    """Draw what each candidate costs against the accuracy that is expected of it.
+
+    Parameters
+    ----------
+    ranking : Ranking
+        With a verdict.
+
+    Returns
+    -------
+    matplotlib Figure
+        Dots with 90 % intervals of the loss against the recommended encoder, hollow where it was
+        not measured; the line joins those of which no cheaper one is expected to be as good.
+
+    Raises
+    ------
+    InputError
+        If the ranking has no verdict.
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    verdict = ranking.verdict
+    if verdict is None:
+        raise InputError(
+            "This ranking has no verdict: of such data no accuracy is expected. Nothing to draw."
+        )
+    shown = []
+    for row in ranking.encoders:
+        cost = _cost(row, verdict.prefer)
+        if row.expected is not None and cost:
+            shown.append((cost, row, row.expected))
+    figure = _figure(8, 5)
+    from matplotlib.ticker import StrMethodFormatter
+
+    axes = figure.subplots()
+    names = []
+    best = math.inf
+    frontier = []
+    for cost, _, found in sorted(shown, key=lambda one: (one[0], one[2].loss)):
+        if found.loss < best:
+            best = found.loss
+            frontier.append((cost, -100 * found.loss))
+    axes.plot(
+        *zip(*frontier, strict=True), color="0.6", linewidth=1, zorder=1, drawstyle="steps-post"
+    )
+    few = len(shown) <= MOST_INTERVALS
+    for cost, row, found in shown:
+        chosen = row.encoder == verdict.recommended
+        colour = "tab:green" if chosen else "yellowgreen" if row.in_group else "tab:blue"
+        if few or chosen or row.in_group:
+            ends = [[100 * (found.loss_high - found.loss)], [100 * (found.loss - found.loss_low)]]
+            axes.errorbar(
+                cost, -100 * found.loss, ends, fmt="none", color=colour, alpha=0.4, zorder=2
+            )
+        hollow = "white" if found.probe is None else colour
+        axes.plot(
+            cost,
+            -100 * found.loss,
+            "D" if chosen else "o",
+            markerfacecolor=hollow,
+            color=colour,
+            markersize=8 if chosen else 6,
+            zorder=3,
+        )
+        if (cost, -100 * found.loss) in frontier or chosen or row.in_group:
+            names.append((cost, -100 * found.loss, row.encoder.rpartition("/")[2]))
+    for place, (x, y, name) in enumerate(sorted(names)):
+        axes.annotate(
+            name, (x, y), (6, 8 if place % 2 else -12), textcoords="offset points", fontsize=7
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+    axes.set_xlabel(_COSTS[verdict.prefer])
+    axes.set_ylabel(f"expected accuracy against {verdict.recommended}, points")
+    axes.set_title(
+        f"{ranking.dataset.name}: accuracy after fine-tuning against cost\n"
+        "diamond: recommended; light green: as good within the tolerance; hollow: not measured; "
+        "bars: 90 % of the difference",
+        fontsize=9,
+    )
+    axes.grid(alpha=0.3)
+    return figure
+
+
+#: What lies along the axis of costs.
+_COSTS = {
+    "speed": "milliseconds per sample",
+    "size": "parameters",
+    "dimension": "feature dimension",
+    "licence": "milliseconds per sample",
+}
+#: Up to this many encoders have their intervals drawn.
+MOST_INTERVALS = 25
+
+
+def _cost(row: EncoderResult, prefer: str) -> float | None:
+    if prefer == "size":
+        return row.n_parameters
+    if prefer == "dimension":
+        return row.feature_dim
+    if row.expected is None or row.expected.seconds_per_sample is None:
+        return None
+    return 1000 * row.expected.seconds_per_sample
 
 
 def plot_layers(ranking: Ranking) -> Figure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,12 +10,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from transferscope.cli._options import FormatOption, SeedOption
+from transferscope.cli._options import FormatOption, SeedOption, count
 from transferscope.cli._terminal import short_count, show_notes, stderr, stdout, write_line
-from transferscope.errors import InputError
 from transferscope.results import Expectation
-
-_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
 
 
 def shortlist(
@@ -57,7 +53,7 @@ def shortlist(
     if any(one is not None for one in conditions):
         chosen = select_encoders(
             modality,
-            max_parameters=None if max_params is None else _count(max_params),
+            max_parameters=None if max_params is None else count(max_params, "--max-params"),
             license=license,
             min_speed=min_speed,
             max_dim=max_dim,
@@ -69,16 +65,6 @@ def shortlist(
         write_line(_as_json(found, n))
     else:
         _show(found, n)
-
-
-def _count(text: str) -> float:
-    """A number of parameters, written as 86000000, 86M or 1.5B."""
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([kmgb]?)", text.strip().lower())
-    if match is None or float(match[1]) <= 0:
-        raise InputError(
-            f"--max-params must be a number above 0 with k, M or B, such as 100M; got {text!r}."
-        )
-    return float(match[1]) * _UNITS[match[2]]
 
 
 def _as_json(found: Expectation, n: int) -> str:

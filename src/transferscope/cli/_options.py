@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -28,17 +29,16 @@ if TYPE_CHECKING:
     from transferscope.datasets import Dataset
     from transferscope.extraction import Extracted
 
-EncodersOption = Annotated[
-    list[str],
-    typer.Option(
-        "--encoders",
-        "-e",
-        help="Names with commas between, or the option again: mini/all, timm/NAME, "
-        "torchvision/NAME, hf/ID or folder, checkpoint:FILE?arch=NAME; or a list: text-base, "
-        "text-large, vision-base, vision-large, vision-ssl.",
-        show_default=False,
-    ),
-]
+_ENCODERS = typer.Option(
+    "--encoders",
+    "-e",
+    help="Names with commas between, or the option again: mini/all, timm/NAME, "
+    "torchvision/NAME, hf/ID or folder, checkpoint:FILE?arch=NAME; or a list: text-base, "
+    "text-large, vision-base, vision-large, vision-ssl.",
+    show_default=False,
+)
+EncodersOption = Annotated[list[str], _ENCODERS]
+OptionalEncodersOption = Annotated[list[str] | None, _ENCODERS]
 _ENCODER = typer.Option(
     "--encoder", "-e", help="One encoder, named as in `rank`.", show_default=False
 )
@@ -200,6 +200,44 @@ class ExtractionOptions:
             if item.error is not None:
                 raise EncoderError(f"{item.identifier} failed on {item.dataset.name}: {item.error}")
         return items
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_COUNTS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
+
+
+def duration(text: str, option: str) -> float:
+    """Seconds of a time such as 90s, 10m, 1h or 1h30m.
+
+    Raises
+    ------
+    InputError
+        If it is none, or not above 0.
+    """
+    parts = re.findall(r"(\d+\.?\d*|\.\d+)([smhd])", text.strip().lower())
+    total = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if "".join(map("".join, parts)) != text.strip().lower() or total <= 0:
+        raise InputError(
+            f"{option} must be a time above 0, with s, m, h or d after each number; got {text!r}. "
+            "Write 90s, 10m or 1h30m."
+        )
+    return total
+
+
+def count(text: str, option: str) -> float:
+    """A number written as 86000000, 86M or 1.5B.
+
+    Raises
+    ------
+    InputError
+        If it is none, or not above 0.
+    """
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([kmgb]?)b?", text.strip().lower())
+    if match is None or float(match[1]) <= 0:
+        raise InputError(
+            f"{option} must be a number above 0 with k, M, G or B, such as 100M; got {text!r}."
+        )
+    return float(match[1]) * _COUNTS[match[2]]
 
 
 def one_encoder(encoders: Sequence[str]) -> str:

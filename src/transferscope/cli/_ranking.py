@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -14,11 +16,12 @@ from rich.table import Table
 
 from transferscope.cli._options import (
     DatasetOptions,
-    EncodersOption,
     ExtractionOptions,
     MetricsOption,
-    PlotOption,
+    OptionalEncodersOption,
     ReferenceOption,
+    count,
+    duration,
     with_option_records,
 )
 from transferscope.cli._outputs import (
@@ -29,17 +32,29 @@ from transferscope.cli._outputs import (
     figure_content,
     text_content,
 )
+from transferscope.cli._streams import StoppedError
 from transferscope.cli._terminal import (
     WHAT_IS_KEPT,
     literal,
-    progress_bar,
+    progress_below_table,
     short_count,
     show_notes,
+    stderr,
     stdout,
     write_line,
 )
 from transferscope.errors import InputError
-from transferscope.results import EncoderResult, Ranking, format_score, score_digits
+from transferscope.results import (
+    EncoderResult,
+    Ranking,
+    Verdict,
+    format_expected,
+    format_score,
+    score_digits,
+)
+
+#: Rows of the table at the end, and of the one that is shown while it works.
+ROWS, LIVE_ROWS = 20, 12
 
 RankFormat: TypeAlias = Literal["table", "json", "csv", "markdown"]
 
@@ -51,10 +66,92 @@ _SUFFIXES: dict[str, RankFormat] = {
 }
 
 
+@dataclass(frozen=True)
+class ChoiceOptions:
+    """How an encoder is chosen, and of which."""
+
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0, max=99, help="Encoders expected to lose no more points than this are as good."
+        ),
+    ] = 0.5
+    prefer: Annotated[
+        Literal["speed", "size", "dimension", "licence"],
+        typer.Option(help="What is recommended among those that are as good."),
+    ] = "speed"
+    stop_regret: Annotated[
+        float,
+        typer.Option(
+            min=0, max=99, help="Stop when measuring more is expected to add fewer points."
+        ),
+    ] = 0.3
+    all: Annotated[bool, typer.Option("--all", help="Measure every encoder, on all samples.")] = (
+        False
+    )
+    budget: Annotated[str | None, typer.Option(help="Time after which to stop, such as 10m.")] = (
+        None
+    )
+    max_params: Annotated[
+        str | None,
+        typer.Option(help="Without --encoders: the largest size, such as 100M or 1.5B."),
+    ] = None
+    license: Annotated[
+        str | None,
+        typer.Option(help="Without --encoders: permissive, or the name of a licence such as mit."),
+    ] = None
+    max_download: Annotated[
+        str | None, typer.Option(help="Without --encoders: the largest download, such as 500M.")
+    ] = None
+    device_memory: Annotated[
+        str | None,
+        typer.Option(help="Without --encoders: memory that the weights must fit in, such as 8G."),
+    ] = None
+
+    def candidates(self, encoders: list[str] | None, modality: str) -> list[str] | None:
+        """The encoders that were named, or those that meet the conditions; None for all."""
+        conditions = {
+            "--max-params": self.max_params,
+            "--license": self.license,
+            "--max-download": self.max_download,
+            "--device-memory": self.device_memory,
+        }
+        given = [name for name, value in conditions.items() if value is not None]
+        if encoders is not None and given:
+            raise InputError(
+                f"{', '.join(given)} chooses among the known encoders, and --encoders names them. "
+                "Leave one of the two out."
+            )
+        if not given:
+            return encoders
+        from transferscope.knowledge import select_encoders
+        from transferscope.ranking import available_encoders
+
+        sizes = []
+        if self.max_params is not None:
+            sizes.append(count(self.max_params, "--max-params"))
+        if self.device_memory is not None:
+            # four bytes a parameter, and as much again for what layers give
+            sizes.append(count(self.device_memory, "--device-memory") / 8)
+        download = self.max_download
+        names, notes = available_encoders(
+            modality,
+            select_encoders(
+                modality,
+                max_parameters=min(sizes, default=None),
+                license=self.license,
+                max_download=None if download is None else count(download, "--max-download") / 1e6,
+                loadable=True,
+            ),
+        )
+        show_notes(notes, stderr)
+        return names
+
+
 @with_option_records
 def rank(
     *,
-    encoders: EncodersOption,
+    encoders: OptionalEncodersOption = None,
     metrics: MetricsOption = None,
     format: Annotated[
         RankFormat | None,
@@ -65,52 +162,79 @@ def rank(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write to this file, too.")] = None,
     force: ForceOption = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what each row owes to results and to data.")
+    ] = False,
     layers: Annotated[
         str, typer.Option(help="last, mean, best, all, or numbers from 1 with commas between.")
     ] = "last",
-    plot: PlotOption = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            help="Draw accuracy against cost, or with --layers the layers, to this .png, .pdf or "
+            ".svg file.",
+        ),
+    ] = None,
     reference: ReferenceOption = None,
     no_store: Annotated[
         bool, typer.Option("--no-store", help="Store no features, for very large data.")
     ] = False,
     data: DatasetOptions,
+    choice: ChoiceOptions,
     extraction: ExtractionOptions,
 ) -> None:
     """Rank encoders for a data set: which one to fine-tune, and how sure that is."""
     from transferscope.metrics import DEFAULT_METRICS
     from transferscope.ranking import rank as rank_encoders
 
-    if plot is not None and layers in ("last", "mean"):
-        raise InputError(
-            f"--plot draws the scores of several layers, and --layers is {layers}. "
-            "Give --layers all, or leave --plot out."
-        )
+    budget = None if choice.budget is None else duration(choice.budget, "--budget")
     claim("rank", out, force=force)
     claim("rank", plot, force=force, figures=True)
-    with progress_bar("nothing was kept" if no_store else WHAT_IS_KEPT) as progress:
-        ranking = rank_encoders(
-            data.open(),
-            encoders,
-            metrics or DEFAULT_METRICS,
-            layers=layers,
-            reference=data.open_reference(reference),
-            store=None if no_store else extraction.store or "cache",
-            batch_size=extraction.batch_size,
-            device=extraction.device,
-            seed=data.seed,
-            progress=progress,
-        )
-    if out is None and format not in (None, "table"):
-        write_line(_ranking_text(ranking, format))
+    dataset = data.open()
+    names = choice.candidates(encoders, dataset.modality)
+    known: list[Ranking] = []
+    machine = format if out is None and format != "table" else None
+    try:
+        if_stopped = "nothing was kept" if no_store else WHAT_IS_KEPT
+        with progress_below_table(if_stopped) as (progress, show):
+
+            def report(so_far: Ranking) -> None:
+                known[:] = [so_far]
+                show(_choice_table(so_far, LIVE_ROWS))
+
+            ranking = rank_encoders(
+                dataset,
+                names,
+                metrics or DEFAULT_METRICS,
+                tolerance=choice.tolerance / 100,
+                prefer=choice.prefer,
+                stop_regret=None if choice.all else choice.stop_regret / 100,
+                budget=budget,
+                layers=layers,
+                reference=data.open_reference(reference),
+                store=None if no_store else extraction.store or "cache",
+                batch_size=extraction.batch_size,
+                device=extraction.device,
+                seed=data.seed,
+                progress=progress,
+                report=report,
+            )
+    except StoppedError:
+        if known and known[0].verdict is not None and machine is None:
+            stopped = replace(known[0].verdict, stopped="interrupted")
+            show_ranking(replace(known[0], verdict=stopped), stdout, explain=explain)
+        raise
+    if machine is not None:
+        write_line(_ranking_text(ranking, machine))
     else:
-        show_ranking(ranking, stdout)
+        show_ranking(ranking, stdout, scores=metrics is not None, explain=explain)
         if layers != "best":
             show_layers(ranking, stdout)
-    figure = plot if any(row.layers for row in ranking.encoders) else None
     deliver(
         "rank",
         (out, lambda path: _ranking_content(ranking, format, path)),
-        (figure, lambda path: _layer_figure(ranking, path)),
+        (plot, lambda path: _figure(ranking, path)),
     )
     if all(row.error is not None for row in ranking.encoders):
         raise typer.Exit(1)
@@ -120,10 +244,11 @@ def _ranking_content(ranking: Ranking, format: RankFormat | None, path: Path) ->
     return text_content(_ranking_text(ranking, format or _SUFFIXES.get(path.suffix, "table")))
 
 
-def _layer_figure(ranking: Ranking, path: Path) -> Content:
-    from transferscope.plots import plot_layers
+def _figure(ranking: Ranking, path: Path) -> Content:
+    from transferscope.plots import plot_choice, plot_layers
 
-    return figure_content(plot_layers(ranking), path)
+    layered = any(row.layers for row in ranking.encoders)
+    return figure_content(plot_layers(ranking) if layered else plot_choice(ranking), path)
 
 
 def _ranking_text(ranking: Ranking, format: RankFormat) -> str:
@@ -140,9 +265,14 @@ def _ranking_text(ranking: Ranking, format: RankFormat) -> str:
     return page.getvalue()
 
 
-def show_ranking(ranking: Ranking, console: Console) -> None:
-    """Print a ranking as a table, what it must be read with, and the advice."""
-    data = ranking.dataset
+def show_ranking(
+    ranking: Ranking, console: Console, *, scores: bool = False, explain: bool = False
+) -> None:
+    """Print the verdict, the candidates as a table, and what they must be read with.
+
+    With `scores` their scores too; without a verdict these are all there is.
+    """
+    data, verdict = ranking.dataset, ranking.verdict
     size = f"{data.n_samples:,} samples"
     if data.n_classes:
         size += f", {data.n_classes} classes"
@@ -151,15 +281,25 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
     console.print(f"[bold]{literal(data.name)}[/] ({literal(data.split)}): {size}", soft_wrap=True)
     show_notes(data.notes, console)
     ranked = [row for row in ranking.encoders if row.error is None]
-    if ranked:
-        console.print(f"ranked by {ranking.ranked_by}; ± is a 95 % interval", soft_wrap=True)
-        layouts = (_ranking_table(ranking, **layout) for layout in _LAYOUTS)
-        unbounded = console.options.update(width=1000)
-        fitting = (
-            t for t in layouts if console.measure(t, options=unbounded).maximum <= console.width
+    if verdict is not None:
+        layouts = itertools.product((True, False), (True, False))
+        console.print(
+            _fitting(
+                console,
+                (
+                    _choice_table(ranking, ROWS, explain=explain, facts=facts, intervals=intervals)
+                    for intervals, facts in layouts
+                ),
+            )
         )
-        console.print(next(fitting, None) or _ranking_table(ranking, **_LAYOUTS[-1]))
-    for note, names in _notes(ranked).items():
+        console.print(f"[dim]{literal(_how_measured(verdict, len(ranked)))}[/]", soft_wrap=True)
+        show_notes(verdict.notes, console)
+    if ranked and (scores or verdict is None):
+        by = "scores" if verdict is not None else f"ranked by {ranking.ranked_by}"
+        console.print(f"{by}; ± is a 95 % interval", soft_wrap=True)
+        tables = (_score_table(ranking, **layout) for layout in _LAYOUTS)
+        console.print(_fitting(console, tables))
+    for note, names in _notes(ranked, scores=scores or verdict is None).items():
         who = "all encoders" if len(names) == len(ranked) else ", ".join(names)
         console.print(f"[yellow]note[/] {literal(note)} [dim]({literal(who)})[/]", soft_wrap=True)
     for row in ranking.encoders:
@@ -170,12 +310,96 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
     console.print(f"[bold]{literal(ranking.advice)}[/]", soft_wrap=True)
 
 
-def _notes(rows: Iterable[EncoderResult]) -> dict[str, list[str]]:
-    """What the scores must be read with, and the encoders that each note is about."""
+def _fitting(console: Console, tables: Iterable[Table]) -> Table:
+    """The first of these tables that is no wider than the console, or the last."""
+    unbounded = console.options.update(width=1000)
+    for table in tables:
+        if console.measure(table, options=unbounded).maximum <= console.width:
+            break
+    return table
+
+
+def _how_measured(verdict: Verdict, n_there: int) -> str:
+    """How many were measured, why no more, and what the columns mean."""
+    why = {
+        "all": "",
+        "settled": "; more would hardly change the choice",
+        "budget": "; the budget is spent",
+        "interrupted": "; interrupted",
+        "not yet": "; going on",
+    }[verdict.stopped]
+    return (
+        f"{verdict.n_measured} of {n_there} candidates measured{why}. expected: accuracy after "
+        f"fine-tuning, in percent; loss: points less than {verdict.recommended}; both with 90 % "
+        "intervals. p(best): that no other candidate is better."
+    )
+
+
+def _choice_table(
+    ranking: Ranking,
+    most: int,
+    *,
+    explain: bool = False,
+    facts: bool = False,
+    intervals: bool = False,
+) -> Table:
+    """What is expected of each candidate: the measured ones, the first others, what they cost."""
+    rows = [row for row in ranking.encoders if row.expected is not None]
+    measured = [row for row in rows if row.expected and row.expected.probe is not None]
+    shown = {row.encoder for row in (*measured[:most], *rows[: max(0, most - len(measured))])}
+    table = Table(header_style="bold", pad_edge=False)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("encoder", overflow="fold")
+    names = ["expected", "loss", "p(best)", "samples/s", *(["params", "dim"] if facts else [])]
+    if explain:
+        names += ["probe", "of\nsamples", "loss by\npublished", "published\nresults"]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        found = row.expected
+        if found is None or row.encoder not in shown:
+            continue
+        seconds, is_measured = found.seconds_per_sample, found.probe is not None
+        speed = "" if not seconds else f"{'' if is_measured else '~'}{1 / seconds:,.0f}"
+        accuracy, loss = format_expected(found)
+        cells = [
+            accuracy if intervals else accuracy.partition(" ")[0],
+            loss,
+            _probability(row.p_best or 0.0),
+            speed,
+        ]
+        if facts:
+            dim = "" if row.feature_dim is None else str(row.feature_dim)
+            cells += [short_count(row.n_parameters), dim]
+        if explain:
+            cells += [
+                "" if found.probe is None else f"{100 * found.probe:.1f}",
+                f"{found.n_probed:,}" if is_measured else "",
+                f"{100 * found.loss_before:.1f}",
+                f"{found.n_results:,}",
+            ]
+        is_chosen = ranking.verdict is not None and row.encoder == ranking.verdict.recommended
+        style = "bold green" if is_chosen else "green" if row.in_group else None
+        table.add_row(
+            f"{row.rank}", literal(row.encoder), *cells, style=style if is_measured else "dim"
+        )
+    if len(rows) > len(shown):
+        table.caption = f"and {len(rows) - len(shown):,} more candidates; --format json has all"
+    return table
+
+
+def _probability(p: float) -> str:
+    return "<0.01" if 0 <= p < 0.005 else f"{p:.2f}"
+
+
+def _notes(rows: Iterable[EncoderResult], *, scores: bool) -> dict[str, list[str]]:
+    """What the rows must be read with, and the encoders that each note is about."""
     notes = defaultdict(list)
     for row in rows:
         for warning in row.warnings:
             notes[warning].append(row.encoder)
+        if not scores:
+            continue
         for metric, score in row.scores.items():
             for warning in score.warnings:
                 notes[f"{metric}: {warning}"].append(row.encoder)
@@ -212,7 +436,7 @@ _LAYOUTS = (
 )
 
 
-def _ranking_table(ranking: Ranking, *, with_intervals: bool, with_facts: bool) -> Table:
+def _score_table(ranking: Ranking, *, with_intervals: bool, with_facts: bool) -> Table:
     metrics = ranking.metrics
     digits = {m: score_digits(r.scores.get(m) for r in ranking.encoders) for m in metrics}
     table = Table(header_style="bold", pad_edge=False)
@@ -225,13 +449,12 @@ def _ranking_table(ranking: Ranking, *, with_intervals: bool, with_facts: bool) 
     for name in [*metrics, "p(best)", *facts]:
         table.add_column(name.replace("_", "_\n"), justify="right", no_wrap=True)
     for row in ranking.encoders:
-        if row.error is not None:
+        if row.error is not None or not row.scores:
             continue
         cells = [format_score(row.scores.get(m), digits[m]) for m in metrics]
         if not with_intervals:
             cells = [cell.partition(" ")[0] for cell in cells]
-        p = row.p_best or 0.0
-        cells.append("<0.01" if 0 <= p < 0.005 else f"{p:.2f}")
+        cells.append(_probability(row.p_best or 0.0))
         if with_facts:
             size, speed = row.input_size, row.samples_per_second
             cells += [

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from transferscope.cli._streams import StoppedError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from transferscope.progress import ProgressCallback
 
 # into a file or a pipe, tables may be wider than the 80 columns that a missing terminal stands for
@@ -73,26 +75,51 @@ def short_bytes(count: int) -> str:
     return f"{short_count(count)}B" if count >= 1000 else f"{count} B"
 
 
+class _Bar(Progress):
+    """A progress bar that a table may stand above."""
+
+    above: Table | None = None
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The table, then the bar."""
+        if self.above is not None:
+            yield self.above
+        yield from super().get_renderables()
+
+
 @contextmanager
 def progress_bar(if_stopped: str = WHAT_IS_KEPT) -> Iterator[ProgressCallback]:
     """A progress bar on a terminal's standard error, and nothing anywhere else.
 
     Who stops the command (Ctrl-C, SIGTERM) is told `if_stopped`.
     """
+    with progress_below_table(if_stopped) as (update, _):
+        yield update
+
+
+@contextmanager
+def progress_below_table(
+    if_stopped: str = WHAT_IS_KEPT,
+) -> Iterator[tuple[ProgressCallback, Callable[[Table], None]]]:
+    """A progress bar as `progress_bar`, and what puts a table above it or replaces that."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
+    with _Bar(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
         task = bar.add_task("opening the data set", total=None)
 
         def update(text: str, done: int, total: int) -> None:
             bar.update(task, description=text, completed=done, total=total or None)
 
+        def show(table: Table) -> None:
+            bar.above = table
+            bar.refresh()
+
         try:
-            yield update
+            yield update, show
         except StoppedError as stopped:
             stopped.remark = if_stopped
             raise

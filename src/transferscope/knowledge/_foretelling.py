@@ -34,7 +34,7 @@ PROBE_ALIKE = 0.4
 #: nothing, at times a lot.
 GAIN = (-0.45, 0.7, 0.2)
 #: Logarithm of the spread of fine-tuned logits over that of a probe's: mean, standard deviation.
-STRETCH = (-0.2, 0.5)
+STRETCH = (-0.3, 0.4)
 #: The model's variances are widened for levels that nobody measured; here the probe tells the
 #: level, and this share of them is right.
 SURER = 0.6

@@ -33,6 +33,8 @@ from transferscope.ranking._search import FIRST_LOOK, PROBE, Contender, Outlook,
 from transferscope.ranking._verdict import PREFERENCES, Candidate, judge
 from transferscope.results import DatasetSummary, EncoderResult, Ranking, Verdict
 
+#: A first look at a part of the samples is taken where there are so many times as many.
+WORTH_A_LOOK = 4
 #: From this probability on it is said that published results say little about the data.
 FOREIGN = 0.5
 
@@ -53,7 +55,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     device: str | None = None,
     seed: int = 0,
     progress: ProgressCallback | None = None,
-    on_update: Callable[[Ranking], None] | None = None,
+    report: Callable[[Ranking], None] | None = None,
 ) -> Ranking:
     """Rank pre-trained encoders by the accuracy that fine-tuning them is expected to reach.
 
@@ -83,8 +85,8 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         What cheap means: the fewest seconds, parameters or features, or a licence for any use.
     stop_regret : float or None
         Measure no more encoders when all that are left are not expected to raise the accuracy by
-        this much; data sets of more than 1 024 samples are looked at in full for those alone that
-        may be the best. None: measure all, on all samples.
+        this much; of data sets of 4 096 samples and more they see 1 024 first, and only those that
+        may be the best see the rest. None: measure all, on all samples.
     budget : float, optional
         Seconds after which nothing more is begun, and computing ends.
     layers : str or sequence of int
@@ -112,7 +114,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         Of everything random; the same seed gives the same ranking, but for what a budget cuts off.
     progress : callable, optional
         Called as ``progress(text, done, total)`` while it works.
-    on_update : callable, optional
+    report : callable, optional
         Called with the ranking as it is known after each round of measuring.
 
     Returns
@@ -168,8 +170,10 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         run.measure(contenders, None, progress)
         return run.by_scores(contenders)
     fingerprint = source.fingerprint
-    n_first = len(data) if store is None else shard_rows(FIRST_LOOK - 1, len(data)).stop
-    if n_first < len(data):
+    n_first = shard_rows(FIRST_LOOK - 1, len(data)).stop
+    if store is None or n_first * WORTH_A_LOOK > len(data):
+        n_first = len(data)
+    else:
         # what is looked at first stands first, so that a full look continues it
         first = stratified_rows(data.labels, len(data), n_first, seed)
         data = data.subset(np.r_[first, np.setdiff1d(np.arange(len(data)), first)])
@@ -203,8 +207,8 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         return run.conclude(search, outlook, expected, stopped, tolerance, prefer, notes)
 
     def tell(outlook: Outlook) -> None:
-        if on_update is not None:
-            on_update(conclude(outlook, "not yet"))
+        if report is not None:
+            report(conclude(outlook, "not yet"))
 
     stopped = search.run(tell)
     outlook = search.outlook()

@@ -16,7 +16,7 @@ from transferscope.ranking._measured import Measured
 
 #: The metric that tells of the accuracy.
 PROBE = "linear_probe"
-#: Shards of the first look, 1 024 samples; of smaller data sets all is looked at at once.
+#: Shards of the first look, 1 024 samples.
 FIRST_LOOK = 2
 #: What measuring an encoder tells of how it differs from another: share of the deviation.
 TOLD = 0.8
