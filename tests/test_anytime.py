@@ -21,7 +21,7 @@ from transferscope.extraction import _batches  # noqa: E402
 from transferscope.ranking import _rank, _search  # noqa: E402
 from transferscope.results import Ranking  # noqa: E402
 
-N, SHARD, FIRST = 90, 16, 32
+N, SHARD, FIRST = 160, 16, 32
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -116,7 +116,7 @@ def test_a_full_look_continues_the_first(data, tmp_path):
         "as good": N,
         "hopeless": FIRST,
     }
-    note = "a first look: its scores are of 32 of 90 samples"
+    note = "a first look: its scores are of 32 of 160 samples"
     assert [note in row.warnings for row in ranking] == [False, False, True]
     assert ranking.encoders[2].encoder == "hopeless"
     assert (ranking.verdict.n_candidates, ranking.verdict.n_measured) == (3, 3)
@@ -157,9 +157,9 @@ def test_one_seed_one_ranking(data, tmp_path):
 
 def test_interrupted_it_says_what_is_known_and_continues(data, tmp_path):
     encoders = Encoders()
-    encoders.stop = ("as good", 60)  # in the full look
+    encoders.stop = ("as good", 100)  # in the full look
     updates: list[Ranking] = []
-    ranking = rank(data, encoders.all(), tmp_path, stop_regret=0.0, on_update=updates.append)
+    ranking = rank(data, encoders.all(), tmp_path, stop_regret=0.0, report=updates.append)
     assert ranking.verdict.stopped == "interrupted"
     assert len(ranking) == 3
     assert [one.verdict.stopped for one in updates] == ["not yet"]
@@ -185,7 +185,7 @@ def test_interrupted_before_anything_is_known_it_is_an_interrupt(data, tmp_path)
 
 def test_updates_are_rankings_of_all_candidates(data, tmp_path):
     updates: list[Ranking] = []
-    ranking = rank(data, Encoders().all(), tmp_path, stop_regret=0.0, on_update=updates.append)
+    ranking = rank(data, Encoders().all(), tmp_path, stop_regret=0.0, report=updates.append)
     assert len(updates) == 2  # after the first look and after the full one
     assert [one.verdict.stopped for one in updates] == ["not yet"] * 2
     assert all(len(one) == 3 for one in updates)
@@ -210,9 +210,9 @@ def test_a_budget_is_kept_and_what_is_known_by_then_is_said(
     clocked.seconds = 1.0
     # one encoder at a time
     monkeypatch.setattr(_search, "ROUND_SECONDS", 0.0)
-    ranking = rank(data, clocked.all(), tmp_path, stop_regret=stop_regret, budget=150.0)
+    ranking = rank(data, clocked.all(), tmp_path, stop_regret=stop_regret, budget=250.0)
     assert ranking.verdict.stopped == "budget"
-    assert clocked.now <= 165
+    assert clocked.now <= 275
     assert ranking.verdict.seconds == pytest.approx(clocked.now)
     assert len(ranking) == 3
     assert {row.error for row in ranking} == {None}
@@ -230,10 +230,12 @@ def test_a_budget_is_kept_and_what_is_known_by_then_is_said(
 def test_a_budget_of_a_streamed_pass(data, clocked):
     """Nothing is stored: what was cut off is lost, and without anything known there is no rank."""
     clocked.seconds = 1.0
-    ranking = rank(data, clocked.all()[0], None, budget=30.0)
+    ranking = rank(data, clocked.all(), None, budget=30.0)
     assert clocked.now <= 40
     assert ranking.verdict is None
     assert ranking.ranked == ()
+    assert len(ranking) == 3
+    assert all("the budget was spent before" in row.error for row in ranking)
     assert "Nothing could be ranked" in ranking.advice
 
 
@@ -291,7 +293,8 @@ def test_without_encoders_the_known_ones_are_the_candidates(monkeypatch, tmp_pat
 
     monkeypatch.setattr(_rank, "available_encoders", available)
     digits = transferscope.open_dataset("sklearn/digits", per_class=12)
-    ranking = transferscope.rank(digits, metrics="knn", store=None, device="cpu", stop_regret=None)
+    options = {"store": None, "device": "cpu", "batch_size": SHARD, "stop_regret": None}
+    ranking = transferscope.rank(digits, metrics="knn", **options)
     assert asked == ["image"]
     assert {row.encoder for row in ranking} == {
         "mini/resnet-mnist-supervised", "mini/resnet-random",
