@@ -162,7 +162,13 @@ def test_without_tolerance_the_best_is_recommended():
     assert recommended == "best"
     assert sum(row.in_group for row in found.values()) == 1
     assert "The next, quick, is expected to lose 0.1 points (" in reason
-    assert "The next cheaper, quick, is expected to lose 0.1 points (" in reason
+    assert reason.endswith("), and runs 5.0 x as fast.")
+    assert reason.count("quick") == 1
+    # the next one is not cheaper: the first that is comes after it
+    _, _, reason = judged(*four(), tolerance=0, prefer="size")
+    assert "The next, quick, is expected to lose 0.1 points (" in reason
+    assert "The next cheaper, small, is expected to lose 0.2 points (" in reason
+    assert reason.endswith("), and has 0.22 of its parameters.")
 
 
 def test_a_little_cheaper_is_no_reason():

@@ -276,6 +276,8 @@ class _Run:
     def by_scores(self, contenders: Sequence[Contender]) -> Ranking:
         """The ranking by the scores alone."""
         failed = [one.looks[-1].result for one in contenders if one.failed]
+        late = "it was not measured: the budget was spent before. Allow more seconds."
+        failed += [EncoderResult(one.name, error=late) for one in contenders if not one.looks]
         last = combine_scores(
             [one.looks[-1] for one in contenders if one.looks and not one.failed], self.plan
         )

@@ -184,12 +184,11 @@ class Search:
         staged = self.stop_regret is not None and self.n_first < self.n_samples
         n_shards, n = (FIRST_LOOK, self.n_first) if staged else (None, self.n_samples)
         costs = np.array([self.seconds(one, n) for one in there])
-        if self.stop_regret is None:
-            chosen = [one for one, is_new in zip(there, new, strict=True) if is_new]
-            return self._affordable(chosen, n, n_shards, "all")
+        if self.stop_regret is None and self.budget is None:
+            return [one for one, is_new in zip(there, new, strict=True) if is_new], None, "all"
         gain = _gain(y, new)
         started = any(one.probed for one in there)
-        if new.any() and (not started or gain.any.mean() >= self.stop_regret):
+        if new.any() and (not started or gain.any.mean() >= (self.stop_regret or 0.0)):
             worth = np.where(new, gain.each / costs, -1.0)
             order = [i for i in np.argsort(-worth, kind="stable") if new[i]]
             together = np.cumsum(costs[order]) <= ROUND_SECONDS

@@ -165,7 +165,10 @@ def _reason(
         text += f", and {_compared(candidates[chosen], candidates[best], prefer)}."
     else:
         second = others[0]
-        text += f". The next, {rows[second].encoder}, is expected to lose {_points(rows, second)}."
+        text += f". The next, {rows[second].encoder}, is expected to lose {_points(rows, second)}"
+        if _is_cheaper(candidates[second], candidates[chosen], prefer):
+            return f"{text}, and {_compared(candidates[second], candidates[chosen], prefer)}."
+        text += "."
     cheaper = [i for i in others if _is_cheaper(candidates[i], candidates[chosen], prefer)]
     if cheaper:
         next_one = cheaper[0]
