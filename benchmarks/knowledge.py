@@ -10,13 +10,15 @@ benchmarks/results/knowledge-STUDY.md.
 
 from __future__ import annotations
 
-import re
+import os
 import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
+from platform import python_version
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,7 @@ import pandas as pd
 from transferscope.evaluation._measures import measure_draws
 from transferscope.knowledge import KnownEncoder, Matrix, result_matrix
 from transferscope.knowledge._conditioning import Cells, condition
-from transferscope.knowledge._fit import N_FACTORS
+from transferscope.knowledge._fit import N_FACTORS, stem
 from transferscope.knowledge._model import KINDS, Model, fit_model
 
 OUT = Path(__file__).parent / "results"
@@ -36,14 +38,6 @@ FEWEST = {"image": 40, "text": 150}
 #: Every so many of these tasks are left out in turn.
 EVERY = {"image": 1, "text": 1}
 RANDOM_ORDERS = 1
-
-
-def stem(source: str, task: str) -> str:
-    """What variants of a task have in common."""
-    name = task.partition("/")[0] if source in ("mteb", "mieb") else task
-    name = re.sub(r"\.[vV]\d+$", "", name).replace("MultiLabel", "")
-    name = re.sub(r"(VN|NL)?(Pair)?(Classification)?$", "", name)
-    return re.sub(r"[-_ ]|oxford|iiit|fgvc|\d{3}$", "", name.lower())
 
 
 @dataclass
@@ -71,21 +65,6 @@ class Task:
     rank: np.ndarray
 
 
-def tasks_of(matrix: Matrix) -> dict[str, tuple[int, np.ndarray]]:
-    """Name -> kind, and accuracy of each encoder: the mean over its parts of the task."""
-    found: dict[str, list[int]] = {}
-    for t, (source, task, _) in enumerate(matrix.columns):
-        name = task.partition("/")[0] if source in ("mteb", "mieb") else f"{source}: {task}"
-        found.setdefault(name, []).append(t)
-    tasks = {}
-    for name, columns in found.items():
-        values = matrix.accuracy[:, columns]
-        count = (~np.isnan(values)).sum(axis=1)
-        mean = np.where(count == 0, np.nan, np.nansum(values, axis=1) / np.maximum(count, 1))
-        tasks[name] = (KINDS.index(matrix.columns[columns[0]][2]), mean)
-    return tasks
-
-
 def leave_out(
     matrix: Matrix,
     *,
@@ -94,7 +73,7 @@ def leave_out(
     hide: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[Task]:
     """Each wanted task with the model of the others."""
-    for name, (kind, truth) in tasks_of(matrix).items():
+    for name, (kind, truth) in matrix.tasks().items():
         if not wanted(name, truth):
             continue
         out = {
@@ -168,7 +147,7 @@ def usual_fit(modality: str) -> Callable[[Matrix], Model]:
 
 def evaluated(matrix: Matrix, modality: str) -> tuple[list[str], np.ndarray]:
     """Tasks with enough encoders, and the encoders that have all of them."""
-    table = {n: truth for n, (_, truth) in tasks_of(matrix).items() if ": " not in n}
+    table = {n: truth for n, (_, truth) in matrix.tasks().items() if ": " not in n}
     names = [n for n, t in table.items() if (~np.isnan(t)).sum() >= FEWEST[modality]]
     return names, np.flatnonzero(~np.isnan(np.array([table[n] for n in names])).any(axis=0))
 
@@ -362,7 +341,8 @@ def main(wanted: list[str]) -> None:
         what = {"tasks": study_tasks, "hidden": study_hidden, "parts": study_parts}.get(
             name.partition("-")[0], study
         )
-        text = f"## {name}\n\n{what.__doc__}\n\n{study()}\n"
+        when = f"{date.today().isoformat()}, {os.cpu_count()} cores, Python {python_version()}"
+        text = f"## {name}\n\n{what.__doc__} {when}.\n\n{study()}\n"
         (OUT / f"knowledge-{name}.md").write_text(text, encoding="utf-8")
         print(text, flush=True)
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,20 @@ from transferscope.knowledge import (
     select_encoders,
     with_baselines,
 )
-from transferscope.knowledge._conditioning import ALIKE, GRID, REPEATS, VAGUE, Cells, condition
-from transferscope.knowledge._fit import result_matrix
+from transferscope.knowledge._conditioning import (
+    ALIKE,
+    GRID,
+    KIN,
+    REPEATS,
+    TAILED,
+    TRUST,
+    Cells,
+    condition,
+)
+from transferscope.knowledge._fit import N_FACTORS, result_matrix
 from transferscope.knowledge._model import KINDS, Model, fit_model, logit
 from transferscope.knowledge._names import Candidates, find_known
+from transferscope.knowledge._tasks import LeftOut, with_tasks
 from transferscope.results import Expectation
 
 BGE = "hf/BAAI/bge-base-en-v1.5"
@@ -41,12 +52,26 @@ def a_model(n: int = 7, k: int = 2) -> Model:
         weights=rng.standard_normal((n, 1 + k)) / 2,
         covariance=roots @ roots.transpose(0, 2, 1),
         noise=rng.uniform(0.02, 0.1, n),
+        kin=np.stack([np.arange(n) // 2, np.arange(n) % 4], axis=1),
         kind_factors=np.array([[0.0] * k, [0.3] * k]),
         log_spread=np.array([0.1, 0.4]),
-        log_roughness=np.array([-0.1, 0.3]),
+        log_roughness=np.array([-0.1, -0.4, 0.3]),
         level=np.array([0.5, 0.2, 0.9]),
         scatter=np.eye(1 + k) / 8,
     )
+
+
+def own(model: Model, i: int) -> float:
+    """Variance of an encoder on a task besides that of the factors."""
+    return float(model.noise[i] + np.trace(model.covariance[i][1:, 1:]))
+
+
+def kinship(model: Model, i: int, j: int) -> float:
+    """Share of it that two encoders have in common."""
+    if i == j:
+        return 1.0
+    same = model.kin[i] == model.kin[j]
+    return float(KIN[0] * same[0] + KIN[1] * same[1])
 
 
 def literal(model: Model, kind: int, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
@@ -58,26 +83,35 @@ def literal(model: Model, kind: int, cells: Cells) -> tuple[np.ndarray, np.ndarr
     n, k = len(model.noise), model.weights.shape[1] - 1
     at = [1.0, *model.kind_factors[kind]]
     standing = [sum(w * x for w, x in zip(row, at, strict=True)) for row in model.weights]
-    vague, parts = VAGUE if len(cells.rows) else 1.0, []
+    parts = []
     for step_s, step_r in GRID:
         s = np.exp(model.log_spread[0] + model.log_spread[1] * step_s)
-        r = np.exp(model.log_roughness[0] + model.log_roughness[1] * step_r)
+        rough = model.log_roughness
+        r = np.exp(rough[0] + rough[1] * np.log(s) + rough[2] * step_r)
         mean = np.array([model.level[0] + model.level[1] * np.log(s) + s * m for m in standing])
         covariance = np.empty((n, n))
         for i, j in itertools.product(range(n), range(n)):
             shared = sum(model.weights[i, 1 + f] * model.weights[j, 1 + f] for f in range(k))
+            shared += kinship(model, i, j) * r * np.sqrt(own(model, i) * own(model, j))
             if i == j:
                 v = model.covariance[i]
-                shared += r * (model.noise[i] + sum(v[1 + f, 1 + f] for f in range(k)))
                 shared += sum(at[a] * v[a, b] * at[b] for a in range(1 + k) for b in range(1 + k))
-            covariance[i, j] = s * s * shared + (model.level[2] * vague) ** 2
+            covariance[i, j] = s * s * shared + model.level[2] ** 2
         o = cells.rows
         seen = covariance[np.ix_(o, o)] + REPEATS * np.eye(len(o))
         off = np.log(cells.values / (1 - cells.values)) - mean[o]
         gain = covariance[:, o] @ np.linalg.inv(seen)
         log_weight = -off @ np.linalg.inv(seen) @ off / 2 - np.log(np.linalg.det(seen)) / 2
+        if len(o) > 1:  # differences to the first, of which the level is no part
+            to_first = np.eye(len(o))[1:] - np.eye(len(o))[0]
+            v, d = to_first @ seen @ to_first.T, to_first @ off
+            differences = -d @ np.linalg.inv(v) @ d / 2 - np.log(np.linalg.det(v)) / 2
+            log_weight -= (1 - TRUST) * differences
         log_weight -= (step_s**2 + step_r**2) / 2
-        variance = np.diag(covariance - gain @ covariance[o])
+        variance = np.diag(covariance - gain @ covariance[o]).copy()
+        # what was measured is normal, what is foreseen has the variance of Student's t
+        alone = np.array([(1 - sum(KIN)) * own(model, i) for i in range(n)])
+        variance += s * s * r * (TAILED - 1) * alone
         parts.append((np.exp(log_weight), mean + gain @ off, variance))
     total = sum(w for w, *_ in parts)
     location = sum(w * m for w, m, _ in parts) / total
@@ -168,6 +202,38 @@ def test_intervals_cover_tasks_that_were_left_out():
         inside.append(((truth >= low) & (truth <= high))[rest].mean())
     # variances are widened on purpose, for tasks that follow the model less well than these do
     assert 0.85 < np.mean(inside) <= 1
+
+
+def test_roughness_is_learned_of_tasks_that_were_left_out():
+    rng = np.random.default_rng(5)
+    model = replace(a_model(40), kin=np.tile(np.arange(40)[:, None], 2), log_roughness=np.zeros(3))
+    model = replace(model, covariance=model.covariance / 1e3)
+    found = {}
+    for rough in (0.5, 4.0):
+        tasks = []
+        for _ in range(30):
+            factors, level, spread = (
+                rng.standard_normal(2),
+                rng.normal(1, 0.5),
+                np.exp(rng.normal() / 3),
+            )
+            residual = np.sqrt(rough * model.noise) * rng.standard_normal(40)
+            logits = level + spread * (model.weights @ [1, *factors] + residual)
+            tasks.append(LeftOut(model, 0, Cells(np.arange(40), expit(logits))))
+        found[rough] = with_tasks(model, tasks)
+        assert found[rough].log_spread == pytest.approx([0, 1 / 3], abs=0.2)
+        assert found[rough].level[[0, 2]] == pytest.approx([1, 0.5], abs=0.25)
+    at = [one.log_roughness[0] for one in found.values()]
+    assert at == pytest.approx(np.log([0.5, 4.0]), abs=0.3)
+
+
+def test_kin_share_what_they_have_on_a_task():
+    model = replace(a_model(), weights=a_model().weights * [1, 0, 0])
+    apart = replace(model, kin=np.tile(np.arange(7)[:, None], 2))
+    kin = replace(apart, kin=apart.kin.copy())
+    kin.kin[1] = kin.kin[0]
+    cells = Cells(np.array([0, 2, 4]), np.array([0.7, 0.7, 0.7]))
+    assert condition(kin, 0, cells).scale[1] < condition(apart, 0, cells).scale[1]
 
 
 def test_accuracies_of_zero_and_one_are_kept_finite():
@@ -402,7 +468,7 @@ def test_the_expectation_has_not_seen_the_task():
     found = with_baselines({"usps": {}}, accuracy)["usps"]["expectation"]
     rest = result_matrix("image").keep(lambda _, task, __: task != "usps")
     assert all(task != "usps" for _, task, _ in rest.columns)
-    standing = rest.fit(n_factors=3).standing(1)[0]
+    standing = rest.fit(n_factors=N_FACTORS["image"], at_large=False).standing(1)[0]
     row = {e.name: i for i, e in enumerate(rest.encoders)}
     assert found[names[0]] == pytest.approx(standing[row[names[0]]])
 

@@ -53,7 +53,7 @@ def _baselines(names: list[str], datasets: set[str], prefix: str) -> dict[str, d
     modality = Counter(m for one in known.values() for m in one.modalities).most_common(1)[0][0]
     if any(one.task in datasets for one in published_results()):
         rest = result_matrix(modality).keep(lambda _, task, __: task not in datasets)
-        model = rest.fit(n_factors=N_FACTORS[modality])
+        model = rest.fit(n_factors=N_FACTORS[modality], at_large=False)
     else:
         model = read_model(modality)
     standing, _ = model.standing(KINDS.index("fine-tuned"))

@@ -1,8 +1,9 @@
 """From what was measured on a task to what is expected of all encoders on it.
 
-The level of the user's task has a normal prior about that of published tasks, its spread and its
-roughness log-normal ones. Given spread and roughness everything is Gaussian, so that these two are
-summed over a grid and the rest is exact.
+The level of the user's task has a normal prior, its spread and its roughness log-normal ones, as
+published tasks that were left out had them. Given spread and roughness everything is Gaussian, so
+that these two are summed over a grid and the rest is exact; but for the tails of what an encoder
+has on a task alone, of which the variance counts.
 """
 
 from __future__ import annotations
@@ -19,13 +20,18 @@ from transferscope.knowledge._model import TAIL, Model, logit
 from transferscope.numerics.arrays import NumpyArray
 
 #: Spreads and roughnesses that are tried, in standard deviations of their logarithms.
-STEPS = np.linspace(-2.4, 2.4, 7), np.linspace(-1.5, 1.5, 3)
+STEPS = np.linspace(-2.4, 2.4, 9), np.linspace(-2.0, 2.0, 5)
 GRID = np.array(list(itertools.product(*STEPS)))
 #: How alike tasks of one user are: share of factors and residuals that they have in common.
 ALIKE = 0.3
-#: Once something is measured, the level's prior is so many times as wide: what published levels say
-#: is then no reason to think that encoders differ.
-VAGUE = 3.0
+#: Shares of what an encoder has on one task that those of its family and of its publisher have too.
+KIN = np.array([0.25, 0.25])
+#: What no other encoder shares has Student's t of `TAIL` degrees of freedom: its variance is so
+#: many times that of the normal which stands for it where cells are measured.
+TAILED = TAIL / (TAIL - 2)
+#: How far differences between measured encoders are trusted to tell a task's spread and roughness:
+#: the power of their likelihood. Those measured first are alike, more than the model knows.
+TRUST = 0.5
 #: Variance of a measured logit that repeating the measurement would show.
 REPEATS = 1e-4
 #: A cell of less weight than this (three and a half standard deviations off) is not trusted in
@@ -115,9 +121,7 @@ def condition(
     -------
     Expected
     """
-    prior = _Prior.of(model, kind)
-    if len(measured.rows):
-        prior = replace(prior, level=prior.level * [1, 1, VAGUE])
+    prior = Prior.of(model, kind)
     observed = _Observed.of(prior, measured, history)
     parts = [_Given.of(prior, observed, task) for task in prior.tasks()]
     mass = _masses([part.fit for part in parts])
@@ -168,7 +172,7 @@ def _improvement(mean: NumpyArray, sd: NumpyArray, measured: NumpyArray) -> Nump
 
 
 @dataclass(frozen=True)
-class _Prior:
+class Prior:
     """The model for one kind of measurement, on a task of level 0 and spread 1.
 
     Attributes
@@ -177,7 +181,8 @@ class _Prior:
         Mean of each encoder over tasks, and how unsure that is (a variance).
     loadings : (n, k) array
     own : (n,) array
-        Variance on each task that no other encoder shares.
+        Variance on each task besides that of the factors.
+    kin : (n, 2) array
     log_spread, log_roughness, level : array
         As in `Model`.
     """
@@ -186,18 +191,20 @@ class _Prior:
     doubt: NumpyArray
     loadings: NumpyArray
     own: NumpyArray
+    kin: NumpyArray
     log_spread: NumpyArray
     log_roughness: NumpyArray
     level: NumpyArray
 
     @classmethod
-    def of(cls, model: Model, kind: int) -> _Prior:
+    def of(cls, model: Model, kind: int) -> Prior:
         standing, doubt = model.standing(kind)
         return cls(
             standing,
             doubt,
             model.weights[:, 1:],
             model.own(),
+            model.kin,
             model.log_spread,
             model.log_roughness,
             model.level,
@@ -205,8 +212,18 @@ class _Prior:
 
     def tasks(self) -> NumpyArray:
         """Spread and roughness of the tasks of the grid."""
-        centre, width = np.transpose([self.log_spread, self.log_roughness])
-        return np.asarray(np.exp(centre + width * GRID))
+        spread = self.log_spread[0] + self.log_spread[1] * GRID[:, 0]
+        centre, slope, width = self.log_roughness
+        roughness = centre + slope * spread + width * GRID[:, 1]
+        return np.asarray(np.exp(np.stack([spread, roughness], axis=1)))
+
+    def kinship(self, rows: NumpyArray, others: NumpyArray | slice) -> NumpyArray:
+        """Correlation (m, l) of what encoders have on one task besides its factors."""
+        every = np.arange(len(self.own))
+        found = (rows[:, None] == every[others]) * (1 - KIN.sum())
+        for share, group in zip(KIN, self.kin.T, strict=True):
+            found += share * (group[rows][:, None] == group[others])
+        return np.asarray(found)
 
     def mean(self, rows: NumpyArray | slice, spread: NumpyArray | float) -> NumpyArray:
         """Expected logits (m,) of these encoders, on tasks of these spreads."""
@@ -236,7 +253,7 @@ class _Observed:
     extra: NumpyArray
 
     @classmethod
-    def of(cls, prior: _Prior, measured: Cells, history: Sequence[Cells]) -> _Observed:
+    def of(cls, prior: Prior, measured: Cells, history: Sequence[Cells]) -> _Observed:
         tasks = [measured, *history]
         sizes = [len(cells.rows) for cells in tasks]
         found = cls(
@@ -268,7 +285,7 @@ class _Fit:
     Attributes
     ----------
     evidence : float
-        Log density.
+        Log density, the part that differences between encoders have in it times `TRUST`.
     root : (m, m) array
         Cholesky factor of the covariance.
     off : (m,) array
@@ -280,29 +297,31 @@ class _Fit:
     off: NumpyArray
 
     @classmethod
-    def of(cls, prior: _Prior, observed: _Observed, task: NumpyArray) -> _Fit:
+    def of(cls, prior: Prior, observed: _Observed, task: NumpyArray) -> _Fit:
         rows, of_task = observed.rows, observed.task
         s, rough = observed.tasks(task)
         same = of_task[:, None] == of_task
         shared = np.where(same, 1.0, ALIKE)
         deviation = np.sqrt(prior.own[rows] * rough)
-        own = prior.doubt[rows] + shared * deviation[:, None] * deviation
-        covariance = shared * (prior.loadings[rows] @ prior.loadings[rows].T)
-        covariance += (rows[:, None] == rows) * own
+        covariance = prior.loadings[rows] @ prior.loadings[rows].T
+        covariance += prior.kinship(rows, rows) * deviation[:, None] * deviation
+        covariance = shared * covariance + (rows[:, None] == rows) * prior.doubt[rows]
         covariance = s[:, None] * s * covariance + prior.level[2] ** 2 * same
         root = np.linalg.cholesky(covariance + np.diag(REPEATS + observed.extra))
         off = solve_triangular(root, observed.logits - prior.mean(rows, s), lower=True)
-        return cls(float(-off @ off / 2 - np.log(np.diag(root)).sum()), root, off)
+        evidence = float(-off @ off / 2 - np.log(np.diag(root)).sum())
+        level = 0.0
+        if (of_task == 0).any():
+            one = solve_triangular(root, (of_task == 0).astype(float), lower=True)
+            sure = float(one @ one)
+            level = float(np.log(sure) / 2 - (one @ off) ** 2 / sure / 2)
+        return cls(TRUST * evidence + (1 - TRUST) * level, root, off)
 
     def extra(self, before: NumpyArray) -> NumpyArray:
         """Variance to add to each cell, by how far it is off what the other cells predict."""
-        inverse = cho_solve((self.root, True), np.eye(len(self.root)))
-        variance = 1 / np.diag(inverse)
-        miss = variance * solve_triangular(self.root, self.off, lower=True, trans="T")
-        # what was added before is no reason to trust the cell
-        variance = np.maximum(variance - before, REPEATS)
-        weight = (TAIL + 1) / (TAIL + miss**2 / variance)
-        return np.where(weight < SUSPECT, variance * (1 / weight - 1), 0.0)
+        precision = np.diag(cho_solve((self.root, True), np.eye(len(self.root))))
+        pull = solve_triangular(self.root, self.off, lower=True, trans="T")
+        return suspicion(precision, pull, before)
 
 
 @dataclass(frozen=True)
@@ -326,16 +345,19 @@ class _Given:
     variance: NumpyArray
 
     @classmethod
-    def of(cls, prior: _Prior, observed: _Observed, task: NumpyArray) -> _Given:
+    def of(cls, prior: Prior, observed: _Observed, task: NumpyArray) -> _Given:
         fit, rows, shared = _Fit.of(prior, observed, task), observed.rows, observed.shared()
         (s, rough), (spread, roughness) = observed.tasks(task), task
-        cross = shared[:, None] * (prior.loadings[rows] @ prior.loadings.T)
-        own = prior.own[rows] * np.sqrt(rough * roughness)
-        cross[np.arange(len(rows)), rows] += prior.doubt[rows] + shared * own
+        deviation = np.sqrt(prior.own[rows] * rough)[:, None] * np.sqrt(prior.own * roughness)
+        cross = prior.loadings[rows] @ prior.loadings.T
+        cross += prior.kinship(rows, slice(None)) * deviation
+        cross *= shared[:, None]
+        cross[np.arange(len(rows)), rows] += prior.doubt[rows]
         level = prior.level[2] ** 2
         cross = spread * s[:, None] * cross + level * (observed.task == 0)[:, None]
         cross = solve_triangular(fit.root, cross, lower=True)
-        before = (prior.loadings**2).sum(axis=1) + prior.own * roughness + prior.doubt
+        own = prior.own * roughness * (1 + (TAILED - 1) * (1 - KIN.sum()))
+        before = (prior.loadings**2).sum(axis=1) + own + prior.doubt
         return cls(
             task,
             fit,
@@ -345,17 +367,22 @@ class _Given:
         )
 
     def draw(
-        self, prior: _Prior, observed: _Observed, count: int, rng: np.random.Generator
+        self, prior: Prior, observed: _Observed, count: int, rng: np.random.Generator
     ) -> NumpyArray:
         """Joint logits (count, n): drawn as before the observation, then moved by it."""
         n, k = prior.loadings.shape
         rows, history = observed.rows, range(1, len(observed.likely))
 
+        groups = [np.unique(group, return_inverse=True)[1] for group in prior.kin.T]
+
         def residuals(some: NumpyArray | slice, size: int) -> NumpyArray:
             """Of a task of roughness 1: the factors' part, and the encoders' own."""
             factors = rng.standard_normal((count, k)) @ prior.loadings[some].T
-            own = rng.standard_normal((count, size)) * np.sqrt(prior.own[some])
-            return np.stack([factors, own])
+            own = rng.standard_normal((count, size)) * np.sqrt(1 - KIN.sum())
+            for share, group in zip(KIN, groups, strict=True):
+                of_group = rng.standard_normal((count, group.max() + 1)) * np.sqrt(share)
+                own += of_group[:, group[some]]
+            return np.stack([factors, own * np.sqrt(prior.own[some])])
 
         standing = rng.standard_normal((count, n)) * np.sqrt(prior.doubt)
         common = np.sqrt(ALIKE) * residuals(slice(None), n) if history else np.zeros((2, 1, n))
@@ -375,10 +402,33 @@ class _Given:
         seen += np.sqrt(REPEATS + observed.extra) * rng.standard_normal(seen.shape)
         if len(rows):
             off -= solve_triangular(self.fit.root, seen.T, lower=True).T @ self.cross
+        tails = (TAILED - 1) * (1 - KIN.sum()) * prior.own * self.task[1]
+        off += self.task[0] * np.sqrt(tails) * rng.standard_normal((count, n))
         return np.asarray(self.mean + off)
 
 
-def _likely_task(prior: _Prior, cells: Cells) -> NumpyArray:
+def suspicion(precision: NumpyArray, pull: NumpyArray, before: NumpyArray) -> NumpyArray:
+    """Variance to add to each cell, by how far it is off what the other cells predict.
+
+    Parameters
+    ----------
+    precision : (m,) array
+        Diagonal of the inverse of the covariance of the cells.
+    pull : (m,) array
+        That inverse times how far the cells are off their mean.
+    before : (m,) array
+        Variances that were added already: no reason to trust a cell.
+
+    Returns
+    -------
+    (m,) array
+    """
+    variance = np.maximum(1 / precision - before, REPEATS)
+    weight = (TAIL + 1) / (TAIL + (pull / precision) ** 2 / variance)
+    return np.where(weight < SUSPECT, variance * (1 / weight - 1), 0.0)
+
+
+def _likely_task(prior: Prior, cells: Cells) -> NumpyArray:
     """Mean spread and roughness of a task of the history, given its cells alone."""
     alone = _Observed.of(prior, cells, ())
     fits = [_Fit.of(prior, alone, task) for task in prior.tasks()]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from transferscope.knowledge._conditioning import Cells
 from transferscope.knowledge._model import KINDS, Model, fit_model
 from transferscope.knowledge._tables import (
     MODALITIES,
@@ -15,16 +17,37 @@ from transferscope.knowledge._tables import (
     Result,
     encoders_of,
     facts_matrix,
+    kin_of,
     published_results,
 )
+from transferscope.knowledge._tasks import LeftOut, with_tasks
 from transferscope.numerics.arrays import NumpyArray
 
 #: Factors of tasks, per modality.
-N_FACTORS = {"image": 3, "text": 4}
+N_FACTORS = {"image": 6, "text": 12}
 #: Sources that fine-tuned on the same data sets in the same way: their tasks are the same.
 SAME_PROTOCOL = dict.fromkeys(("sfda-supervised", "ped-ssl", "mms-vit"), "sfda")
 #: Tasks of fewer encoders say nothing about them.
 FEWEST = 5
+#: What tasks are like is learned of tasks that were left out, every so many at a time.
+FOLDS = 4
+
+
+def stem(source: str, task: str) -> str:
+    """What variants of a task (other languages, versions, translations) have in common.
+
+    Parameters
+    ----------
+    source, task : str
+
+    Returns
+    -------
+    str
+    """
+    name = task.partition("/")[0] if source in ("mteb", "mieb") else task
+    name = re.sub(r"\.[vV]\d+$", "", name).replace("MultiLabel", "")
+    name = re.sub(r"(VN|NL)?(Pair)?(Classification)?$", "", name)
+    return re.sub(r"[-_ ]|oxford|iiit|fgvc|\d{3}$", "", name.lower())
 
 
 @dataclass(frozen=True)
@@ -60,29 +83,68 @@ class Matrix:
         places = [i for i, column in enumerate(self.columns) if wanted(*column)]
         return Matrix(self.encoders, [self.columns[i] for i in places], self.accuracy[:, places])
 
-    def fit(self, *, n_factors: int) -> Model:
+    def tasks(self) -> dict[str, tuple[int, NumpyArray]]:
+        """Accuracies of whole tasks: the mean over what an encoder has of their parts.
+
+        Returns
+        -------
+        dict of str to (int, (n,) array)
+            Name -> place of the kind in `KINDS`, and accuracies.
+        """
+        found: dict[str, list[int]] = {}
+        for t, (source, task, _) in enumerate(self.columns):
+            name = task.partition("/")[0] if source in ("mteb", "mieb") else f"{source}: {task}"
+            found.setdefault(name, []).append(t)
+        tasks = {}
+        for name, columns in found.items():
+            values = self.accuracy[:, columns]
+            count = (~np.isnan(values)).sum(axis=1)
+            mean = np.where(count == 0, np.nan, np.nansum(values, axis=1) / np.maximum(count, 1))
+            tasks[name] = (KINDS.index(self.columns[columns[0]][2]), mean)
+        return tasks
+
+    def fit(self, *, n_factors: int, at_large: bool = True) -> Model:
         """Learn the model; parts of one task (languages, say) share its weight.
 
         Parameters
         ----------
         n_factors : int
+        at_large : bool
+            Whether to learn what tasks are like, too; standings need none of that.
 
         Returns
         -------
         Model
         """
         # only the parts of mteb's tasks are named so; elsewhere these are tasks of their own
-        tasks = [t.partition("/")[0] if s == "mteb" else f"{s} {t}" for s, t, _ in self.columns]
-        parts = np.array([tasks.count(task) for task in tasks], float)
+        names = [t.partition("/")[0] if s == "mteb" else f"{s} {t}" for s, t, _ in self.columns]
+        parts = np.array([names.count(name) for name in names], float)
         facts, penalty = facts_matrix(self.encoders)
-        return fit_model(
+        model = fit_model(
             self.accuracy,
             facts,
             np.array([KINDS.index(kind) for _, _, kind in self.columns]),
             importance=parts**-0.5,
             penalty=penalty,
+            kin=kin_of(self.encoders),
             n_factors=n_factors,
         )
+        return with_tasks(model, list(self._left_out(n_factors))) if at_large else model
+
+    def _left_out(self, n_factors: int) -> Iterator[LeftOut]:
+        """Every task with a model that has seen neither it nor a variant of it."""
+        stems = sorted({stem(source, task) for source, task, _ in self.columns})
+        for first in range(FOLDS):
+            out = set(stems[first::FOLDS])
+
+            def left(source: str, task: str, _: str, out: set[str] = out) -> bool:
+                return stem(source, task) in out
+
+            rest = self.keep(lambda *column, left=left: not left(*column))
+            model = rest.fit(n_factors=n_factors, at_large=False)
+            for kind, values in self.keep(left).tasks().values():
+                rows = np.flatnonzero(~np.isnan(values))
+                yield LeftOut(model, kind, Cells(rows, values[rows]))
 
 
 def result_matrix(modality: str, folder: Path | None = None) -> Matrix:

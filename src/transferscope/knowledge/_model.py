@@ -6,17 +6,19 @@ Task t measures encoder i as
 
 with a level a_t, a spread s_t and a roughness r_t of its own, and factors f_t ~ N(ν, I) that say
 what kind of task it is; ν depends on the kind of measurement and is zero for the first. So encoders
-with like weights w do well on the same tasks. Weights are drawn around what facts x_i predict,
-w_i ~ N(B'x_i, (1 + h_i) Λ); h_i is how far these facts are from those that B was learned of. An
-encoder of which nothing but facts is known has these weights, with all their variance.
+with like weights w do well on the same tasks. Encoders of one family, or of one publisher, have a
+share of e in common. Weights are drawn around what facts x_i predict, w_i ~ N(B'x_i, (1 + h_i) Λ);
+h_i is how far these facts are from those that B was learned of. An encoder of which nothing but
+facts is known has these weights, with all their variance.
 
-`fit_model` learns everything by variational expectation-maximisation: each of f_t, w_i has a normal
-distribution of its own; B, Λ, ν, ψ, a and s are numbers, and so is r, found at the end.
+`fit_model` learns the encoders by variational expectation-maximisation: each of f_t, w_i has a
+normal distribution of its own; B, Λ, ν, ψ, a and s are numbers, r is one and no e is shared. What
+tasks are like at large, `_tasks` learns afterwards, of tasks that were left out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,11 +33,6 @@ TAIL = 4.0
 #: An encoder's own variance is drawn to the usual one with the weight of this many cells.
 USUAL = 5.0
 ROUNDS = 30
-#: A task's roughness is drawn to one with the weight of this many cells.
-ROUGH = 5.0
-#: By how much variances are widened: learned from tasks that are left in, they are too small for
-#: one left out.
-CAUTION = 2.5
 
 
 def logit(accuracy: NumpyArray) -> NumpyArray:
@@ -56,14 +53,17 @@ class Model:
         How sure they are.
     noise : (n,) array
         Own variance ψ of each encoder.
+    kin : (n, 2) array
+        Numbers of the family and of the publisher of each encoder.
     kind_factors : (n_kinds, k) array
         Mean ν of the factors, per kind of measurement.
     log_spread : (2,) array
         Mean and standard deviation of log s over tasks.
-    log_roughness : (2,) array
-        The same of log r.
+    log_roughness : (3,) array
+        log r of a task: ``log_roughness[0] + log_roughness[1] * log s``, with standard deviation
+        ``log_roughness[2]``.
     level : (3,) array
-        Level a of a task: ``level[0] + level[1] * log s``, with standard deviation ``level[2]``.
+        The same of the level a.
     scatter : (1 + k, 1 + k) array
         Λ: scatter of weights about what facts predict.
     """
@@ -71,6 +71,7 @@ class Model:
     weights: NumpyArray
     covariance: NumpyArray
     noise: NumpyArray
+    kin: NumpyArray
     kind_factors: NumpyArray
     log_spread: NumpyArray
     log_roughness: NumpyArray
@@ -83,6 +84,7 @@ class Model:
             self.weights[rows],
             self.covariance[rows],
             self.noise[rows],
+            self.kin[rows],
             self.kind_factors,
             self.log_spread,
             self.log_roughness,
@@ -116,7 +118,6 @@ class _State:
     F: NumpyArray
     C: NumpyArray
     tail: NumpyArray
-    squares: NumpyArray
 
 
 def fit_model(
@@ -126,6 +127,7 @@ def fit_model(
     *,
     importance: NumpyArray | None = None,
     penalty: NumpyArray | None = None,
+    kin: NumpyArray | None = None,
     n_factors: int = 4,
     rounds: int = ROUNDS,
 ) -> Model:
@@ -143,12 +145,15 @@ def fit_model(
         Weight of each task, 1 for each if not given.
     penalty : (p,) array, optional
         Ridge penalty of each fact, 1 for all but the first if not given.
+    kin : (n, 2) array of int, optional
+        Numbers of the family and of the publisher; no two encoders are kin if not given.
     n_factors : int
     rounds : int
 
     Returns
     -------
     Model
+        With spreads and levels of these very tasks, and roughness one.
     """
     y = logit(accuracy)
     seen = ~np.isnan(y)
@@ -170,7 +175,8 @@ def fit_model(
         _learn_scatter(now, x @ now.B)
         _learn_noise(now, y, seen, c, moments)
         _learn_levels(now, y, seen)
-    return _widened(_with_unknown(_finish(now, seen, c), now, facts, distance, known))
+    alone = np.tile(np.arange(len(facts))[:, None], 2)
+    return _finish(now, c, facts, distance, known, alone if kin is None else kin)
 
 
 def _start(y: NumpyArray, seen: NumpyArray, facts: NumpyArray, ridge: NumpyArray, k: int) -> _State:
@@ -217,7 +223,6 @@ def _start(y: NumpyArray, seen: NumpyArray, facts: NumpyArray, ridge: NumpyArray
         F=np.zeros((t, k)),
         C=np.zeros((t, k, k)),
         tail=seen.astype(float),
-        squares=np.zeros((n, t)),
     )
 
 
@@ -308,8 +313,7 @@ def _learn_noise(
     outer = now.V + np.einsum("ij,il->ijl", now.W, now.W)
     unsure = outer.reshape(n, -1) @ second.reshape(-1, width * width).T - expected**2
     squares = np.where(seen, (_residuals(now, y, seen) - expected) ** 2 + unsure, 0)
-    now.squares = squares / now.psi[:, None]
-    now.tail = np.where(seen, (TAIL + 1) / (TAIL + now.squares), 0)
+    now.tail = np.where(seen, (TAIL + 1) / (TAIL + squares / now.psi[:, None]), 0)
     weight = (seen * c).sum(axis=1)
     now.psi = (USUAL * now.usual + (now.tail * squares * c).sum(axis=1)) / (USUAL + weight)
     now.usual = float(np.exp(np.average(np.log(now.psi), weights=np.minimum(weight, 20))))
@@ -332,48 +336,31 @@ def _learn_levels(now: _State, y: NumpyArray, seen: NumpyArray) -> None:
     now.a = mean_y - now.s * mean_e * scale
 
 
-def _finish(now: _State, seen: NumpyArray, c: NumpyArray) -> Model:
-    log_s = np.log(now.s)
-    off = c * (log_s - np.average(log_s, weights=c))
-    slope = float(off @ now.a / max(off @ log_s, 1e-9))
-    at_one = now.a - slope * log_s
-    level = float(np.median(at_one))
-    rough = np.ones(len(now.s))
-    for _ in range(ROUNDS):
-        tail = np.where(seen, (TAIL + 1) / (TAIL + now.squares / rough), 0)
-        rough = (ROUGH + (tail * now.squares).sum(axis=0)) / (ROUGH + seen.sum(axis=0))
-    log_rough = np.log(rough)
-    return Model(
-        now.W,
-        now.V,
-        now.psi,
-        now.nu,
-        np.array([log_s.mean(), log_s.std()]),
-        np.array([log_rough.mean(), log_rough.std()]),
-        np.array([level, slope, 1.4826 * np.median(np.abs(at_one - level))]),
-        now.scatter,
-    )
-
-
-def _with_unknown(
-    model: Model, now: _State, facts: NumpyArray, distance: NumpyArray, known: NumpyArray
+def _finish(
+    now: _State,
+    c: NumpyArray,
+    facts: NumpyArray,
+    distance: NumpyArray,
+    known: NumpyArray,
+    kin: NumpyArray,
 ) -> Model:
-    """The model with rows for encoders of which facts alone are known."""
+    """The model, with rows for encoders of which facts alone are known."""
     weights = facts @ now.B
     covariance = distance[:, None, None] * now.scatter
     noise = np.full(len(facts), now.usual)
     weights[known], covariance[known], noise[known] = now.W, now.V, now.psi
-    return replace(model, weights=weights, covariance=covariance, noise=noise)
-
-
-def _widened(model: Model) -> Model:
-    """The model with the variances of encoders times `CAUTION`."""
-    loadings = np.sqrt(CAUTION)
-    return replace(
-        model,
-        weights=model.weights * np.r_[1.0, np.full(model.weights.shape[1] - 1, loadings)],
-        covariance=model.covariance * CAUTION,
-        noise=model.noise * CAUTION,
-        kind_factors=model.kind_factors / loadings,
-        scatter=model.scatter * CAUTION,
+    log_s = np.log(now.s)
+    off = c * (log_s - np.average(log_s, weights=c))
+    slope = float(off @ now.a / max(off @ log_s, 1e-9))
+    at_one = now.a - slope * log_s
+    return Model(
+        weights,
+        covariance,
+        noise,
+        kin,
+        now.nu,
+        np.array([log_s.mean(), log_s.std()]),
+        np.zeros(3),
+        np.array([at_one.mean(), slope, at_one.std()]),
+        now.scatter,
     )

@@ -128,8 +128,9 @@ def _blank(name: str, modality: str, family: str) -> KnownEncoder:
 
 
 def with_family(model: Model, family: Family) -> Model:
-    """A model with one more row: weights as those of the family scatter."""
+    """A model with one more row: weights as those of the family scatter; of no publisher."""
     rows = list(family.members)
+    kin = np.array([[model.kin[rows[0], 0], model.kin[:, 1].max() + 1]])
     weights, spread = model.weights[rows], model.covariance[rows].mean(axis=0)
     about = np.cov(weights.T) * (1 + 1 / len(rows))
     return replace(
@@ -137,6 +138,7 @@ def with_family(model: Model, family: Family) -> Model:
         weights=np.concatenate([model.weights, weights.mean(axis=0)[None]]),
         covariance=np.concatenate([model.covariance, (spread + about)[None]]),
         noise=np.append(model.noise, model.noise[rows].mean()),
+        kin=np.concatenate([model.kin, kin]),
     )
 
 

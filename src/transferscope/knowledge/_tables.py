@@ -258,9 +258,7 @@ def facts_matrix(encoders: Sequence[KnownEncoder]) -> tuple[NumpyArray, NumpyArr
             columns.append(missing.astype(float))
     columns.append(np.array([float(e.instructions) for e in encoders]))
     n_numbers = len(columns)
-    words = [
-        {f"family {e.family}", f"of {_publisher(e)}", *e.pretraining.split()} for e in encoders
-    ]
+    words = [{f"family {e.family}", f"of {publisher(e)}", *e.pretraining.split()} for e in encoders]
     for word in sorted(set().union(*words)):
         column = np.array([float(word in some) for some in words])
         if column.sum() > 1:
@@ -270,5 +268,25 @@ def facts_matrix(encoders: Sequence[KnownEncoder]) -> tuple[NumpyArray, NumpyArr
     return np.stack(columns, axis=1), penalty
 
 
-def _publisher(encoder: KnownEncoder) -> str:
+def publisher(encoder: KnownEncoder) -> str:
+    """Who published an encoder, by its name; for those of a collection, the collection."""
     return encoder.name.removeprefix("hf/").rpartition("/")[0]
+
+
+def kin_of(encoders: Sequence[KnownEncoder]) -> NumpyArray:
+    """Numbers (n, 2) of the family and of the publisher of each encoder.
+
+    A collection such as timm is no publisher: each of its encoders has a number of its own.
+    """
+    own = {"timm", "torchvision", "mini", ""}
+    pairs = [
+        (one.family or one.name, one.name if publisher(one) in own else publisher(one))
+        for one in encoders
+    ]
+    numbers: list[dict[str, int]] = [{}, {}]
+    return np.array(
+        [
+            [known.setdefault(name, len(known)) for known, name in zip(numbers, pair, strict=True)]
+            for pair in pairs
+        ]
+    ).reshape(-1, 2)
