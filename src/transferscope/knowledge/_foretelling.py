@@ -23,7 +23,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.special import expit
 
-from transferscope.knowledge._conditioning import GRID, VAGUE, _Prior
+from transferscope.knowledge._conditioning import GRID, KIN, Prior
 from transferscope.knowledge._model import KINDS, Model, logit
 from transferscope.knowledge._names import Candidates
 from transferscope.numerics.arrays import NumpyArray
@@ -35,9 +35,8 @@ PROBE_ALIKE = 0.4
 GAIN = (-0.45, 0.7, 0.2)
 #: Logarithm of the spread of fine-tuned logits over that of a probe's: mean, standard deviation.
 STRETCH = (-0.3, 0.4)
-#: The model's variances are widened for levels that nobody measured; here the probe tells the
-#: level, and this share of them is right.
-SURER = 0.6
+#: Standard deviation of a task's level, on the logit scale: the probe tells it.
+LEVEL = 2.5
 #: Standard deviation of what more samples add to the logits of all probes.
 MORE_SAMPLES = 1.0
 #: Probability, before the probe, that published results say nothing about these data.
@@ -111,7 +110,7 @@ def foretell(
         Probability that published results say nothing about these data.
     """
     x, noise = probe.logits()
-    probed, tuned = (_surer(_Prior.of(model, KINDS.index(k))) for k in ("probe", "fine-tuned"))
+    probed, tuned = (Prior.of(model, KINDS.index(kind)) for kind in ("probe", "fine-tuned"))
     readings = [
         _Reading.of(*priors, task, probe.rows, x, noise)
         for priors in ((probed, tuned), (_foreign(probed), _foreign(tuned)))
@@ -134,22 +133,14 @@ def foretell(
     return expit(np.concatenate(logits)), float(mass[len(GRID) :].sum())
 
 
-def _surer(prior: _Prior) -> _Prior:
-    return replace(
-        prior,
-        doubt=prior.doubt * SURER,
-        loadings=prior.loadings * np.sqrt(SURER),
-        own=prior.own * SURER,
-    )
-
-
-def _foreign(prior: _Prior) -> _Prior:
+def _foreign(prior: Prior) -> Prior:
     """The prior of encoders that all look alike; they scatter as published ones do."""
     total = prior.standing.var() + (prior.doubt + (prior.loadings**2).sum(axis=1) + prior.own)
     half = np.full(len(total), total.mean() / 2)
     nothing = np.zeros_like(prior.loadings)
     middle = np.full(len(total), prior.standing.mean())
-    return replace(prior, standing=middle, doubt=half, own=half, loadings=nothing)
+    alone = np.tile(np.arange(len(total)), (2, 1)).T
+    return replace(prior, standing=middle, doubt=half, own=half, loadings=nothing, kin=alone)
 
 
 @dataclass(frozen=True)
@@ -158,10 +149,10 @@ class _Reading:
 
     Attributes
     ----------
-    probed, tuned : _Prior
+    probed, tuned : Prior
         Of the two kinds of measurement.
-    spread, roughness, level : float
-        Of the probe's task; the level's standard deviation.
+    spread, roughness : float
+        Of the probe's task.
     rows : (m,) array of int
     off : (m,) array
         How far the probe's logits are off their mean, divided by `root`.
@@ -173,11 +164,10 @@ class _Reading:
         Log density of the probe's logits.
     """
 
-    probed: _Prior
-    tuned: _Prior
+    probed: Prior
+    tuned: Prior
     spread: float
     roughness: float
-    level: float
     rows: NumpyArray
     off: NumpyArray
     root: NumpyArray
@@ -187,40 +177,45 @@ class _Reading:
     @classmethod
     def of(
         cls,
-        probed: _Prior,
-        tuned: _Prior,
+        probed: Prior,
+        tuned: Prior,
         task: NumpyArray,
         rows: NumpyArray,
         x: NumpyArray,
         noise: NumpyArray,
     ) -> _Reading:
         spread, roughness = map(float, task)
-        level = VAGUE * float(probed.level[2])
-        loadings = probed.loadings[rows]
-        own = probed.doubt[rows] + roughness * probed.own[rows]
-        own = own * (rows[:, None] == rows)
-        covariance = spread**2 * (loadings @ loadings.T + own) + level**2 + noise
+        loadings, deviation = probed.loadings[rows], np.sqrt(roughness * probed.own[rows])
+        covariance = loadings @ loadings.T
+        covariance += probed.kinship(rows, rows) * deviation[:, None] * deviation
+        covariance += (rows[:, None] == rows) * probed.doubt[rows]
+        covariance = spread**2 * covariance + LEVEL**2 + noise
         root = np.linalg.cholesky(covariance)
         off = solve_triangular(root, x - probed.mean(rows, spread), lower=True)
         evidence = float(-off @ off / 2 - np.log(np.diag(root)).sum())
         sample = np.linalg.cholesky(noise + 1e-9 * np.eye(len(x)))
-        return cls(probed, tuned, spread, roughness, level, rows, off, root, sample, evidence)
+        return cls(probed, tuned, spread, roughness, rows, off, root, sample, evidence)
 
     def draw(self, stretch: float, count: int, rng: np.random.Generator) -> NumpyArray:
         """Joint fine-tuned logits (count, n): drawn as before the probe, then moved by it."""
         probed, tuned, rows = self.probed, self.tuned, self.rows
         n, k = tuned.loadings.shape
         s = self.spread * stretch
-        alike = np.sqrt([PROBE_ALIKE, 1 - PROBE_ALIKE])
+        groups = [np.unique(group, return_inverse=True)[1] for group in tuned.kin.T]
 
-        def pair(*shape: int) -> tuple[NumpyArray, NumpyArray]:
+        def pair(size: int) -> tuple[NumpyArray, NumpyArray]:
             """Standard normals of the two tasks, correlated by `PROBE_ALIKE`."""
-            common, one, other = rng.standard_normal((3, count, *shape))
-            return alike[0] * common + alike[1] * one, alike[0] * common + alike[1] * other
+            common, one, other = rng.standard_normal((3, count, size))
+            shared, alone = np.sqrt(PROBE_ALIKE) * common, np.sqrt(1 - PROBE_ALIKE)
+            return shared + alone * one, shared + alone * other
 
-        level = self.level * rng.standard_normal((count, 1))
+        level = LEVEL * rng.standard_normal((count, 1))
         standing = rng.standard_normal((count, n))
-        factors, own = pair(k), pair(n)
+        factors = pair(k)
+        own = [np.sqrt(1 - KIN.sum()) * e for e in pair(n)]
+        for share, group in zip(KIN, groups, strict=True):
+            for e, of_group in zip(own, pair(int(group.max()) + 1), strict=True):
+                e += np.sqrt(share) * of_group[:, group]
         drawn = [
             level
             + scale
@@ -236,11 +231,11 @@ class _Reading:
         seen = drawn[0][:, rows] + rng.standard_normal((count, len(rows))) @ self.noise.T
         gain = np.exp(GAIN[0] + GAIN[1] * rng.standard_normal((count, 1))) - GAIN[2]
         cross = PROBE_ALIKE * (probed.loadings[rows] @ tuned.loadings.T)
-        cross[np.arange(len(rows)), rows] += (
-            np.sqrt(probed.doubt * tuned.doubt)
-            + PROBE_ALIKE * self.roughness * np.sqrt(probed.own * tuned.own)
-        )[rows]
-        pull = solve_triangular(self.root, self.spread * s * cross + self.level**2, lower=True)
+        deviation = [np.sqrt(self.roughness * prior.own) for prior in (probed, tuned)]
+        kinship = probed.kinship(rows, slice(None))
+        cross += PROBE_ALIKE * kinship * deviation[0][rows][:, None] * deviation[1]
+        cross[np.arange(len(rows)), rows] += np.sqrt(probed.doubt * tuned.doubt)[rows]
+        pull = solve_triangular(self.root, self.spread * s * cross + LEVEL**2, lower=True)
         mean = probed.mean(slice(None), self.spread) - self.spread * probed.standing
         mean = mean + s * tuned.standing
         missed = self.off - solve_triangular(self.root, seen.T, lower=True).T
