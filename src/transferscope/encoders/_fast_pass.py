@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -29,6 +29,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from transferscope.encoders._encoder import Batch
+from transferscope.encoders._pretrained import first_line
 
 _logger = logging.getLogger("transferscope")
 
@@ -119,7 +120,7 @@ class PassPlan:
                     self._packed = _pack(watch.calls, self.part)
                 self._require_equal(plain, image)
             except Exception as error:  # noqa: BLE001  operators that this torch lacks, or a hook's
-                _logger.info("weights are not packed: %s", " ".join(str(error).split()))
+                _logger.info("weights are not packed: %s", first_line(error))
                 self._packed = {}
 
     @property
@@ -233,7 +234,33 @@ class _Packed:
 
     compute: Callable[[Tensor], Tensor]
     #: calls that follow on its result and have nothing left to do
-    done: tuple[_Function, ...] = field(default=())
+    done: tuple[_Function, ...]
+
+
+class _Found(NamedTuple):
+    """A call of a convolution or linear layer, and the calls that can be drawn into it."""
+
+    call: _Call
+    norm: _Call | None
+    activation: _Attribute
+    done: tuple[_Function, ...]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for two calls of one layer that can be computed in one way."""
+        call, norm = self.call, self.norm
+        return (
+            *(call.argument(k, name) for k, name in enumerate(_ARGUMENTS, start=3)),
+            id(call.argument(2, "bias")),
+            None if norm is None else [id(norm.argument(k, n)) for k, n in enumerate(_NORM)],
+            self.activation,
+            self.done,
+        )
+
+
+#: Of `conv2d` after input, weight and bias; a linear layer has none of them.
+_ARGUMENTS = ("stride", "padding", "dilation", "groups")
+_NORM = ("running_mean", "running_var", "weight", "bias")
 
 
 def _pack(calls: Sequence[_Call], part: int) -> dict[int, _Packed]:
@@ -242,50 +269,73 @@ def _pack(calls: Sequence[_Call], part: int) -> dict[int, _Packed]:
     for call in calls:
         for tensor in {id(one): one for one in _tensors([call.args, call.kwargs])}.values():
             readers.setdefault(id(tensor), []).append(call)
-    packed = {}
+    found: dict[int, list[_Found]] = {}
     for call in calls:
-        if call.function is not torch.conv2d and call.function is not functional.linear:
-            continue
         weight = call.argument(1, "weight")
-        shared = len(readers[id(weight)]) > 1
-        if isinstance(weight, nn.Parameter) and weight.dtype == torch.float32 and not shared:
-            one = (_convolution if call.function is torch.conv2d else _linear)(call, readers, part)
-            if one is not None:
-                packed[id(weight)] = one
-    return packed
+        if call.function in (torch.conv2d, functional.linear) and isinstance(weight, nn.Parameter):
+            found.setdefault(id(weight), []).append(_find(call, readers))
+    found = {
+        key: several
+        for key, several in found.items()
+        if _can_be_packed(several[0].call)
+        and len(readers[key]) == len(several)
+        and all(one.key == several[0].key for one in several)
+    }
+    return {
+        key: _convolution(one, part) if one.call.function is torch.conv2d else _linear(one, part)
+        for key, (one, *_) in found.items()
+    }
 
 
-def _convolution(call: _Call, readers: Mapping[int, Sequence[_Call]], part: int) -> _Packed | None:
-    images, weight, bias = _operands(call)
+def _can_be_packed(call: _Call) -> bool:
+    images: Tensor = call.argument(0, "input")
+    weight: Tensor = call.argument(1, "weight")
+    right = call.function is functional.linear or images.ndim == 4
+    return right and weight.dtype == torch.float32 and call.argument(4, "padding") != "same"
+
+
+def _find(call: _Call, readers: Mapping[int, Sequence[_Call]]) -> _Found:
+    """What can be drawn into a call."""
+    done: list[_Function] = []
+    output: Tensor = call.output
+    norm = _only_reader(output, readers)
+    if (
+        norm is None
+        or call.function is not torch.conv2d
+        or norm.function is not functional.batch_norm
+        or norm.argument(5, "training", False)  # noqa: FBT003  as torch passes it
+    ):
+        norm = None
+    else:
+        done.append(norm.function)
+        output = norm.output
+    follows = _activation_after(output, readers)
+    activation = _NONE if follows is None else _attribute(follows)
+    if follows is not None and activation is not _NONE:
+        done.append(follows.function)
+    return _Found(call, norm, activation, tuple(done))
+
+
+def _convolution(found: _Found, part: int) -> _Packed:
+    images, weight, bias = _operands(found.call)
     stride, padding, dilation = (
         [given, given] if isinstance(given, int) else given
         for given in (
-            call.argument(3, "stride", 1),
-            call.argument(4, "padding", 0),
-            call.argument(5, "dilation", 1),
+            found.call.argument(3, "stride", 1),
+            found.call.argument(4, "padding", 0),
+            found.call.argument(5, "dilation", 1),
         )
     )
-    groups = call.argument(6, "groups", 1)
-    if images.ndim != 4 or isinstance(padding, str):
-        return None
-    done: list[_Function] = []
-    output = call.output
-    follows = _only_reader(output, readers)
-    if (
-        follows is not None
-        and follows.function is functional.batch_norm
-        and not follows.argument(5, "training")
-    ):
-        weight, bias = _folded(weight, bias, follows)
-        done.append(functional.batch_norm)
-        output = follows.output
-    activation = _activation(output, readers, done)
+    groups = found.call.argument(6, "groups", 1)
+    if found.norm is not None:
+        weight, bias = _folded(weight, bias, found.norm)
     # torch has no stubs for these
-    nn_functions: Any = torch._C._nn
-    reordered = nn_functions.mkldnn_reorder_conv2d_weight(
+    functions: Any = torch._C._nn
+    reordered = functions.mkldnn_reorder_conv2d_weight(
         weight.to_mkldnn(), padding, stride, dilation, groups, [part, *images.shape[1:]]
     )
     operator = torch.ops.mkldnn._convolution_pointwise.default
+    activation = found.activation
 
     def compute(images: Tensor) -> Tensor:
         result: Tensor = operator(
@@ -293,22 +343,21 @@ def _convolution(call: _Call, readers: Mapping[int, Sequence[_Call]], part: int)
         )
         return result
 
-    return _Packed(compute, tuple(done))
+    return _Packed(compute, found.done)
 
 
-def _linear(call: _Call, readers: Mapping[int, Sequence[_Call]], part: int) -> _Packed | None:
-    rows, weight, bias = _operands(call)
-    done: list[_Function] = []
-    activation = _activation(call.output, readers, done)
+def _linear(found: _Found, part: int) -> _Packed:
+    rows, weight, bias = _operands(found.call)
     n_rows = part * rows.numel() // rows.shape[-1]
     reordered = torch.ops.mkldnn._reorder_linear_weight(weight, n_rows)
     operator = torch.ops.mkldnn._linear_pointwise.default
+    activation = found.activation
 
     def compute(rows: Tensor) -> Tensor:
         result: Tensor = operator(rows, reordered, bias, *activation)
         return result
 
-    return _Packed(compute, tuple(done))
+    return _Packed(compute, found.done)
 
 
 def _operands(call: _Call) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -328,30 +377,22 @@ def _only_reader(output: Tensor, readers: Mapping[int, Sequence[_Call]]) -> _Cal
     return None
 
 
-def _activation(
-    output: Tensor, readers: Mapping[int, Sequence[_Call]], done: list[_Function]
-) -> _Attribute:
-    """The activation that follows; its function is added to `done`."""
+def _activation_after(output: Tensor, readers: Mapping[int, Sequence[_Call]]) -> _Call | None:
+    """The call that may be an activation of this result."""
     calls = readers.get(id(output), ())
-    if calls and calls[0].output is output:  # in place: whoever comes later reads the activation
-        follows: _Call | None = calls[0]
-    else:
-        follows = _only_reader(output, readers)
-    if follows is None or follows.argument(0, "input") is not output:
-        return _NONE
-    if follows.function is functional.hardtanh:
-        limits = (
-            float(follows.argument(1, "min_val", -1.0)),
-            float(follows.argument(2, "max_val", 1.0)),
-        )
-        attribute = _Attribute("hardtanh", limits)
-    elif follows.function is functional.gelu:
-        attribute = _Attribute("gelu", (), follows.kwargs.get("approximate", "none"))
-    else:
-        attribute = _ACTIVATIONS.get(follows.function, _NONE)
-    if attribute is not _NONE:
-        done.append(follows.function)
-    return attribute
+    if calls and calls[0].output is output and calls[0].argument(0, "input") is output:
+        return calls[0]  # in place: whoever comes later reads the activation
+    return _only_reader(output, readers)
+
+
+def _attribute(call: _Call) -> _Attribute:
+    """The activation that a call is, as oneDNN names it."""
+    if call.function is functional.hardtanh:
+        limits = call.argument(1, "min_val", -1.0), call.argument(2, "max_val", 1.0)
+        return _Attribute("hardtanh", (float(limits[0]), float(limits[1])))
+    if call.function is functional.gelu:
+        return _Attribute("gelu", (), call.kwargs.get("approximate", "none"))
+    return _ACTIVATIONS.get(call.function, _NONE)
 
 
 def _folded(weight: Tensor, bias: Tensor | None, norm: _Call) -> tuple[Tensor, Tensor]:

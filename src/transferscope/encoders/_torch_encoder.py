@@ -25,6 +25,7 @@ from transferscope.encoders._module_encoder import (
     evaluating,
     existing_device,
 )
+from transferscope.encoders._pretrained import first_line
 from transferscope.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ class TorchEncoder(ModuleEncoder[Preprocessing]):
                 pack=self._dtype == torch.float32,
             )
         except Exception as error:  # noqa: BLE001  what is wrong will be said of the first batch
-            _logger.info("%s has no quicker pass: %s", self._identifier, error)
+            _logger.info("%s has no quicker pass: %s", self._identifier, first_line(error))
             return partial(self.embed, layers=layers)
         return lambda batch: _embedded(plan(batch), layers)
 
