@@ -113,6 +113,8 @@ class PassPlan:
             return
         with torch.inference_mode(), _Watch() as watch:
             plain = run(image)
+        if any(_takes_statistics(call) for call in watch.calls):
+            return  # features depend on what else is in the batch: it must stay whole
         self.part = part_length(watch.largest)
         if pack and torch.backends.mkldnn.enabled and torch._C._has_mkldnn:
             try:
@@ -303,7 +305,6 @@ def _find(call: _Call, readers: Mapping[int, Sequence[_Call]]) -> _Found:
         norm is None
         or call.function is not torch.conv2d
         or norm.function is not functional.batch_norm
-        or norm.argument(5, "training", False)  # noqa: FBT003  as torch passes it
     ):
         norm = None
     else:
@@ -367,6 +368,11 @@ def _operands(call: _Call) -> tuple[Tensor, Tensor, Tensor | None]:
         call.argument(1, "weight").detach(),
         None if bias is None else bias.detach(),
     )
+
+
+def _takes_statistics(call: _Call) -> bool:
+    """Whether a batch norm measures the batch itself, although the network is in eval mode."""
+    return call.function is functional.batch_norm and bool(call.argument(5, "training"))
 
 
 def _only_reader(output: Tensor, readers: Mapping[int, Sequence[_Call]]) -> _Call | None:
