@@ -23,6 +23,7 @@ from transferscope.encoders import (  # noqa: E402
     Embedded,
     Encoder,
     ImagePreprocessing,
+    _torch_encoder,
     from_module,
     load_encoder,
 )
@@ -235,6 +236,55 @@ def test_another_device_has_features_of_its_own(vectors, tmp_path):
     for device in ("cpu", "cuda", "cuda:1"):
         run(vectors, encoder, store, device=device)
     assert len(store.entries()) == 2
+
+
+@pytest.fixture
+def convolution() -> Any:
+    """An encoder of torch that the store can know again."""
+    torch.manual_seed(0)
+    part = torch.nn.BatchNorm2d(8)
+    torch.nn.init.uniform_(part.running_var, 0.2, 3)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), part, torch.nn.ReLU())
+    return from_module(network, ImagePreprocessing((32, 32), 32), identifier="convolution")
+
+
+def test_an_exact_pass_is_that_of_embed_and_the_usual_one_close_to_it(pictures, convolution):
+    dataset = open_dataset(pictures)
+    kind = convolution.preprocessing
+    pixels = kind.collate([kind.prepare(dataset[row]) for row in range(len(dataset))])
+    batches = [pixels[start : start + SHARD] for start in range(0, len(pixels), SHARD)]
+    expected = np.concatenate([convolution.embed(one).features["pooled"] for one in batches])
+    (exact,), (usual,) = (
+        run(dataset, convolution, batch_size=SHARD, exact=exact) for exact in (True, False)
+    )
+    np.testing.assert_array_equal(features_of(exact), expected)
+    np.testing.assert_allclose(features_of(usual), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_the_store_keeps_features_of_exact_passes_apart(pictures, convolution, tmp_path):
+    store = FeatureStore(tmp_path)
+    for exact in (False, True, False, True):
+        run(open_dataset(pictures), convolution, store, exact=exact)
+    assert len(store.entries()) == 2
+    kinds = [(device, exact) for device in ("cpu", "cuda", "cuda:1") for exact in (False, True)]
+    assert len({_sinks.store_key(convolution, on, exact=exact) for on, exact in kinds}) == 4
+
+
+def test_one_quicker_pass_serves_all_data_sets_and_none_what_is_stored(
+    pictures, convolution, tmp_path, monkeypatch
+):
+    made: list[object] = []
+
+    class Counted(_torch_encoder.PassPlan):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            made.append(args)
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(_torch_encoder, "PassPlan", Counted)
+    settings = ExtractionSettings(FeatureStore(tmp_path), device="cpu", batch_size=7)
+    for _ in range(2):
+        list(extract_together([open_dataset(pictures)] * 2, convolution, settings))
+    assert len(made) == 1
 
 
 # --- one pass -----------------------------------------------------------------------------------

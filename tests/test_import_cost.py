@@ -51,3 +51,21 @@ def test_scoring_numpy_features_loads_nothing_heavy():
         "transferscope.score(x, np.arange(60) % 3)"
     )
     assert not loaded & set(HEAVY)
+
+
+def test_commands_load_what_they_compute_with_when_they_compute():
+    loaded = submodules("transferscope.cli", "transferscope.extraction", "transferscope.metrics")
+    assert not loaded & {"scipy.linalg", "scipy.optimize", "scipy.sparse", "scipy.special"}
+    assert not loaded & {"scipy.stats", "pandas", "sklearn", "transformers", "torch"}
+
+
+def submodules(*rooms: str) -> set[str]:
+    """Everything that is loaded after these rooms, with the metrics' table."""
+    code = "import sys, {}; transferscope.list_metrics(); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(", ".join(("transferscope", *rooms)))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+
+#: Resized images of more times the pixels that the encoder sees are computed only where it looks.
+RESIZED_AT_MOST = 16
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ class ImagePreprocessing:
     def prepare(self, sample: Image.Image) -> npt.NDArray[np.uint8]:
         """Resize and centre-crop one RGB image.
 
-        Gives the very pixels that torchvision and timm give for a PIL image.
+        Gives the very pixels that torchvision and timm give for a PIL image. Only of an image so
+        long that resized it would hold sixteen times the pixels that the encoder sees, what lies
+        outside is not computed; there a pixel may be rounded to the next of its 256 values.
 
         Parameters
         ----------
@@ -116,10 +122,18 @@ class ImagePreprocessing:
 
         image = sample
         resized = self._resized(image.width, image.height)
-        if resized != image.size:
-            image = image.resize(resized, Image.Resampling[self.interpolation.upper()])
         height, width = self.size
-        left, top = self._offset(image.width, width), self._offset(image.height, height)
+        left, top = self._offset(resized[0], width), self._offset(resized[1], height)
+        if resized != image.size:
+            box = None
+            if resized[0] * resized[1] > RESIZED_AT_MOST * width * height:
+                across = _seen(image.width, resized[0], left, width)
+                down = _seen(image.height, resized[1], top, height)
+                image = image.crop((across.start, down.start, across.stop, down.stop))
+                box = (across.box[0], down.box[0], across.box[1], down.box[1])
+                resized = across.length, down.length
+                left, top = min(left, 0), min(top, 0)
+            image = image.resize(resized, Image.Resampling[self.interpolation.upper()], box)
         if left < 0 or top < 0:
             canvas = Image.new("RGB", (width, height), self.fill)
             canvas.paste(image, (-left, -top))
@@ -162,3 +176,26 @@ class ImagePreprocessing:
         if self.crop_rounding == "down":
             return (length - crop) // 2
         return round((length - crop) / 2)
+
+
+class _Seen(NamedTuple):
+    """What of one direction of a long image has to be resized."""
+
+    #: pixels of the image that are read
+    start: int
+    stop: int
+    #: from where to where among them, in fractions of pixels
+    box: tuple[float, float]
+    #: to how many pixels
+    length: int
+
+
+def _seen(given: int, resized: int, offset: int, crop: int) -> _Seen:
+    """What is seen of `given` pixels that are resized to `resized` and then cropped."""
+    first, last = max(offset, 0), min(offset + crop, resized)
+    scale = given / resized
+    # the longest filter, Lanczos, reads three pixels to each side; when it shrinks, three new ones
+    margin = 4 * max(1.0, scale)
+    start = max(0, math.floor(first * scale - margin))
+    stop = min(given, math.ceil(last * scale + margin))
+    return _Seen(start, stop, (first * scale - start, last * scale - start), last - first)

@@ -136,7 +136,7 @@ class Source:
         return self.dataset.fingerprint
 
 
-def store_key(encoder: Encoder, device: str) -> str | None:
+def store_key(encoder: Encoder, device: str, *, exact: bool = False) -> str | None:
     """Name under which the features of an encoder are found again.
 
     Parameters
@@ -144,6 +144,8 @@ def store_key(encoder: Encoder, device: str) -> str | None:
     encoder : Encoder
     device : str
         Where it runs.
+    exact : bool, default False
+        Whether it is to compute as it was built; an encoder that knows of no other way always does.
 
     Returns
     -------
@@ -153,7 +155,10 @@ def store_key(encoder: Encoder, device: str) -> str | None:
     fingerprint = encoder.fingerprint
     # in bfloat16 on a GPU features come out rounded: not the same features as on the CPU
     kind = device.partition(":")[0]
-    return fingerprint if fingerprint is None or kind == "cpu" else f"{fingerprint}-{kind}"
+    if fingerprint is None:
+        return None
+    way = "-exact" if exact and hasattr(encoder, "fast_embed") else ""
+    return f"{fingerprint}{way}" if kind == "cpu" else f"{fingerprint}-{kind}{way}"
 
 
 class StoreSink:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.special
+import scipy
 
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError

@@ -6,7 +6,7 @@ import time
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-import scipy.optimize
+import scipy
 
 from transferscope.errors import BoundError, InputError
 from transferscope.numerics import arrays

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.optimize
-import scipy.special
+import scipy
 
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array

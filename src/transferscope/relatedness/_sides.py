@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import scipy.optimize
+import scipy
 
 from transferscope.errors import FeatureError, InputError, first_few
 from transferscope.numerics import arrays, checks
