@@ -72,6 +72,10 @@ StoreOption = Annotated[
 ]
 BatchOption = Annotated[int, typer.Option(min=1, max=512, help="Samples per batch.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+ExactOption = Annotated[
+    bool,
+    typer.Option("--exact", help="Run encoders as they were built: slower, other rounding."),
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 
 
@@ -166,6 +170,7 @@ class ExtractionOptions:
     store: StoreOption = None
     batch_size: BatchOption = 64
     device: DeviceOption = None
+    exact: ExactOption = False
 
     def extract(
         self, datasets: Sequence[Dataset], encoders: Sequence[str], seed: int
@@ -180,6 +185,7 @@ class ExtractionOptions:
                 device=self.device,
                 seed=seed,
                 progress=progress,
+                exact=self.exact,
             )
             return list(extract_together(datasets, encoders, settings))
 

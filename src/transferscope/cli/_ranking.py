@@ -217,6 +217,7 @@ def rank(
                 batch_size=extraction.batch_size,
                 device=extraction.device,
                 seed=data.seed,
+                exact=extraction.exact,
                 progress=progress,
                 report=report,
             )

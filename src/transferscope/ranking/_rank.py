@@ -54,6 +54,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     batch_size: int = 64,
     device: str | None = None,
     seed: int = 0,
+    exact: bool = False,
     progress: ProgressCallback | None = None,
     report: Callable[[Ranking], None] | None = None,
 ) -> Ranking:
@@ -112,6 +113,8 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         objects are moved there.
     seed : int
         Of everything random; the same seed gives the same ranking, but for what a budget cuts off.
+    exact : bool
+        Run encoders as they were built: slower, and equal but for rounding; see `extract`.
     progress : callable, optional
         Called as ``progress(text, done, total)`` while it works.
     report : callable, optional
@@ -159,7 +162,9 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     task, _ = data.require_labels()
     source = Source(data)
     references = [] if reference is None else [Source(open_reference(reference))]
-    settings = ExtractionSettings(store, layers, batch_size, device or best_device(), seed)
+    settings = ExtractionSettings(
+        store, layers, batch_size, device or best_device(), seed, exact=exact
+    )
     notes: tuple[str, ...] = ()
     if specs is None:
         names, notes = available_encoders(data.modality)
