@@ -1,0 +1,144 @@
+"""Does `select` find the best encoder, and at what share of the cost of fine-tuning them all?
+
+    python benchmarks/selection.py run --sets usps,mnist     # goes on after a kill
+    python benchmarks/selection.py report                    # the table
+
+The truth is that of benchmarks/agreement.py: the bundled zoo on real data sets of ../shared/data,
+four pairs of hyper-parameters and two more seeds of 12 epochs each. `select` sees the same images,
+the same learning rates and as many epochs, and of the test part only what it measures its winner
+on. No prior is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+import agreement
+from transferscope.results import Selection
+from transferscope.training import select
+
+HERE = Path(__file__).parent
+EPOCHS, RUNS = 12, 6  # of the truth: four pairs, and two further seeds of the best one
+
+
+def run(folder: Path, sets: list[str]) -> None:
+    """Select on each set of which no result is there yet."""
+    import torch
+
+    torch.set_num_threads(1)
+    for name in sets:
+        result = folder / name / "result.json"
+        if result.exists():
+            continue
+        train, test = agreement.target(name)
+        found = select(
+            train,
+            agreement.encoders_for(name),
+            out=folder / name,
+            test=test,
+            learning_rates=(1e-3, 4e-3),
+            weight_decay=1e-3,
+            epochs=EPOCHS,
+            report=lambda so_far: print(so_far.headline, flush=True),
+        )
+        result.write_text(found.to_json(), encoding="utf-8")
+        print(f"{name}: {found.headline}", flush=True)
+
+
+def truth() -> dict[str, dict[str, tuple[float, float]]]:
+    """Accuracy and spread over three seeds per data set and encoder."""
+    found: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
+    with (HERE / "results" / "agreement_accuracy.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            found[row["dataset"]][row["encoder"]] = float(row["accuracy"]), float(row["spread"])
+    return found
+
+
+def share_of_cost(found: Selection) -> tuple[float, float]:
+    """Epochs and seconds as shares of those of the truth, each encoder at its own pace here."""
+    epochs: dict[str, int] = defaultdict(int)
+    seconds: dict[str, float] = defaultdict(float)
+    reached: dict[tuple[str, float, int], int] = {}
+    for trial in found.trials:
+        run_of = trial.encoder, trial.learning_rate, trial.seed
+        epochs[trial.encoder] += trial.epochs - reached.get(run_of, 0)
+        reached[run_of] = trial.epochs
+        seconds[trial.encoder] += trial.seconds
+    whole = EPOCHS * RUNS
+    pace = sum(seconds[name] / epochs[name] * whole for name in epochs)
+    return sum(epochs.values()) / (whole * len(epochs)), sum(seconds.values()) / pace
+
+
+def chance_regret(row: dict[str, tuple[float, float]], seed: int = 0) -> float:
+    """Points that choosing by one seed of a finished truth loses, in the mean."""
+    mean, spread = np.array(list(row.values())).T
+    rng = np.random.default_rng(seed)
+    draws = mean + spread * rng.standard_normal((10_000, len(mean)))
+    return 100 * float((mean.max() - mean[draws.argmax(axis=1)]).mean())
+
+
+def report(folder: Path) -> str:
+    """The table."""
+    lines = [
+        "| set | encoders | taken | its truth | best truth | regret, points | one seed of all "
+        "| said | measured (95 %) | epochs | cost | seconds |",
+        "|" + " --- |" * 12,
+    ]
+    known, rows = truth(), []
+    for name in agreement.TARGETS:
+        result = folder / name / "result.json"
+        if not result.exists():
+            continue
+        found = Selection.from_json(result.read_text(encoding="utf-8"))
+        row = known[name]
+        best = max(row, key=lambda encoder: row[encoder][0])
+        assert found.winner is not None
+        assert found.value is not None
+        assert found.low is not None
+        assert found.high is not None
+        regret = 100 * (row[best][0] - row[found.winner][0])
+        epochs, cost = share_of_cost(found)
+        said = found.candidates[0].expected_regret or 0.0
+        rows.append((regret, chance_regret(row), 100 * said, epochs, cost, found.seconds))
+        lines.append(
+            f"| {name} | {len(found.candidates)} "
+            f"| {found.winner} | {100 * row[found.winner][0]:.1f} "
+            f"| {best} {100 * row[best][0]:.1f} ± {100 * row[best][1]:.1f} | {regret:.2f} "
+            f"| {rows[-1][1]:.2f} | {100 * said:.2f} | {100 * found.value:.1f} "
+            f"({100 * found.low:.1f} to {100 * found.high:.1f}) | {epochs:.0%} | {cost:.0%} "
+            f"| {found.seconds:.0f} |"
+        )
+    mean = np.mean(rows, axis=0)
+    lines.append(
+        f"| **mean** | | | | | **{mean[0]:.2f}** | {mean[1]:.2f} | {mean[2]:.2f} | | {mean[3]:.0%} "
+        f"| {mean[4]:.0%} | {mean[5]:.0f} |"
+    )
+    lines.append("")
+    lines.append(
+        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, one thread of a busy machine of two "
+        "cores."
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=["run", "report"])
+    parser.add_argument("--folder", type=Path, default=Path("select_runs"))
+    parser.add_argument("--sets", default="hymenoptera,caltech101_c43,usps,mnist")
+    arguments = parser.parse_args()
+    if arguments.stage == "run":
+        run(arguments.folder, arguments.sets.split(","))
+    else:
+        print(report(arguments.folder))
+
+
+if __name__ == "__main__":
+    main()
