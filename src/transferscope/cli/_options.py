@@ -28,17 +28,16 @@ if TYPE_CHECKING:
     from transferscope.datasets import Dataset
     from transferscope.extraction import Extracted
 
-EncodersOption = Annotated[
-    list[str],
-    typer.Option(
-        "--encoders",
-        "-e",
-        help="Names with commas between, or the option again: mini/all, timm/NAME, "
-        "torchvision/NAME, hf/ID or folder, checkpoint:FILE?arch=NAME; or a list: text-base, "
-        "text-large, vision-base, vision-large, vision-ssl.",
-        show_default=False,
-    ),
-]
+_ENCODERS = typer.Option(
+    "--encoders",
+    "-e",
+    help="Names with commas between, or the option again: mini/all, timm/NAME, "
+    "torchvision/NAME, hf/ID or folder, checkpoint:FILE?arch=NAME; or a list: text-base, "
+    "text-large, vision-base, vision-large, vision-ssl.",
+    show_default=False,
+)
+EncodersOption = Annotated[list[str], _ENCODERS]
+OptionalEncodersOption = Annotated[list[str] | None, _ENCODERS]
 _ENCODER = typer.Option(
     "--encoder", "-e", help="One encoder, named as in `rank`.", show_default=False
 )

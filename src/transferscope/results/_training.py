@@ -290,6 +290,18 @@ class Selection(Record):
             f"{self.high:.4f}) on {self.n_test} test samples. {self.reason}"
         )
 
+    @property
+    def checkpoint(self) -> str | None:
+        """Name by which commands and `load_encoder` take the winner's encoder without its head.
+
+        None where there is none: of encoders that were not given by name, or are of the hub.
+        """
+        kind, _, name = (self.winner or "").partition("/")
+        if self.weights is None or kind not in ("mini", "timm", "torchvision"):
+            return None
+        name = name.partition("?")[0]
+        return f"checkpoint:{self.weights}?arch={name if kind == 'timm' else f'{kind}/{name}'}"
+
     def to_frame(self) -> pd.DataFrame:
         """One row per candidate.
 

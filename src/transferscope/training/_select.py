@@ -64,6 +64,8 @@ UNKNOWN = (0.5, 0.5)
 #: A candidate is left out unseen if this is the most that the chance is that it is better than the
 #: leader by more than the tolerance.
 HOPELESS = 0.02
+#: Least probability of being best for which a rival of the leader is tried with further seeds.
+IN_QUESTION = 0.1
 #: Name of the file that a selection goes on from.
 JOURNAL = "selection.json"
 
@@ -95,9 +97,10 @@ def select(  # noqa: PLR0913  data, hyper-parameters and how it is run
     """Fine-tune candidates until one is known to be good enough, and keep it.
 
     All begin with a quarter of the epochs; the better half goes on to half of them, and the better
-    half of these to the end. While it is not settled which one is best, those in question are
-    trained with further seeds, which hold out other samples. It stops when the leader is expected
-    to lose less than `tolerance` against the best candidate, or at the budget.
+    half of these to the end. While it is not settled which one is best, the leader and those that
+    are it with a probability of 0.1 are trained with further seeds, which hold out other samples.
+    It stops when the leader is expected to lose less than `tolerance` against the best candidate,
+    when nothing of that is left to try, or at the budget.
 
     Parameters
     ----------
@@ -173,6 +176,7 @@ def select(  # noqa: PLR0913  data, hyper-parameters and how it is run
     Without a budget the same call gives the same selection, killed or not, and on the CPU the same
     bits. With one, what is tried depends on the clock; it is kept to an epoch's end, at worst.
     """
+    begin = time.perf_counter()
     call = _Call(
         learning_rates=tuple(sorted(learning_rates)),
         weight_decay=weight_decay,
@@ -202,6 +206,7 @@ def select(  # noqa: PLR0913  data, hyper-parameters and how it is run
         specs, call, dataset, test, Path(out), expected or {}, budget, report, progress
     )
     selector.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    selector.spent = time.perf_counter() - begin
     return selector.run()
 
 
@@ -485,9 +490,9 @@ class _Selector:
 
     def _try_further(self, belief: Belief, leader: int) -> bool:
         """One more run of the leader or of who may be better; False where none is left."""
-        gain = belief.gain(leader)
+        gain, p_best = belief.gain(leader), belief.p_best
         for rival in np.argsort(-gain, kind="stable"):
-            if rival == leader or gain[rival] < self.call.tolerance / len(self.candidates):
+            if rival == leader or p_best[rival] < IN_QUESTION:
                 continue
             # of the two the one of which less is known
             for at in sorted((leader, int(rival)), key=lambda i: -belief.sd[i]):
@@ -532,7 +537,7 @@ class _Selector:
         if not reason:
             reason = (
                 "Settled" if settled else
-                f"Not settled: all {self.call.n_seeds} runs of those in question are used up"
+                f"Not settled by at most {self.call.n_seeds} runs of each in question"
             )  # fmt: skip
         loss = 100 * float(self.belief().regret[self._at(winner)])
         unit = "points" if self.is_binary else "hundredths of R²"
