@@ -669,7 +669,8 @@ class _Selector:
             needed = (until - done) * self._epoch_seconds(one)
             reserve = self._epoch_seconds(one) * self._test_epochs() if finish else self._reserve()
             limit = self.budget - reserve
-            if not finish and self.spent + needed > limit:
+            begun = any(c.is_alive for c in self.candidates)
+            if begun and not finish and self.spent + needed > limit:
                 raise _BudgetSpentError
         begin = time.perf_counter()
 
