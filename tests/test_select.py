@@ -681,6 +681,14 @@ def test_command_that_is_stopped_says_what_it_knows(archive, tmp_path):
     assert errors == "interrupted; epochs that ended are kept, the same command continues\n"
 
 
+@TORCH
+def test_command_without_a_candidate_that_trains_fails(archive, tmp_path):
+    line = command(archive, "-e", "mini/nothing", "--out", tmp_path / "out")
+    done = subprocess.run(line, check=False, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 1
+    assert "failed no candidate could be fine-tuned on stripes: mini/nothing" in done.stderr
+
+
 @pytest.mark.parametrize("more", [(), ("-e", "mini/all", "--ranking", "r.json")])
 def test_candidates_are_named_in_one_way(archive, tmp_path, more):
     line = command(archive, *more, "--out", tmp_path / "out")

@@ -26,7 +26,7 @@ from transferscope.cli._options import (
 )
 from transferscope.cli._streams import StoppedError
 from transferscope.cli._terminal import literal, progress_bar, stderr, stdout, write_line
-from transferscope.errors import InputError
+from transferscope.errors import EncoderError, InputError
 from transferscope.results import Selection
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -105,6 +105,9 @@ def select(
                 report=lambda so_far: known.__setitem__(slice(None), [so_far]),
                 progress=progress,
             )
+    except EncoderError as error:
+        stderr.print(f"[red]failed[/] {literal(error)}", soft_wrap=True)
+        raise typer.Exit(1) from error
     except StoppedError:
         if known and format == "table":
             _show(known[0])

@@ -1,4 +1,4 @@
-"""The ground truth that scores are judged by: probes, fine-tuning and pre-training.
+"""The ground truth that scores are judged by: probes, fine-tuning, selection and pre-training.
 
 Importing this module imports no torch; training does.
 """

@@ -620,8 +620,8 @@ class _Selector:
         known = [cost for cost in costs if cost]
         return sum(known) / len(known) if known else 0.0
 
-    def _reserve(self) -> float:
-        """What bringing the leader to its end, and measuring it, will take."""
+    def _reserve(self, one: _Candidate, seed: int, until: int) -> float:
+        """What bringing the leader to its end, and measuring it, takes after this trial."""
         tried = [c for c in self.candidates if c.is_alive and c.best(self.call.seed) is not None]
         if not tried:
             return 0.0
@@ -629,9 +629,9 @@ class _Selector:
         best = leader.best(self.call.seed)
         if best is None:
             return 0.0
-        return self._epoch_seconds(leader) * (
-            self.call.epochs - best.record.epochs + self._test_epochs()
-        )
+        own = leader is one and seed == self.call.seed
+        done = max(best.record.epochs, until if own else 0)
+        return self._epoch_seconds(leader) * (self.call.epochs - done + self._test_epochs())
 
     def _test_epochs(self) -> float:
         """What the pass over the test part costs, in epochs of three passes."""
@@ -667,7 +667,11 @@ class _Selector:
             done = max((t.record.epochs for t in one.trials if (t.seed, t.rate) == (seed, rate)),
                        default=0)  # fmt: skip
             needed = (until - done) * self._epoch_seconds(one)
-            reserve = self._epoch_seconds(one) * self._test_epochs() if finish else self._reserve()
+            reserve = (
+                self._epoch_seconds(one) * self._test_epochs()
+                if finish
+                else self._reserve(one, seed, until)
+            )
             limit = self.budget - reserve
             begun = any(c.is_alive for c in self.candidates)
             if begun and not finish and self.spent + needed > limit:
