@@ -535,10 +535,13 @@ class _Selector:
         self.spent += time.perf_counter() - begin
         settled = self._is_settled(self.belief())
         if not reason:
-            reason = (
-                "Settled" if settled else
-                f"Not settled by at most {self.call.n_seeds} runs of each in question"
-            )  # fmt: skip
+            p_best = np.delete(self.belief().p_best, self._at(winner))
+            open_runs = f"not settled, though those in question had {self.call.n_seeds} runs each"
+            if max(p_best, default=0.0) < IN_QUESTION:
+                open_runs = (
+                    f"not settled, though no other one is best with {IN_QUESTION:.0%} chance"
+                )
+            reason = "settled" if settled else open_runs
         loss = 100 * float(self.belief().regret[self._at(winner)])
         unit = "points" if self.is_binary else "hundredths of R²"
         reason = f"{reason[0].upper()}{reason[1:]}; it is expected to lose {loss:.1f} {unit}."
