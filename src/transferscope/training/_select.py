@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +47,7 @@ from transferscope.training._fine_tuning import (
     refuse_other_classes,
     trainable,
 )
+from transferscope.training._journal import Ended, Journal, Tried, key
 
 if TYPE_CHECKING:
     from torch import nn
@@ -280,12 +279,12 @@ class _Candidate:
     name: str
     spec: str | Encoder | nn.Module
     prior: tuple[float, float] | None
-    trials: list[_Tried] = field(default_factory=list)
+    trials: list[Tried] = field(default_factory=list)
     error: str | None = None
     outcome: str = ""
     seconds: float = 0.0
 
-    def best(self, seed: int) -> _Tried | None:
+    def best(self, seed: int) -> Tried | None:
         """The furthest trial of a seed; of equally far ones that of the best rate."""
         held = [one for one in self.trials if one.seed == seed and one.validation is not None]
         return max(held, key=lambda one: (one.rung, *one.order), default=None)
@@ -294,37 +293,6 @@ class _Candidate:
     def is_alive(self) -> bool:
         """Whether it has a run that held."""
         return self.error is None and any(t.validation is not None for t in self.trials)
-
-
-@dataclass(frozen=True)
-class _Tried:
-    """A trial, with the scores of the held-out samples."""
-
-    record: Trial
-    scores: npt.NDArray[Any] | None
-
-    @property
-    def seed(self) -> int:
-        return self.record.seed
-
-    @property
-    def rate(self) -> float:
-        return self.record.learning_rate
-
-    @property
-    def rung(self) -> int:
-        """Place in the rungs, from 0."""
-        return self.record.rung - 1
-
-    @property
-    def validation(self) -> float | None:
-        return self.record.validation
-
-    @property
-    def order(self) -> tuple[float, float]:
-        assert self.record.validation is not None
-        assert self.record.validation_loss is not None
-        return self.record.validation, -self.record.validation_loss
 
 
 class _BudgetSpentError(Exception):
@@ -364,7 +332,7 @@ class _Selector:
         self._loaded: tuple[str, TrainableEncoder, str] | None = None
         self._data: dict[tuple[int, str], Any] = {}
         self._parts: dict[int, tuple[Dataset, Dataset]] = {}
-        self.journal = _Journal(
+        self.journal = Journal(
             out / JOURNAL,
             {
                 **asdict(call),
@@ -548,7 +516,7 @@ class _Selector:
         if best.record.epochs < self.call.epochs:
             reason += f" Its run had {best.record.epochs} of {self.call.epochs} epochs by then."
         selection = self.so_far(reason, winner, value, low, high)
-        self.journal.end(_Ended(self.budget, selection, within, self._scale(best)))
+        self.journal.end(Ended(self.budget, selection, within, self._scale(best)))
         self._clear(selection, within)
         return selection
 
@@ -557,7 +525,7 @@ class _Selector:
         for trial in selection.trials if within else ():
             _remove(self.out / trial.folder, spare=selection.weights)
 
-    def _scale(self, best: _Tried) -> list[list[float]] | None:
+    def _scale(self, best: Tried) -> list[list[float]] | None:
         """Mean and spread of the targets by which a regression was standardised."""
         from transferscope.training._objective import Objective
 
@@ -650,7 +618,7 @@ class _Selector:
         seed: int | None = None,
         *,
         finish: bool = False,
-    ) -> _Tried | None:
+    ) -> Tried | None:
         """Bring a run to a rung, or take from the journal what came of it; None if it failed.
 
         Raises
@@ -720,8 +688,8 @@ class _Selector:
             raise _BudgetSpentError
         return tried
 
-    def _keep(self, one: _Candidate, tried: _Tried) -> _Tried:
-        one.trials = [t for t in one.trials if _key(t.record) != _key(tried.record)] + [tried]
+    def _keep(self, one: _Candidate, tried: Tried) -> Tried:
+        one.trials = [t for t in one.trials if key(t.record) != key(tried.record)] + [tried]
         one.seconds += tried.record.seconds
         self.spent += tried.record.seconds
         self.trials.append(tried.record)
@@ -791,13 +759,13 @@ class _Selector:
             self._parts[seed] = hold_out(self.train, VALIDATION, seed)
         return self._parts[seed]
 
-    def _best(self, one: _Candidate) -> _Tried:
+    def _best(self, one: _Candidate) -> Tried:
         """The furthest run of one that is alive."""
         best = one.best(self.call.seed)
         assert best is not None
         return best
 
-    def _measure(self, one: _Candidate, best: _Tried) -> tuple[float, float, float]:
+    def _measure(self, one: _Candidate, best: Tried) -> tuple[float, float, float]:
         """What the winner reaches on the test part, with its interval."""
         from transferscope.training._descent import restored
 
@@ -814,7 +782,7 @@ class _Selector:
         name = f"lr{rate:g}-wd{self.call.weight_decay:g}-seed{seed}"
         return self.out / clean_file_name(one.name) / name
 
-    def _epochs(self, tried: _Tried) -> str:
+    def _epochs(self, tried: Tried) -> str:
         return f"{tried.record.epochs} of {self.call.epochs} epochs"
 
     # -- what is known ---------------------------------------------------------------------------
@@ -911,7 +879,7 @@ def _remove(folder: Path, *, spare: str | None = None) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _value(tried: _Tried | None) -> str:
+def _value(tried: Tried | None) -> str:
     return "" if tried is None or tried.validation is None else f"{tried.validation:.3f}"
 
 
@@ -928,91 +896,3 @@ def interval(scores: npt.NDArray[Any], *, binary: bool) -> tuple[float, float, f
         return value, max(centre - half, 0.0), min(centre + half, 1.0)
     half = z * spread(scores, binary=False) / math.sqrt(n)
     return value, value - half, value + half
-
-
-# -- the journal ---------------------------------------------------------------------------------
-
-_Key = tuple[str, float, int, int]
-
-
-def _key(record: Trial) -> _Key:
-    return record.encoder, record.learning_rate, record.seed, record.rung
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """How a call ended: within its budget or at it; mean and spread of numbers as targets."""
-
-    budget: float | None
-    selection: Selection
-    within: bool
-    scale: list[list[float]] | None
-
-
-class _Journal:
-    """The file of a selection: what was asked, what was tried, and how it ended."""
-
-    def __init__(self, path: Path, wanted: Mapping[str, object]) -> None:
-        from transferscope.training._saving import reading, refuse_other_run
-
-        self.path, self.identity = path, wanted
-        self._trials: dict[_Key, tuple[Trial, str | None]] = {}
-        self.ended: _Ended | None = None
-        if not path.exists():
-            return
-        with reading(path):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            refuse_other_run(path, content["identity"], wanted)
-            for row in content["trials"]:
-                scores = row.pop("scores")
-                trial = Trial(**row)
-                self._trials[_key(trial)] = trial, scores
-            if content["ended"] is not None:
-                selection = Selection.from_json(json.dumps(content["ended"]["selection"]))
-                self.ended = _Ended(**{**content["ended"], "selection": selection})
-
-    def find(self, encoder: str, rate: float, seed: int, rung: int) -> _Tried | None:
-        """A trial of an earlier call."""
-        found = self._trials.get((encoder, rate, seed, rung + 1))
-        return None if found is None else self._with_scores(*found)
-
-    def add(self, record: Trial, scores: npt.NDArray[Any] | None) -> _Tried:
-        """Write a trial down; gives it back as it will be read."""
-        text = None
-        if scores is not None:
-            binary = bool(np.isin(scores, (0, 1)).all())
-            packed = np.packbits(scores.astype(bool)) if binary else scores.astype("<f4")
-            kind = f"bits {len(scores)} " if binary else "floats "
-            text = kind + base64.b64encode(packed.tobytes()).decode()
-        self._trials[_key(record)] = record, text
-        self._write()
-        return self._with_scores(record, text)
-
-    def end(self, ended: _Ended) -> None:
-        """Write the end down."""
-        self.ended = ended
-        self._write()
-
-    def _write(self) -> None:
-        from transferscope.training._saving import write_text
-
-        ended = None
-        if self.ended is not None:
-            plain = json.loads(self.ended.selection.to_json())
-            ended = {**vars(self.ended), "selection": plain}
-        trials = [{**asdict(record), "scores": text} for record, text in self._trials.values()]
-        content = {"identity": self.identity, "trials": trials, "ended": ended}
-        write_text(self.path, json.dumps(content, indent=1))
-
-    def _with_scores(self, record: Trial, text: str | None) -> _Tried:
-        from transferscope.training._saving import reading
-
-        if text is None:
-            return _Tried(record, None)
-        with reading(self.path):
-            kind, _, rest = text.partition(" ")
-            if kind == "floats":
-                return _Tried(record, np.frombuffer(base64.b64decode(rest), "<f4").astype(float))
-            n, _, packed = rest.partition(" ")
-            bits = np.unpackbits(np.frombuffer(base64.b64decode(packed), np.uint8))
-            return _Tried(record, bits[: int(n)].astype(float))
