@@ -2,11 +2,11 @@
 
     python benchmarks/killed_commands.py [--kills 30] [--seed 0] [--max-samples 600]
 
-`rank`, `extract`, `finetune` and `pretrain` run in turn on scikit-learn's digits, each time in a
-folder of its own, and are killed with SIGKILL between their first file and their end. The same
-command, run again, must end well and leave the same bits as a run that nobody disturbed: scores and
-intervals, feature files, weights, accuracies; every file of the store intact, no temporary file
-left in the outputs. Times are left out of the comparison.
+`rank`, `extract`, `finetune`, `select` and `pretrain` run in turn on scikit-learn's digits, each
+time in a folder of its own, and are killed with SIGKILL between their first file and their end. The
+same command, run again, must end well and leave the same bits as a run that nobody disturbed:
+scores and intervals, feature files, weights, accuracies; every file of the store intact, no
+temporary file left in the outputs. Times are left out of the comparison.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def commands(max_samples: int) -> dict[str, list[str]]:
         "finetune": ["finetune", *data, "-e", ENCODER, "--out", "out", "--csv", "out/a.csv",
                      "--learning-rates", "1e-3,3e-3", "--weight-decays", "0", "--seeds", "2",
                      *short],
+        "select": ["select", *data, "-e", PAIR, "--out", "out", "--learning-rates", "1e-3,3e-3",
+                   "--seeds", "2", "--batch-size", "32", "--epochs", "4", "--format", "json"],
         "pretrain": ["pretrain", *data, "-e", ENCODER, "--out", "out", *short],
     }  # fmt: skip
 

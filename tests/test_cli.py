@@ -271,8 +271,8 @@ def test_options_of_a_data_set_are_the_same_in_every_command(run):
 
     common = {"--split", "--input-column", "--label-column", "--task", "--max-samples",
               "--per-class", "--skip-unreadable", "--seed"}  # fmt: skip
-    for command in ("rank", "extract", "probe", "finetune", "pretrain", "task-relatedness",
-                    "dataset-factors"):  # fmt: skip
+    for command in ("rank", "extract", "probe", "finetune", "select", "pretrain",
+                    "task-relatedness", "dataset-factors"):  # fmt: skip
         names, text = options(command)
         assert common <= names, command
         assert "Use a stratified sample of this many." in text

@@ -206,7 +206,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @torch_only
-@pytest.mark.parametrize("name", ["rank", "extract", "finetune", "pretrain"])
+@pytest.mark.parametrize("name", ["rank", "extract", "finetune", "select", "pretrain"])
 def test_a_disk_that_is_full_at_any_file_costs_nothing_written_before(
     run, tmp_path, full_disk, name
 ):
@@ -220,6 +220,7 @@ def test_a_disk_that_is_full_at_any_file_costs_nothing_written_before(
         "extract": (*common, "--out", "out", "--store", "store"),
         "finetune": (*common, "--out", "out", *quick, "--seeds", "1", "--csv", "out/a.csv",
                      "--learning-rates", "1e-3", "--weight-decays", "0"),
+        "select": (*common, "--out", "out", *quick, "--seeds", "1", "--learning-rates", "1e-3"),
         "pretrain": (*common, "--out", "out", *quick),
     }[name]  # fmt: skip
     written = full_disk(10**9)
@@ -371,6 +372,10 @@ def test_a_stopped_training_says_what_is_kept(tmp_path, number, status):
         (RANK, "what was extracted is kept, the same command continues"),
         ((*RANK, "--no-store"), "nothing was kept"),
         (("finetune", *RANK[1:4]), "nothing was kept, for want of --out"),
+        (
+            ("select", *RANK[1:4], "--out", "x"),
+            "epochs that ended are kept, the same command continues",
+        ),
         (("metrics",), ""),
     ],
 )
@@ -379,7 +384,8 @@ def test_sigterm_is_answered_like_ctrl_c_everywhere(run, monkeypatch, arguments,
     def stop(*_: object, **__: object) -> None:
         signal.raise_signal(signal.SIGTERM)
 
-    for place in ("ranking.rank", "training.finetune", "cli._listings.stdout.print"):
+    places = ("ranking.rank", "training.finetune", "training.select", "cli._listings.stdout.print")
+    for place in places:
         monkeypatch.setattr(f"transferscope.{place}", stop)
     done = run(*arguments, status=143)
     assert done.err.splitlines() == ["; ".join(filter(None, ["interrupted", remark]))]

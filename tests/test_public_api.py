@@ -23,6 +23,7 @@ PUBLIC = [
     "Ranking",
     "Score",
     "ScoreTable",
+    "Selection",
     "TransferscopeError",
     "TransferscopeWarning",
     "evaluate",
@@ -37,6 +38,7 @@ PUBLIC = [
     "open_dataset",
     "rank",
     "score",
+    "select",
     "task_relatedness",
 ]
 

@@ -31,8 +31,11 @@ from transferscope.results import (
     Relatedness,
     Score,
     ScoreTable,
+    Selection,
+    SelectionCandidate,
     TrainingRun,
     TransferabilityForecast,
+    Trial,
     Verdict,
     format_expected,
 )
@@ -56,7 +59,7 @@ def encoder(i: int, **more) -> EncoderResult:
 def expected(i: int, probe: float | None) -> ExpectedAccuracy:
     loss = i / 100
     return ExpectedAccuracy(
-        0.9 - loss, 0.8 - loss, 0.95 - loss, loss, loss - 0.02, loss + 0.02, loss + 0.001, probe,
+        0.9 - loss, 0.8 - loss, 0.95 - loss, 0.01, loss, loss - 0.02, loss + 0.02, loss + 0.001, probe,
         0 if probe is None else 200, 0.01, 12, 0.001,
     )  # fmt: skip
 
@@ -108,6 +111,17 @@ EXPECTED = ExpectedEncoder(
     "mit", "2024-01-01", "", True, True, "12 published results",
 )  # fmt: skip
 
+CHOSEN = SelectionCandidate(
+    "mini/a", "taken", 0.9, 0.01, 0.8, 0.002, 0.92, 12, 1e-3, 30.5, None, None
+)
+SELECTION = Selection(
+    "pets", "accuracy", "mini/a", 0.9, 0.85, 0.95, True, "Settled.", "out/a/best.safetensors",
+    (CHOSEN, replace(CHOSEN, encoder="b", outcome="failed: no", mean=None, sd=None, p_best=0.0)),
+    (Trial("mini/a", 1e-3, 0, 1, 3, 0.8, 0.5, 9.5, "a"),
+     Trial("b", 1e-3, 0, 1, 1, None, None, 1.0, "b")),
+    12, 0.005, None, ("cat", "dog"), 80, 20, 50, 31.5, 0,
+)  # fmt: skip
+
 #: One of each record; a new one is tested by itself once it stands here.
 EXAMPLES = {
     type(example).__name__: example
@@ -124,6 +138,7 @@ EXAMPLES = {
                                 "p_value": 0.01}}, 0.9, 12, {"resnet50": {"constant": 0.5}}, "how"),
         FineTuningResult("a", "pets", "accuracy", "full", 0.9, None, 0.1, 0.0, (RUN,),
                          8, 2, 5, 1.0),
+        SELECTION,
         ProbeResult(0.9, 1.0, (0.1, 1.0), (0.8, 0.9), (0.5, 0.3), 8, 2, 5, 1.0),
         PedTrace(("a", "b"), ((0.0, 1.0), (1.0, 0.0)), ((0.0, 2.0), (2.0, 0.0)), (0.5, 0.5), 0.75,
                  (1.0, 0.5), 3.0, ()),

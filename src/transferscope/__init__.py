@@ -26,8 +26,16 @@ if TYPE_CHECKING:
     from transferscope.parameter_distance import layer_transferability
     from transferscope.ranking import rank
     from transferscope.relatedness import task_relatedness
-    from transferscope.results import Agreement, Expectation, Ranking, Score, ScoreTable
+    from transferscope.results import (
+        Agreement,
+        Expectation,
+        Ranking,
+        Score,
+        ScoreTable,
+        Selection,
+    )
     from transferscope.storage.feature_store import FeatureStore
+    from transferscope.training import select
 
 __version__ = "0.1.0"
 
@@ -43,6 +51,7 @@ __all__ = [
     "Ranking",
     "Score",
     "ScoreTable",
+    "Selection",
     "TransferscopeError",
     "TransferscopeWarning",
     "evaluate",
@@ -57,6 +66,7 @@ __all__ = [
     "open_dataset",
     "rank",
     "score",
+    "select",
     "task_relatedness",
 ]
 
@@ -75,8 +85,9 @@ _ROOMS = {
     "parameter_distance": ("layer_transferability",),
     "ranking": ("rank",),
     "relatedness": ("task_relatedness",),
-    "results": ("Agreement", "Expectation", "Ranking", "Score", "ScoreTable"),
+    "results": ("Agreement", "Expectation", "Ranking", "Score", "ScoreTable", "Selection"),
     "storage.feature_store": ("FeatureStore",),
+    "training": ("select",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -14,7 +14,7 @@ from text_checkpoints import saved  # noqa: E402
 from transferscope.datasets import open_dataset  # noqa: E402
 from transferscope.encoders import load_encoder  # noqa: E402
 from transferscope.errors import InputError  # noqa: E402
-from transferscope.training import finetune  # noqa: E402
+from transferscope.training import finetune, load_winner, select  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,14 @@ def test_text_encoder_is_fine_tuned(architecture, texts, tmp_path):
     finetune(encoder, texts, learning_rates=(3e-3,), epochs=1, mode="last-block", **quick)
     with pytest.raises(InputError, match="only images can be augmented"):
         finetune(encoder, texts, learning_rates=(3e-3,), epochs=1, augment="shift", **quick)
+
+
+def test_text_encoders_are_selected(texts, tmp_path):
+    names = [saved(tmp_path / name, name) for name in ("bert", "gpt2")]
+    found = select(texts, names, out=tmp_path / "out", learning_rates=(3e-3,), epochs=6, n_seeds=1)
+    assert found.winner in names
+    assert found.checkpoint is None
+    assert load_winner(tmp_path / "out").predict(texts).shape == (80,)
 
 
 @pytest.mark.parametrize(

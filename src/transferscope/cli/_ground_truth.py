@@ -36,7 +36,7 @@ from transferscope.errors import EncoderError, InputError, TransferscopeError, U
 from transferscope.storage.file_names import clean_file_name
 
 #: What is said to who stops a training that writes to a folder.
-_ENDED_EPOCHS = "epochs that ended are kept, the same command continues"
+ENDED_EPOCHS = "epochs that ended are kept, the same command continues"
 TestSplitOption = Annotated[
     str | None,
     typer.Option(
@@ -88,7 +88,7 @@ def probe(
         train, test = hold_out(train, TEST, 0)
     else:
         refuse_other_classes(train, test)
-    values = STRENGTHS if strengths is None else _numbers(strengths, "--strengths")
+    values = STRENGTHS if strengths is None else numbers(strengths, "--strengths")
     records: list[dict[str, object]] = []
     failed: dict[str, str] = {}
     for seen, unseen in extraction.extract([train, test], encoders, data.seed):
@@ -154,14 +154,14 @@ def finetune(
         raise InputError(
             "--part needs --out: a folder that all parts of the sweep share. Name one."
         )
-    rates = _numbers(learning_rates, "--learning-rates")
-    decays = _numbers(weight_decays, "--weight-decays")
+    rates = numbers(learning_rates, "--learning-rates")
+    decays = numbers(weight_decays, "--weight-decays")
     claim("finetune", csv, force=force)
     train, test = data.open(), data.open_split(test_split)
     records: list[dict[str, object]] = []
     failed: dict[str, str] = {}
     ended: TransferscopeError | None = None
-    with progress_bar(_ENDED_EPOCHS if out else "nothing was kept, for want of --out") as progress:
+    with progress_bar(ENDED_EPOCHS if out else "nothing was kept, for want of --out") as progress:
         for encoder in map(str, expand_encoders(encoders)):
             try:
                 found = fine_tune(
@@ -219,7 +219,7 @@ def pretrain(
     from transferscope.training import pretrain as train_encoder
 
     train, test = data.open(), data.open_split(test_split)
-    with progress_bar(_ENDED_EPOCHS) as progress:
+    with progress_bar(ENDED_EPOCHS) as progress:
         found = train_encoder(
             one_encoder(encoder),
             train,
@@ -240,7 +240,14 @@ def pretrain(
         stdout.print(f"weights: {literal(str(out / 'final.safetensors'))}", soft_wrap=True)
 
 
-def _numbers(text: str, option: str) -> tuple[float, ...]:
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """Numbers with commas between.
+
+    Raises
+    ------
+    InputError
+        If something else is among them.
+    """
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:

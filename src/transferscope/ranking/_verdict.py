@@ -90,6 +90,7 @@ def judge(
     chosen = _choose(candidates, mean, group, prefer)
     behind = accuracies[:, [chosen]] - accuracies
     low, high = np.percentile(accuracies, TAILS, axis=0)
+    apart = (accuracies - accuracies.mean(axis=1, keepdims=True)).std(axis=0)
     loss_low, loss_high = np.percentile(behind, TAILS, axis=0)
     order = sorted(
         range(len(mean)), key=lambda i: (-mean[i], -p_best[i], candidates[i].result.encoder)
@@ -101,6 +102,7 @@ def judge(
             mean=float(mean[i]),
             low=float(low[i]),
             high=float(high[i]),
+            sd=float(apart[i]),
             loss=float(behind[:, i].mean()),
             loss_low=float(loss_low[i]),
             loss_high=float(loss_high[i]),

@@ -27,7 +27,14 @@ from transferscope.results._scores import (
     format_score,
     score_digits,
 )
-from transferscope.results._training import FineTuningResult, ProbeResult, TrainingRun
+from transferscope.results._training import (
+    FineTuningResult,
+    ProbeResult,
+    Selection,
+    SelectionCandidate,
+    TrainingRun,
+    Trial,
+)
 
 __all__ = [
     "Agreement",
@@ -48,8 +55,11 @@ __all__ = [
     "Relatedness",
     "Score",
     "ScoreTable",
+    "Selection",
+    "SelectionCandidate",
     "TrainingRun",
     "TransferabilityForecast",
+    "Trial",
     "Verdict",
     "format_expected",
     "format_score",

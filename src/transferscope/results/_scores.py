@@ -128,6 +128,8 @@ class ExpectedAccuracy:
     ----------
     mean, low, high : float
         Expected accuracy after fine-tuning, a share, with a 90 % interval.
+    sd : float
+        Its standard deviation without what all candidates have in common.
     loss, loss_low, loss_high : float
         By how much less accuracy than the recommended encoder it is expected to reach, with a 90 %
         interval; negative where it is expected to reach more. What all encoders share, such as how
@@ -149,6 +151,7 @@ class ExpectedAccuracy:
     mean: float
     low: float
     high: float
+    sd: float
     loss: float
     loss_low: float
     loss_high: float

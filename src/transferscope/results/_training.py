@@ -144,3 +144,178 @@ class ProbeResult(Record):
         }
         frame = pd.DataFrame(columns, dtype="float64")
         return frame.assign(chosen=frame["strength"] == self.strength)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One stretch of fine-tuning within a selection: a run, up to a rung.
+
+    Attributes
+    ----------
+    encoder : str
+    learning_rate : float
+    seed : int
+        Of the run, and of what it holds out.
+    rung : int
+        From 1; the last one is the end of the run.
+    epochs : int
+        Epochs that the run has by then.
+    validation, validation_loss : float or None
+        At the best epoch so far, on what is held out; None if the run diverged.
+    seconds : float
+        Of this stretch, loading included.
+    folder : str
+        Of the run, within that of the selection.
+    """
+
+    encoder: str
+    learning_rate: float
+    seed: int
+    rung: int
+    epochs: int
+    validation: float | None
+    validation_loss: float | None
+    seconds: float
+    folder: str
+
+
+@dataclass(frozen=True)
+class SelectionCandidate:
+    """One candidate of a selection.
+
+    Attributes
+    ----------
+    encoder : str
+    outcome : str
+        Why it was taken, or was not.
+    mean, sd : float or None
+        What is believed of its accuracy after fine-tuning (of R² for regression); None if it
+        failed.
+    p_best : float
+        Probability that no other candidate is better.
+    expected_regret : float or None
+        Accuracy that taking it is expected to lose against the best candidate.
+    validation : float or None
+        Of its furthest run.
+    epochs : int
+        Of its furthest run.
+    learning_rate : float or None
+        The best one that was tried.
+    seconds : float
+        All that it cost.
+    prior_mean, prior_sd : float or None
+        What was expected of it before; None where nothing was.
+    """
+
+    encoder: str
+    outcome: str
+    mean: float | None
+    sd: float | None
+    p_best: float
+    expected_regret: float | None
+    validation: float | None
+    epochs: int
+    learning_rate: float | None
+    seconds: float
+    prior_mean: float | None
+    prior_sd: float | None
+
+
+@dataclass(frozen=True, repr=False)
+class Selection(Record):
+    """Which of several encoders was best when they were fine-tuned, and what was tried.
+
+    Attributes
+    ----------
+    dataset : str
+    measure : {"accuracy", "r2"}
+    winner : str or None
+        The encoder taken; None where none could be trained.
+    value : float or None
+        Its accuracy (R²) on the test part; None while the selection is under way.
+    low, high : float or None
+        95 % interval of `value`: what it owes to the test part being a sample. Accuracies have
+        Wilson's.
+    settled : bool
+        Whether the winner is expected to lose less than `tolerance` against the best candidate.
+    reason : str
+        Why the selection stopped, or how far it is.
+    weights : str or None
+        File with the winner's weights and head; `load_winner` reads it.
+    candidates : tuple of SelectionCandidate
+        The winner, then the others by what is believed of them, then those that failed.
+    trials : tuple of Trial
+        In order.
+    epochs : int
+        Of a whole run.
+    tolerance : float
+    budget : float or None
+        Seconds.
+    class_names : tuple of str
+    n_train, n_validation, n_test : int
+    seconds : float
+    seed : int
+    """
+
+    dataset: str
+    measure: str
+    winner: str | None
+    value: float | None
+    low: float | None
+    high: float | None
+    settled: bool
+    reason: str
+    weights: str | None
+    candidates: tuple[SelectionCandidate, ...]
+    trials: tuple[Trial, ...]
+    epochs: int
+    tolerance: float
+    budget: float | None
+    class_names: tuple[str, ...]
+    n_train: int
+    n_validation: int
+    n_test: int
+    seconds: float
+    seed: int
+
+    @property
+    def headline(self) -> str:
+        """The winner, what it reaches, and how sure that is."""
+        if self.winner is None:
+            return f"no encoder was selected for {self.dataset}: {self.reason}"
+        if self.value is None:
+            return f"{self.winner} leads on {self.dataset}; {self.reason}"
+        return (
+            f"{self.winner} on {self.dataset}: {self.measure} {self.value:.4f} ({self.low:.4f} to "
+            f"{self.high:.4f}) on {self.n_test} test samples. {self.reason}"
+        )
+
+    @property
+    def checkpoint(self) -> str | None:
+        """Name by which commands and `load_encoder` take the winner's encoder without its head.
+
+        None where there is none: of encoders that were not given by name, or are of the hub.
+        """
+        kind, _, name = (self.winner or "").partition("/")
+        if self.weights is None or kind not in ("mini", "timm", "torchvision"):
+            return None
+        name = name.partition("?")[0]
+        return f"checkpoint:{self.weights}?arch={name if kind == 'timm' else f'{kind}/{name}'}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per candidate.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
+        return frame_of(SelectionCandidate, self.candidates)
+
+    def trials_frame(self) -> pd.DataFrame:
+        """One row per trial.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
+        return frame_of(Trial, self.trials)

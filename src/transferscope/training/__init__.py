@@ -1,4 +1,4 @@
-"""The ground truth that scores are judged by: probes, fine-tuning and pre-training.
+"""The ground truth that scores are judged by: probes, fine-tuning, selection and pre-training.
 
 Importing this module imports no torch; training does.
 """
@@ -13,14 +13,20 @@ from transferscope.training._fine_tuning import (
     refuse_other_classes,
 )
 from transferscope.training._probe import STRENGTHS, fit_logistic, probe
+from transferscope.training._select import select
+from transferscope.training._winner import FineTuned, load_winner, read_candidates
 
 __all__ = [
     "STRENGTHS",
     "TEST",
+    "FineTuned",
     "finetune",
     "fit_logistic",
     "hold_out",
+    "load_winner",
     "pretrain",
     "probe",
+    "read_candidates",
     "refuse_other_classes",
+    "select",
 ]

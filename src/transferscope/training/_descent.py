@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +38,7 @@ from transferscope.training._saving import (
     write_text,
 )
 
+NumpyArray = npt.NDArray[Any]
 FineTuningMode = Literal["full", "last-block", "head"]
 Augmentation = Literal["none", "shift", "flip"]
 
@@ -75,6 +77,25 @@ class Hyperparameters:
 
 
 @dataclass
+class Advance:
+    """How far a run has come: epochs, those that were there before, and the best one of them.
+
+    `validation`, its loss and the scores of each sample are None if the run diverged.
+    """
+
+    n_epochs: int
+    n_resumed: int
+    history: list[dict[str, float]]
+    validation: float | None
+    validation_loss: float | None
+    scores: NumpyArray | None
+
+
+class _OutOfTimeError(Exception):
+    """No further batch may be taken."""
+
+
+@dataclass
 class Run:
     """One run with given hyper-parameters; `train` returns its result.
 
@@ -108,18 +129,60 @@ class Run:
                 record = json.loads(finished.read_text(encoding="utf-8"))
                 refuse_other_run(finished, record["identity"], self._identity)
                 return _outcome(record["result"])
-        if self._best.exists() and not self._last.exists():
-            # of this run, killed in its first epoch, or of somebody else
-            refuse_other_run(self._best, load_facts(self._best).get("identity"), self._identity)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode") as self._pool:
-            result = self._train()
+        with self._threads():
+            history, targets = self._train(self.hyperparameters.epochs)
+            result = self._result(history, targets)
         record = {"identity": self._identity, "result": result}
         write_text(finished, json.dumps(record, indent=2))
         self._last.unlink(missing_ok=True)
         remove_stale_files(self.folder)
         return result
 
-    def _train(self) -> dict[str, Any]:
+    def advance(self, until: int, may_take: Callable[[float], bool] = lambda _: True) -> Advance:
+        """Run the epochs that are missing up to `until`, on the schedule of the whole run.
+
+        What a run that is not at its end leaves is taken up by the next call. `may_take` is asked
+        before an epoch whether its seconds, and before a batch whether none, may still be taken;
+        an epoch that was not finished counts for nothing.
+        """
+        with self._threads():
+            history, targets = self._train(until, may_take)
+            if not history:
+                return Advance(0, 0, [], None, None, None)
+            best = max(history, key=validation_order)
+            found = Advance(len(history), self._n_resumed, history, None, None, None)
+            if math.isfinite(best["validation"]):
+                self.load_best()
+                outputs, _ = self._outputs("validation", targets["validation"])
+                scores = self.objective.scores(outputs, targets["validation"].cpu())
+                found.validation, found.validation_loss = (
+                    best["validation"],
+                    best["validation_loss"],
+                )
+                found.scores = scores.numpy()
+            return found
+
+    def measure(self) -> NumpyArray:
+        """Scores of the test samples under the best weights so far, which the module then holds."""
+        with self._threads():
+            _, targets = self._train(0)
+            self.load_best()
+            outputs, _ = self._outputs("test", targets["test"])
+            return self.objective.scores(outputs, targets["test"].cpu()).numpy()
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """Threads that prepare samples; refuses the folder of another run first."""
+        if self._best.exists() and not self._last.exists():
+            # of this run, killed in its first epoch, or of somebody else
+            refuse_other_run(self._best, load_facts(self._best).get("identity"), self._identity)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode") as self._pool:
+            yield
+
+    def _train(
+        self, until: int, may_take: Callable[[float], bool] = lambda _: True
+    ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+        """The history up to epoch `until`, or to where it ended, and the targets of each part."""
         hyper, module = self.hyperparameters, self.encoder.module
         with self._named_failures():
             width = self.encoder.feature_dim
@@ -143,13 +206,21 @@ class Run:
         per_epoch = math.ceil(n / hyper.batch_size)
         total = per_epoch * hyper.epochs
         history: list[dict[str, float]] = self._resume(names, tensors, optimiser)
-        for epoch in range(len(history), hyper.epochs):
-            if self._out_of_patience(history):
+        self._n_resumed = len(history)
+        for epoch in range(len(history), until):
+            if self._out_of_patience(history) or self._has_diverged(history):
+                break
+            if not may_take(history[-1]["seconds"] if history else 0.0):
                 break
             start = time.perf_counter()
             if self.progress is not None:
                 self.progress(f"{self.encoder.identifier}, {hyper.name}", epoch, hyper.epochs)
-            loss = self._epoch(epoch, per_epoch, total, optimiser, tensors, targets["train"])
+            try:
+                loss = self._epoch(
+                    epoch, per_epoch, total, optimiser, tensors, targets["train"], may_take
+                )
+            except _OutOfTimeError:
+                break
             outputs, norms = self._outputs("validation", targets["validation"])
             value = self.objective.value(outputs, targets["validation"].cpu())
             held_out = float(self.objective.loss(outputs, targets["validation"].cpu()))
@@ -162,9 +233,11 @@ class Run:
                 save_tensors(self._best, self._weights(), {"identity": self._identity})
             self._save_last(names, tensors, optimiser, history)
             self._log(history)
-            if value == -math.inf:
-                break  # diverged: it does not come back
-        return self._result(history, targets)
+        return history, targets
+
+    def _has_diverged(self, history: list[dict[str, float]]) -> bool:
+        """Whether the last epoch ended in numbers that are none: a run does not come back."""
+        return bool(history) and history[-1]["validation"] == -math.inf
 
     def _result(
         self, history: list[dict[str, float]], targets: dict[str, Tensor]
@@ -238,6 +311,7 @@ class Run:
         optimiser: torch.optim.Optimizer,
         tensors: list[nn.Parameter],
         targets: Tensor,
+        may_take: Callable[[float], bool],
     ) -> float:
         hyper, data = self.hyperparameters, self.parts["train"]
         rng = np.random.default_rng([hyper.seed, epoch])
@@ -248,6 +322,8 @@ class Run:
         with torch.random.fork_rng(devices=_cuda_devices(targets)), self._named_failures():
             torch.manual_seed(int(rng.integers(2**62)))
             for step, rows in enumerate(np.array_split(order, per_epoch)):
+                if not may_take(0.0):
+                    raise _OutOfTimeError
                 rate = hyper.learning_rate * _schedule((epoch * per_epoch + step) / total)
                 for group in optimiser.param_groups:
                     group["lr"] = rate

@@ -138,7 +138,7 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
     from transferscope.training._descent import restored
 
     started = time.perf_counter()
-    trained = _trainable(encoder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    trained = trainable(encoder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     refuse_other_modality(trained, train)
     parts = _parts(train, test, seed)
     if max_gradient_norm is not None and train.task == "regression":
@@ -247,7 +247,7 @@ def pretrain(  # noqa: PLR0913  data, hyper-parameters and how it is run
 
     initial, final = (Path(out) / f"{name}.safetensors" for name in ("initial", "final"))
     refuse_unwritable(initial, elsewhere="choose another out")
-    loaded = _trainable(encoder, device)
+    loaded = trainable(encoder, device)
     identity = {
         "encoder": loaded.fingerprint,
         "dataset": dataset.fingerprint,
@@ -338,7 +338,7 @@ class _Sweep:
         return TrainingRun(learning_rate, weight_decay, seed, folder=chosen.name, **run.train())
 
 
-def _trainable(spec: str | Encoder | nn.Module, device: str | None) -> TrainableEncoder:
+def trainable(spec: str | Encoder | nn.Module, device: str | None) -> TrainableEncoder:
     encoder = load_encoder(spec, device=device)
     # not isinstance: on Python 3.11 that evaluates every property
     if not (hasattr(type(encoder), "module") and callable(getattr(encoder, "forward", None))):

@@ -53,6 +53,17 @@ class Objective:
         norms: Tensor = (error @ head.weight).norm(dim=1)
         return norms
 
+    def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What each sample adds to the accuracy or to R²: their mean is `value`.
+
+        A mean average precision is no such mean.
+        """
+        if self.task == "classification":
+            return (outputs.argmax(dim=1) == targets).double()
+        residual = (outputs - targets).double().square()
+        total = (targets - targets.mean(dim=0)).double().square().mean(dim=0).clamp_min(1e-12)
+        return 1 - (residual / total).mean(dim=1)
+
     def value(self, outputs: Tensor, targets: Tensor) -> float:
         """Accuracy, R² (mean over outputs) or mean average precision; higher is better."""
         if self.task == "classification":
