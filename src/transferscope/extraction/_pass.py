@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -149,7 +149,8 @@ def extract(
 class ExtractionSettings:
     """How features are computed; the fields are parameters of `extract`.
 
-    But `n_shards`: only the first so many shards of each data set, where features are stored; and
+    But `n_shards`: only the first so many shards of the first data set, where features are stored
+    (a reference is not in an order of which the beginning would do); and
     `keys`: those of encoders that were extracted before in the same run, with their names.
     """
 
@@ -290,9 +291,10 @@ def _load(
             raise
         return [Extracted(name, source, error=_reason(error)) for source in sources]
     row: list[_Job | Extracted] = []
-    for source in sources:
+    for place, source in enumerate(sources):
+        some = settings if place == 0 else replace(settings, n_shards=None)
         try:
-            row.append(_job(encoder, source, key, settings, shared_as))
+            row.append(_job(encoder, source, key, some, shared_as))
         except Exception as error:
             if _concerns_all(error, spec):
                 raise
