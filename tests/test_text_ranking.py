@@ -542,8 +542,10 @@ def test_the_command_of_the_issue(
     assert call(monkeypatch, *rank, "--input-column", "words_,more", "--layers", "best") == 0
     out = capsys.readouterr().out
     assert not any(line.startswith("│layer") for line in out.splitlines())
-    assert call(monkeypatch, *rank, "--input-column", "words_", "--plot", "x.png") == 2
-    assert "Give --layers all" in capsys.readouterr().err
+    # without layers the figure is that of the choice
+    figure = tmp_path / "choice.png"
+    assert call(monkeypatch, *rank, "--input-column", "words_", "--plot", figure) == 0
+    assert shows_data(figure)
     assert call(monkeypatch, *rank, "--input-column", "words_", "--layers", "some") == 2
 
 
