@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from transferscope.errors import (  # noqa: E402
 from transferscope.extraction import (  # noqa: E402
     Extracted,
     ExtractionSettings,
+    Source,
     _batches,
     _pass,
     _sinks,
@@ -449,6 +451,62 @@ def test_each_encoder_is_loaded_once_for_several_data_sets(vectors, tmp_path, mo
                 (alone,) = run(data, name, store)
                 np.testing.assert_array_equal(item.features, alone.features)
                 assert item.dataset is data
+
+
+def test_a_first_look_is_the_beginning_and_a_full_one_continues_it(vectors, tmp_path):
+    function, store = Counting(), FeatureStore(tmp_path)
+    (whole,) = run(vectors, encoder_of(Counting(), "whole"))
+    looks = []
+    for n_shards in (2, 2, None, 1):
+        given = replace(settings(store), n_shards=n_shards)
+        ((item,),) = extract_together([vectors], encoder_of(function, "mine"), given)
+        looks.append((sum(function.rows), len(item.features), item.embedding().n_samples))
+        np.testing.assert_array_equal(item.features, whole.features[: len(item.features)])
+        np.testing.assert_array_equal(item.labels, vectors.labels[: len(item.features)])
+        assert item.samples_per_second > 0
+    # rows computed so far, and rows of the look
+    assert looks == [(32, 32, 32), (32, 32, 32), (N, N, N), (N, 16, 16)]
+
+
+def test_a_first_look_that_was_killed_is_continued(vectors, tmp_path):
+    def at(row: int) -> None:
+        if row >= 24:
+            raise KeyboardInterrupt
+
+    given = replace(settings(FeatureStore(tmp_path)), n_shards=3)
+    killed, function = Counting(fail=at), Counting()
+    with pytest.raises(KeyboardInterrupt):
+        list(extract_together([vectors], encoder_of(killed, "mine"), given))
+    ((item,),) = extract_together([vectors], encoder_of(function, "mine"), given)
+    assert sum(function.rows) == 32  # of the killed run its whole shards stand
+    assert len(item.features) == 48
+
+
+def test_a_first_look_leaves_a_reference_whole(vectors, tmp_path):
+    """Its beginning may be of one class alone."""
+    other = regression()
+    function = Counting()
+    given = replace(settings(FeatureStore(tmp_path)), n_shards=1)
+    ((item, reference),) = extract_together([vectors, other], encoder_of(function, "mine"), given)
+    assert len(item.features) == 16
+    assert len(reference.features) == len(other)
+    assert sum(function.rows) == 16 + len(other)
+
+
+def test_a_source_is_read_for_its_fingerprint_once(vectors, tmp_path, monkeypatch):
+    counted: list[int] = []
+    digests = Dataset._digests
+
+    def noted(self: Any, indices: Any) -> Any:
+        counted.append(len(indices))
+        return digests(self, indices)
+
+    monkeypatch.setattr(Dataset, "_digests", noted)
+    source, given = Source(vectors), settings(FeatureStore(tmp_path))
+    for n_shards in (1, 2, None):
+        look = replace(given, n_shards=n_shards)
+        list(extract_together([source], encoder_of(Counting(), "mine"), look))
+    assert sum(counted) == N
 
 
 def test_the_same_data_set_twice_is_read_as_two(vectors):

@@ -103,6 +103,33 @@ def test_seconds_are_the_sum_over_the_shards_that_exist(tmp_path):
     assert entry.seconds == 1.75
 
 
+def test_a_part_is_loaded_by_its_shards(tmp_path):
+    entry = small(tmp_path)
+    assert entry.n_rows == 0
+    entry.write(0, rows_of(entry, 0), 0.5)
+    entry.write(1, rows_of(entry, 1), 0.5)
+    # what is not there yet does not matter
+    np.testing.assert_array_equal(entry.load(1)["features"], rows_of(entry, 0)["features"])
+    assert entry.load(2)["features"].shape == (8, 3)
+    assert entry.n_rows == 8
+    with pytest.raises(StoreError):
+        entry.load()
+    entry.write(2, rows_of(entry, 2), 0.5)
+    assert entry.n_rows == 10  # the last shard is shorter
+    whole = entry.load()["features"]
+    for n_shards, n_rows in ((1, 4), (2, 8), (3, 10), (4, 10), (None, 10)):
+        np.testing.assert_array_equal(entry.load(n_shards)["features"], whole[:n_rows])
+
+
+def test_a_part_is_checked_as_the_whole_is(tmp_path):
+    entry = fill(small(tmp_path))
+    spoiled = entry.folder / "shard-000001.safetensors"
+    spoiled.write_bytes(spoiled.read_bytes()[:-1])
+    assert entry.load(1)["features"].shape == (4, 3)
+    with pytest.raises(StoreError, match=f"shard-000001.*cache clear {entry.key}"):
+        entry.load(2)
+
+
 def test_nothing_is_on_disk_before_the_first_write(tmp_path):
     root = tmp_path / "store"
     entry = small(root)

@@ -59,8 +59,8 @@ def encoder(i: int, **more) -> EncoderResult:
 def expected(i: int, probe: float | None) -> ExpectedAccuracy:
     loss = i / 100
     return ExpectedAccuracy(
-        0.9 - loss, 0.8 - loss, 0.95 - loss, 0.01, loss, loss - 0.02, loss + 0.02, loss + 0.001, probe,
-        0 if probe is None else 200, 0.01, 12, 0.001,
+        0.9 - loss, 0.8 - loss, 0.95 - loss, 0.01, loss, loss - 0.02, loss + 0.02, loss + 0.001,
+        probe, 0 if probe is None else 200, 0.01, 12, 0.001,
     )  # fmt: skip
 
 

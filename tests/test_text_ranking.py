@@ -535,15 +535,17 @@ def test_the_command_of_the_issue(
     out = capsys.readouterr().out
     assert "reviews (all): 50 samples, 2 classes" in out
     assert "note texts of column 'words_', classes of column 'kind'" in out
-    assert "layer" in out.splitlines()[4]
+    assert any(line.startswith("┃") and "layer" in line for line in out.splitlines())
     assert sum(line.startswith("│layer") for line in out.splitlines()) == 6
     assert "samples have more tokens than it reads" in out
     assert shows_data(tmp_path / "layers.png")
     assert call(monkeypatch, *rank, "--input-column", "words_,more", "--layers", "best") == 0
     out = capsys.readouterr().out
     assert not any(line.startswith("│layer") for line in out.splitlines())
-    assert call(monkeypatch, *rank, "--input-column", "words_", "--plot", "x.png") == 2
-    assert "Give --layers all" in capsys.readouterr().err
+    # without layers the figure is that of the choice
+    figure = tmp_path / "choice.png"
+    assert call(monkeypatch, *rank, "--input-column", "words_", "--plot", figure) == 0
+    assert shows_data(figure)
     assert call(monkeypatch, *rank, "--input-column", "words_", "--layers", "some") == 2
 
 

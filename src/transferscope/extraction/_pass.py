@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -158,8 +158,10 @@ def extract(
 class ExtractionSettings:
     """How features are computed; the fields are parameters of `extract`.
 
-    But `n_shards`: only the first so many shards of each data set, where features are stored; and
-    `keys`: those of encoders that were extracted before in the same run, with their names.
+    But `n_shards`: only the first so many shards of the first data set, where features are stored
+    (a reference is not in an order of which the beginning would do); and
+    `keys`: those of encoders that were extracted before in the same run, with their names; and
+    `named`: whether a user named the encoders, so that an unknown name is a wrong use.
     """
 
     store: Store = "cache"
@@ -170,6 +172,7 @@ class ExtractionSettings:
     progress: ProgressCallback | None = None
     n_shards: int | None = None
     keys: dict[str, str] = field(default_factory=dict)
+    named: bool = True
     exact: bool = False
 
 
@@ -208,6 +211,7 @@ def extract_together(
         given.device or best_device(),
         given.seed,
         given.n_shards,
+        given.named,
         given.exact,
     )
     sources = [one if isinstance(one, Source) else Source(one) for one in datasets]
@@ -224,6 +228,7 @@ class _Settings:
     device: str
     seed: int
     n_shards: int | None
+    named: bool
     exact: bool
 
 
@@ -301,15 +306,16 @@ def _load(
         shared_as = preparation_key(encoder.preprocessing)
     except Exception as error:
         # whatever it is, it must not stop the others
-        if _concerns_all(error, spec):
+        if _concerns_all(error, spec, named=settings.named):
             raise
         return [Extracted(name, source, error=_reason(error)) for source in sources]
     row: list[_Job | Extracted] = []
-    for source in sources:
+    for place, source in enumerate(sources):
+        some = settings if place == 0 else replace(settings, n_shards=None)
         try:
-            row.append(_job(passes, source, key, settings, shared_as))
+            row.append(_job(passes, source, key, some, shared_as))
         except Exception as error:
-            if _concerns_all(error, spec):
+            if _concerns_all(error, spec, named=settings.named):
                 raise
             row.append(Extracted(name, source, error=_reason(error)))
     return row
@@ -325,8 +331,10 @@ def _refuse_shared_key(key: str | None, name: str, keys: dict[str, str]) -> None
         )
 
 
-def _concerns_all(error: Exception, spec: object) -> bool:
+def _concerns_all(error: Exception, spec: object, *, named: bool) -> bool:
     """Whether an error at loading is more than one encoder's: wrong usage, data set or store."""
+    if isinstance(error, UnknownNameError) and not named:
+        return False
     usage = UnknownNameError if isinstance(spec, str) else InputError
     return isinstance(error, (usage, DatasetError, StoreError)) and not isinstance(
         error, EncoderError

@@ -163,7 +163,13 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     source = Source(data)
     references = [] if reference is None else [Source(open_reference(reference))]
     settings = ExtractionSettings(
-        store, layers, batch_size, device or best_device(), seed, exact=exact
+        store,
+        layers,
+        batch_size,
+        device or best_device(),
+        seed,
+        named=encoders is not None,
+        exact=exact,
     )
     notes: tuple[str, ...] = ()
     if specs is None:

@@ -35,13 +35,15 @@ def read_candidates(
     path : path
         What ``rank --format json`` wrote. Of each row of ``encoders`` are read ``encoder``;
         ``error``, which leaves it out; ``in_group`` and ``p_best``, whether it may be the best;
-        ``expected``, an object with ``mean`` and ``sd`` of its accuracy after fine-tuning, as shares.
+        ``expected``, an object with ``mean`` and ``sd`` of its accuracy after fine-tuning, as
+        shares.
 
     Returns
     -------
     (list of str, dict of str to (float, float))
         The encoders of the group, and those that are best with a probability of 5 %; where no row
-        says which are in it, all that were ranked. What is expected of those of which something is. Both are as `select` takes them.
+        says which are in it, all that were ranked. What is expected of those of which something
+        is. Both are as `select` takes them.
 
     Raises
     ------
