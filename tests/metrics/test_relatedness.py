@@ -464,7 +464,8 @@ def test_command(tmp_path):
         "condition_number", "seconds", "warnings",
     }  # fmt: skip
     shown = CliRunner().invoke(app, [*files, "--unlabelled", "--plot", str(tmp_path / "f.png")])
-    assert "pseudo label agreement" in shown.output
+    assert "agreement with labels" in shown.output
+    assert "pseudo label accuracy" in shown.output
     assert shows_data(tmp_path / "f.png")
     np.savez(tmp_path / "bare.npz", features=x)
     done = CliRunner().invoke(app, ["task-relatedness", str(tmp_path / "t.npz"),

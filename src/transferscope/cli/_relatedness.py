@@ -54,12 +54,13 @@ def task_relatedness(
         Literal["transport", "name", "random"], typer.Option(help="How classes are matched.")
     ] = "transport",
     tau: Annotated[
-        float | None,
+        str,
         typer.Option(
-            help="Largest gradient that the reference head may have.",
-            show_default="2 / root of the number of features",
+            help="Largest gradient that the reference head may have: a number; reference, chosen "
+            "where the reference's bound for itself stays near its loss; or width, 2 / root of the "
+            "number of features."
         ),
-    ] = None,
+    ] = "reference",
     format: FormatOption = "table",
     plot: PlotOption = None,
     force: ForceOption = False,
@@ -102,7 +103,7 @@ def task_relatedness(
             test_labels=own.get("test_labels"),
             reference_test_features=known.get("test_features"),
             reference_test_labels=known.get("test_labels"),
-            tau=tau,
+            tau=_steepness(tau),
             match=match,
             seed=data.seed,
         )
@@ -117,6 +118,20 @@ def task_relatedness(
             "task-relatedness",
             (plot, lambda path: figure_content(plot_relatedness(result), path)),
         )
+
+
+def _steepness(text: str) -> float | Literal["reference", "width"]:
+    """The value of --tau."""
+    if text == "reference":
+        return "reference"
+    if text == "width":
+        return "width"
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(
+            f"--tau must be a number, reference or width; got {text!r}. Leave it out for reference."
+        ) from error
 
 
 def _arrays(item: Extracted) -> dict[str, NumpyArray]:

@@ -13,7 +13,7 @@ from transferscope.results._parameter_distance import (
     LayerDistances,
     TransferabilityForecast,
 )
-from transferscope.results._relatedness import Relatedness
+from transferscope.results._relatedness import Relatedness, SteepnessPoint
 from transferscope.results._scores import (
     DatasetSummary,
     EncoderResult,
@@ -44,6 +44,7 @@ __all__ = [
     "Relatedness",
     "Score",
     "ScoreTable",
+    "SteepnessPoint",
     "TrainingRun",
     "TransferabilityForecast",
     "format_score",
