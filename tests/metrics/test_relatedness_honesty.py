@@ -195,8 +195,8 @@ def test_refits_with_test_samples_and_without_labels():
     known = {"reference_features": z, "reference_labels": y, "n_refits": 3, "tau": 0.4}
     apart = task_relatedness(x[:120], t[:120], test_features=x[120:], test_labels=t[120:], **known)
     blind = task_relatedness(x, unlabelled=True, **known)
-    named = task_relatedness(x, np.array(list("abcd"))[t], match="name",
-                             **{**known, "reference_labels": np.array(list("abcd"))[y]})  # fmt: skip
+    names = np.array(list("abcd"))
+    named = task_relatedness(x, names[t], match="name", **{**known, "reference_labels": names[y]})
     for found in (apart, blind, named):
         assert 0 < found.standard_errors["bound"] < 1
     with pytest.raises(InputError, match="n_refits must be 0, or at least 2"):

@@ -235,7 +235,8 @@ def match_classes(
     elif match == "transport":
         means, _ = class_means(target.learn.features, target.learn.labels, n_target)
         centres, _ = class_means(reference.learn.features, reference.learn.labels, n_reference)
-        gaps = np.sqrt(np.sum((means[:, None] - centres[None]) ** 2, axis=2))
+        # class by class: all differences at once would be n_target x n_reference x d numbers
+        gaps = np.sqrt([np.sum((mean - centres) ** 2, axis=1) for mean in means])
         choice = np.argmin(gaps, axis=1)
         rows, columns = scipy.optimize.linear_sum_assignment(gaps)
         choice[rows] = columns
