@@ -52,17 +52,20 @@ RULES = ("reference", "width")
 #: Steepness in units of 2/√d, for the curves.
 MULTIPLES = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
 HEAD = (
-    "| reference | target | by | τ | bound | reference loss | distribution mismatch | noise floor | "
-    "transformed head | target head as steep | free target head | agreement with labels |\n|"
+    "| reference | target | by | τ | bound | reference loss | distribution mismatch | noise floor "
+    "| transformed head | target head as steep | free target head | agreement with labels |\n|"
     + " --- |"
     * 12
 )
-PLAN = """Plan, written before it was run. The default steepness (`reference`: the largest under which
-the bound of the reference for a second sample of itself exceeds its loss by half at most) stays if on
-these twelve pairs the median ratio of bound and loss of the target head as steep is at most 1.5 with
-labels, and Spearman's coefficient of both over all pairs at least 0.9 with labels and 0.7 without. The
-half comes from the 1.5 of that bar; 2/√d (`width`) had been tried on features made in the same way, so
-it was known to give about 1.4. Nothing is chosen by the bundled encoders: they are reported."""
+PLAN = (
+    "Plan, written before it was run. The default steepness (`reference`: the largest under which "
+    "the bound of the reference for a second sample of itself exceeds its loss by half at most) "
+    "stays if on these twelve pairs the median ratio of bound and loss of the target head as steep "
+    "is at most 1.5 with labels, and Spearman's coefficient of both over all pairs at least 0.9 "
+    "with labels and 0.7 without. The half comes from the 1.5 of that bar; 2/√d (`width`) had been "
+    "tried on features made in the same way, so it was known to give about 1.4. Nothing is chosen "
+    "by the bundled encoders: they are reported."
+)
 
 
 def seen(encoders, data, name, split=None):
@@ -168,8 +171,8 @@ def study(data, out):
     return [
         *lines,
         "",
-        "Over all twelve pairs: median ratio of the bound and the loss of the target head as steep, "
-        "and Spearman's coefficient of the bound with that loss and with the free head's. (Without "
+        "Over all twelve pairs: median ratio of the bound and the loss of the target head as "
+        "steep, and Spearman's coefficient of the bound with that loss and with the free head's. (Without "
         "labels the bound is one on a loss by pseudo-labels; the heads are trained with labels.)",
         "",
         *by_rule,
@@ -245,8 +248,8 @@ def main():
             "## The bundled encoders",
             "",
             "Reference: CIFAR-10. Minus the bound against accuracy after fine-tuning "
-            "(agreement_accuracy.csv): weighted tau, in brackets Spearman's coefficient, by rule for "
-            "the steepness. The metric `relatedness` of `rank` takes `width`.",
+            "(agreement_accuracy.csv): weighted tau, in brackets Spearman's coefficient, by rule "
+            "for the steepness. The metric `relatedness` of `rank` takes `width`.",
             "",
             *zoo(given.data),
         ]
