@@ -10,7 +10,7 @@ import pytest
 from transferscope.embedding import Embedding
 from transferscope.errors import InputError
 from transferscope.metrics._relatedness import measure_relatedness
-from transferscope.relatedness import LinearHead, _bound, task_relatedness
+from transferscope.relatedness import LinearHead, _bound, _head, task_relatedness
 from transferscope.relatedness._head import constant_head, mean_loss, train_best_head
 from transferscope.relatedness._sides import LEAST_DEVIATION, prepare
 from transferscope.relatedness._steepness import MOST_EXCESS, choose_steepness, noise_floor
@@ -225,6 +225,37 @@ def test_steepness_is_chosen_on_the_reference():
     assert found.steepness_path == ()
     with pytest.raises(InputError, match="tau must be a number or one of reference, width"):
         task_relatedness(x, t, reference_features=z, reference_labels=y, tau="steep")
+
+
+@pytest.mark.parametrize("tau", [None, 0.3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_heads_of_large_problems_are_as_good_in_fewer_steps(monkeypatch, tau, dtype):
+    x, y = task(50, 1500, 20, 12, 3)
+    x = x.astype(dtype)
+    sides = (x[:1000], y[:1000], 12, (x[1000:], y[1000:]), tau)
+    plain = train_best_head(*sides)
+    steps = []
+    inner = _head._loss_in_place
+    monkeypatch.setattr(_head, "LARGE", 0)
+    monkeypatch.setattr(_head, "_loss_in_place", lambda *a: steps.append(a) or inner(*a))
+    short = train_best_head(*sides)
+    test, t = task(51, 1500, 20, 12, 3)
+    assert mean_loss(short, test, t) == pytest.approx(mean_loss(plain, test, t), rel=0.01)
+    assert 0 < len(steps) < 80
+    if tau is not None:
+        assert short.steepness <= tau * (1 + 1e-6)
+
+
+def test_loss_in_place_is_the_loss():
+    x, y = task(52, 60, 5, 4)
+    head = LinearHead(np.random.default_rng(0).standard_normal((4, 5)), np.arange(4.0))
+    before = x.copy()
+    value, residual = _head._loss_in_place(head, x, y)
+    p = np.exp(head.log_probabilities(x))
+    p[np.arange(60), y] -= 1
+    assert value == pytest.approx(mean_loss(head, x, y), rel=1e-12)
+    np.testing.assert_allclose(residual, p, atol=1e-12)
+    np.testing.assert_array_equal(x, before)
 
 
 def test_losses_beside_the_bound():
