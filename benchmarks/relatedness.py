@@ -16,7 +16,6 @@ import resource
 import time
 
 import numpy as np
-import ot  # noqa: F401  loaded beforehand: its import takes seconds
 
 from relatedness_adam import learn_by_adam
 from transferscope.relatedness import _bound, task_relatedness
@@ -65,7 +64,7 @@ def side_by_side(seeds, iterations):
         z, y = task(2 * seed + 10, 6000, d, 10)
         x, t = task(2 * seed + 11, 5000, d, 10, mix)
         reference = prepare(z, y, None, None, "reference_", None, seed, [])
-        target = prepare(x, t, None, None, "", z, seed + 1, [])
+        target = prepare(x, t, None, None, "", reference, seed + 1, [])
         _, shares = match_classes(reference, target, "transport", None, seed)
         head = train_head(*reference.learn, 10, 0.2, reference.judge)
         for setting in ("learned_a", "learned_all"):

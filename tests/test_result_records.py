@@ -33,6 +33,7 @@ from transferscope.results import (
     ScoreTable,
     Selection,
     SelectionCandidate,
+    SteepnessPoint,
     TrainingRun,
     TransferabilityForecast,
     Trial,
@@ -90,10 +91,12 @@ LAYER = LayerDistance("stem", 1.5, None, 2.0, 1.5, 100, 0.1, 0.9, 0.2, 3.0, "fre
 RELATED = Relatedness(
     setting="sparse", bound=1.5, reference_loss=0.25, label_mismatch=0.5,
     distribution_mismatch=0.75, tau=0.5, wasserstein=1.5, transformed_loss=1.0,
-    transformed_accuracy=0.5, target_loss=None, target_accuracy=None, unlabelled=True,
+    transformed_accuracy=0.5, target_loss=None, target_accuracy=None, free_loss=None,
+    free_accuracy=None, noise_floor=0.5, standard_errors={"bound": 0.1}, unlabelled=True,
     pseudo_label_agreement=None, condition_number=3.0,
     matrix=None, offset=None, label_matrix=np.eye(2), reference_prior=np.array([0.5, 0.5]),
-    reference_classes=("a", "b"), target_classes=("c", "d"), trace=(2.0, 1.5), view=None,
+    reference_classes=("a", "b"), target_classes=("c", "d"),
+    steepness_path=(SteepnessPoint(0.5, 1.0, 0.25),), trace=(2.0, 1.5), view=None,
     target_terms=None, held_out_rows=None, seconds=1.0, warnings=("few samples",),
 )  # fmt: skip
 RUN = TrainingRun(0.1, 0.0, 0, "runs/0", 3, 5, 0.9, 0.3, None, None, 12.0)

@@ -186,3 +186,42 @@ def test_inputs_are_not_modified_and_bits_repeat():
 def test_importing_it_does_not_import_pot():
     code = "import sys, transferscope.numerics.transport; sys.exit('ot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_simplex_is_loaded_without_the_rest_of_pot():
+    """And a later import of POT finds its parts, and knows torch where that is installed."""
+    code = """
+import os, sys
+import numpy as np
+from transferscope.numerics.transport import exact_plan
+before = dict(os.environ)
+rng = np.random.default_rng(0)
+cost, rows = rng.random((7, 9)), np.arange(1, 8) / 28
+mine = exact_plan(cost, rows)
+assert "ot" not in sys.modules and "torch" not in sys.modules and "sklearn" not in sys.modules
+assert dict(os.environ) == before
+import ot
+coupling, log = ot.emd(rows, np.full(9, 1 / 9), cost, log=True)
+np.testing.assert_array_equal(coupling, mine.coupling)
+np.testing.assert_allclose(log["u"], mine.row_potentials, rtol=1e-12, atol=1e-15)
+np.testing.assert_allclose(log["v"], mine.column_potentials, rtol=1e-12, atol=1e-15)
+np.testing.assert_array_equal(exact_plan(cost, rows).coupling, mine.coupling)
+if "torch" in sys.modules:
+    import torch
+    assert ot.emd(*map(torch.tensor, (rows, np.full(9, 1 / 9), cost))).shape == (7, 9)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_a_pot_of_another_make_is_asked_as_a_whole(monkeypatch):
+    def other():
+        raise AttributeError("emd_c")
+
+    cost = np.random.default_rng(1).random((4, 6))
+    mine = transport.exact_plan(cost)
+    monkeypatch.setattr(transport, "_simplex", other)
+    np.testing.assert_allclose(
+        transport.exact_plan(cost).row_potentials, mine.row_potentials, atol=1e-12
+    )
+    weights = np.array([0.5, 0.5, 0.0, 0.0])
+    assert np.isfinite(transport.exact_plan(cost, weights).row_potentials).all()

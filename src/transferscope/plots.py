@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,17 @@ from transferscope.storage.atomic import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: Terms of the bound of task-relatedness, and the losses beside it.
+RELATEDNESS_TERMS = (
+    ("reference_loss", "re-weighted reference loss", "#4c72b0"),
+    ("label_mismatch", "label mismatch", "#dd8452"),
+    ("distribution_mismatch", "distribution mismatch", "#55a868"),
+)
+RELATEDNESS_MARKS = (
+    ("transformed_loss", "loss of the transformed head", "D"),
+    ("target_loss", "loss of the target's own head, as steep", "o"),
+    ("free_loss", "loss of its own head, as steep as it likes", "v"),
+)
 #: Up to this many classes are named in a figure.
 NAMED_CLASSES = 20
 
@@ -438,23 +449,27 @@ def plot_relatedness(results: Relatedness | Mapping[str, Relatedness]) -> Figure
         bars = figure.subplots()
     places = range(len(named))
     base = [0.0] * len(named)
-    terms = (
-        ("reference_loss", "re-weighted reference loss", "#4c72b0"),
-        ("label_mismatch", "label mismatch", "#dd8452"),
-        ("distribution_mismatch", "distribution mismatch", "#55a868"),
-    )
-    for term, label, colour in terms:
+    for term, label, colour in RELATEDNESS_TERMS:
         heights = [getattr(one, term) for one in named.values()]
         bars.bar(places, heights, 0.6, base, color=colour, label=label)
         base = [low + height for low, height in zip(base, heights, strict=True)]
-    for field, label, marker in (
-        ("transformed_loss", "loss of the transformed head", "D"),
-        ("target_loss", "loss of a head trained on the target", "o"),
-    ):
-        points = [(i, getattr(one, field)) for i, one in zip(places, named.values(), strict=True)]
-        known = [point for point in points if point[1] is not None]
-        if known:
-            bars.plot(*zip(*known, strict=True), marker, color="black", mfc="white", label=label)
+    floors = [
+        (i, one.bound - one.distribution_mismatch + one.noise_floor)
+        for i, one in zip(places, named.values(), strict=True)
+        if one.noise_floor is not None
+    ]
+    for i, (place, height) in enumerate(floors):
+        said = {"label": "of it by sampling alone"} if i == 0 else {}
+        bars.plot([place - 0.3, place + 0.3], [height] * 2, "--", color="black", lw=1, **said)
+    for field, label, marker in RELATEDNESS_MARKS:
+        points = [
+            (i, getattr(one, field), one.standard_errors.get(field, 0.0))
+            for i, one in zip(places, named.values(), strict=True)
+            if getattr(one, field) is not None
+        ]
+        if points:
+            x, y, spread = zip(*points, strict=True)
+            bars.errorbar(x, y, spread, fmt=marker, color="black", mfc="white", lw=1, label=label)
     slanted = {} if alone else {"rotation": 40, "ha": "right"}
     bars.set_xticks(list(places), list(named), **slanted)
     bars.set_xlim(-0.8, len(named) - 0.2)
@@ -478,6 +493,59 @@ def plot_relatedness(results: Relatedness | Mapping[str, Relatedness]) -> Figure
         plane.set_ylabel("second axis")
         plane.set_title("Held-out samples, in the reference's space", fontsize=9)
         plane.legend(fontsize=8)
+    return figure
+
+
+def plot_steepness(results: Sequence[Relatedness]) -> Figure:
+    """Draw the terms of the bound, stacked, and the measured losses against the steepness τ.
+
+    Parameters
+    ----------
+    results : sequence of Relatedness
+        Of one target, with several values of ``tau``.
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two values of tau.
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    ordered = sorted(results, key=lambda one: one.tau)
+    taus = [one.tau for one in ordered]
+    if len(set(taus)) < 2:
+        raise InputError(
+            f"results must be of at least two values of tau, got {taus}. Call task_relatedness "
+            "with several."
+        )
+    figure = _figure(7, 5)
+    axes = figure.subplots()
+    terms = [[getattr(one, term) for one in ordered] for term, _, _ in RELATEDNESS_TERMS]
+    axes.stackplot(
+        taus,
+        *terms,
+        labels=[label for _, label, _ in RELATEDNESS_TERMS],
+        colors=[colour for _, _, colour in RELATEDNESS_TERMS],
+        alpha=0.7,
+    )
+    for field, label, marker in RELATEDNESS_MARKS:
+        known = [(one.tau, getattr(one, field)) for one in ordered]
+        known = [point for point in known if point[1] is not None]
+        if known:
+            x, y = zip(*known, strict=True)
+            axes.plot(x, y, f"{marker}-", color="black", mfc="white", lw=1, label=label)
+    axes.set_xscale("log")
+    axes.set_xticks(taus, [f"{tau:.2g}" for tau in taus])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("steepness τ of the heads")
+    axes.set_ylabel("nats")
+    axes.set_title("The bound, its terms and the losses as heads grow steeper", fontsize=9)
+    axes.legend(fontsize=8, loc="upper left")
     return figure
 
 

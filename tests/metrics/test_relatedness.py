@@ -21,7 +21,7 @@ from transferscope.errors import BoundError, FeatureError, InputError
 from transferscope.extraction import extract
 from transferscope.metrics import relatedness, relatedness_unlabelled
 from transferscope.metrics._relatedness import measure_relatedness
-from transferscope.plots import plot_relatedness, save_figure
+from transferscope.plots import plot_relatedness, plot_steepness, save_figure
 from transferscope.relatedness import SETTINGS, LinearHead, _bound, task_relatedness
 from transferscope.relatedness._head import train_head
 from transferscope.relatedness._transform import Side, Transform, label_map
@@ -378,11 +378,27 @@ def test_record_and_figures(tmp_path):
     bars, plane = figure.axes
     tops = [patch.get_y() + patch.get_height() for patch in bars.patches]
     assert max(tops) == pytest.approx(found.bound)
+    (floor,) = [line for line in bars.lines if line.get_label() == "of it by sampling alone"]
+    below = found.reference_loss + found.label_mismatch
+    np.testing.assert_allclose(floor.get_ydata(), below + found.noise_floor)
+    labels = [text.get_text() for text in bars.get_legend().get_texts()]
+    assert sum("own head" in text for text in labels) == 2
     assert len(plane.collections) == 3
     several = plot_relatedness(
         {"a": found, "b": task_relatedness(x, reference_features=z, reference_labels=y)}
     )
     save_figure(several, tmp_path / "several.png")
+    along = [
+        task_relatedness(x, t, reference_features=z, reference_labels=y, tau=tau)
+        for tau in (0.4, 0.1, 0.2)
+    ]
+    (axes,) = plot_steepness(along).axes
+    tops = axes.collections[2].get_paths()[0].vertices
+    for one in along:
+        assert tops[np.isclose(tops[:, 0], one.tau), 1].max() == pytest.approx(one.bound)
+    assert len(axes.lines) == 3
+    with pytest.raises(InputError, match="at least two values of tau"):
+        plot_steepness(along[:1])
     assert len(several.axes[0].patches) == 6
 
 
@@ -464,7 +480,8 @@ def test_command(tmp_path):
         "condition_number", "seconds", "warnings",
     }  # fmt: skip
     shown = CliRunner().invoke(app, [*files, "--unlabelled", "--plot", str(tmp_path / "f.png")])
-    assert "pseudo label agreement" in shown.output
+    assert "agreement with labels" in shown.output
+    assert "pseudo label accuracy" in shown.output
     assert shows_data(tmp_path / "f.png")
     np.savez(tmp_path / "bare.npz", features=x)
     done = CliRunner().invoke(app, ["task-relatedness", str(tmp_path / "t.npz"),
@@ -473,6 +490,104 @@ def test_command(tmp_path):
     assert "holds no labels" in str(done.exception)
     done = CliRunner().invoke(app, [*files, "--split", "test"])
     assert "feature files have none" in str(done.exception)
+
+
+@pytest.mark.needs("matplotlib")
+def test_command_relates_several_targets(tmp_path):
+    """As one call each, in one table and one figure; and terms against the steepness."""
+    z, y = task(21)
+    np.savez(tmp_path / "r.npz", features=z, labels=y)
+    for seed, name in ((22, "near"), (23, "far")):
+        x, t = task(seed, spread=seed - 21)
+        np.savez(tmp_path / f"{name}.npz", features=x, labels=t)
+    near, far, known = (str(tmp_path / f"{name}.npz") for name in ("near", "far", "r"))
+    command = ["task-relatedness", near, "--reference", known]
+    several = [*command, "--also", far, "--refits", "2", "--format", "json"]
+    done = CliRunner().invoke(app, [*several, "--plot", str(tmp_path / "several.png")])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert list(found) == [near, far]
+    x, t = task(23, spread=2)
+    alone = task_relatedness(x, t, reference_features=z, reference_labels=y, n_refits=2)
+    assert found[far]["bound"] == alone.bound
+    assert found[far]["standard_errors"] == alone.standard_errors
+    assert shows_data(tmp_path / "several.png")
+    shown = CliRunner().invoke(app, [*command, "--also", far])
+    assert "noise floor" in shown.output
+    done = CliRunner().invoke(app, [*command, "--plot-path", str(tmp_path / "path.png")])
+    assert done.exit_code == 0, done.output
+    assert shows_data(tmp_path / "path.png")
+    for options, said in (
+        (["--also", near], "each data set is related once"),
+        (["--also", far, "--plot-path", str(tmp_path / "p.png")], "--plot-path is of one data set"),
+        (["--refits", "1"], "--refits must be 0, or at least 2"),
+        (["--tau", "steep"], "--tau must be a number, reference or width; got 'steep'"),
+        (["--tau", "-1"], "--tau must be positive"),
+        (["--reference-head", near], "must hold the arrays weights and bias"),
+        (["--reference-head", str(tmp_path / "none.npz")], "a .npz file that exists"),
+    ):
+        refused = CliRunner().invoke(app, [*command, *options])
+        assert isinstance(refused.exception, InputError), options
+        assert said in str(refused.exception)
+
+
+def test_command_takes_a_head_classes_and_a_part_of_the_reference(tmp_path):
+    z, y = task(24, 400, 5, 6)
+    x, t = task(25, 300, 5, 3)
+    rng = np.random.default_rng(0)
+    head = rng.standard_normal((6, 5)), rng.standard_normal(6)
+    np.savez(tmp_path / "r.npz", features=z, labels=y)
+    np.savez(tmp_path / "t.npz", features=x, labels=t)
+    np.savez(tmp_path / "h.npz", weights=head[0], bias=head[1])
+    command = ["task-relatedness", str(tmp_path / "t.npz"), "--reference", str(tmp_path / "r.npz"),
+               "--format", "json"]  # fmt: skip
+
+    def found(*options):
+        done = CliRunner().invoke(app, [*command, *options])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    given = found("--reference-head", str(tmp_path / "h.npz"))
+    expected = task_relatedness(x, t, reference_features=z, reference_labels=y, reference_head=head)
+    assert given["bound"] == expected.bound
+    assert given["steepness_path"] == []
+    assert len(found("--reference-classes", "5")["reference_classes"]) == 5
+    fewer = found("--reference-samples", "90", "--tau", "width")
+    least = found("--reference-per-class", "10", "--tau", "width")
+    assert len({fewer["bound"], least["bound"], found("--tau", "width")["bound"]}) == 3
+    np.savez(tmp_path / "t.npz", features=x[:, :4], labels=t)
+    refused = CliRunner().invoke(app, command)
+    assert "both must come from the same encoder" in str(refused.exception)
+
+
+@pytest.mark.needs("torch")
+def test_command_checks_before_it_extracts(tmp_path, monkeypatch):
+    module = importlib.import_module("transferscope.cli._options")
+
+    def never(*_):
+        raise AssertionError("features were computed")
+
+    monkeypatch.setattr(module.ExtractionOptions, "extract", never)
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
+    for name, labels in (
+        ("a", np.array(["cat", "dog"])[np.arange(40) % 2]),
+        ("b", np.array(["cat", "fox"])[np.arange(40) % 2]),
+        ("numbers", np.linspace(0, 1, 40)),
+    ):
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=labels)
+    np.savez(tmp_path / "h.npz", weights=np.ones((3, 4)), bias=np.ones(3))
+    a, b, numbers = (str(tmp_path / f"{name}.npz") for name in ("a", "b", "numbers"))
+    for options, said in (
+        ([a, "--reference", b, "--match", "name"], "there is none for dog"),
+        ([a, "--reference", numbers], "a reference task needs classes"),
+        ([numbers, "--reference", a], "Use --unlabelled"),
+        ([a, "--reference", b, "--reference-head", str(tmp_path / "h.npz")], "each of the 2"),
+    ):
+        done = CliRunner().invoke(
+            app, ["task-relatedness", *options, "--encoder", "mini/resnet-random"]
+        )
+        assert isinstance(done.exception, InputError), done.output
+        assert said in str(done.exception)
 
 
 @pytest.mark.needs("torch")

@@ -19,9 +19,12 @@ from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike, NumpyArray
 from transferscope.numerics.sampling import stratified_rows
 from transferscope.relatedness import task_relatedness
+from transferscope.results import Relatedness
 
 #: Samples of either side that are looked at; more are drawn from, by class.
 LIMIT = 5_000
+#: How often the bound is learned anew for its standard error.
+REFITS = 6
 
 
 @documented
@@ -49,7 +52,9 @@ def relatedness(
 
     Notes
     -----
-    Cost: that of `task_relatedness` for at most 5 000 samples on either side: seconds.
+    Cost: that of `task_relatedness` for at most 5 000 samples on either side: seconds. An interval
+    takes a multiple of that: the bound is learned anew on random halves of the samples, six times,
+    for its terms on held-out samples leave out how much what is learned varies.
 
     Examples
     --------
@@ -136,14 +141,21 @@ def _measure(embedding: Embedding, labels: NumpyArray | None) -> Measurement:
     rows = stratified_rows(labels, embedding.n_kept, LIMIT, embedding.seed)
     columns = stratified_rows(reference_labels, len(reference_labels), LIMIT, embedding.seed)
     xp = arrays.namespace(reference)
-    related = task_relatedness(
-        embedding.matrix.take(arrays.from_numpy(rows, reference)),
-        None if labels is None else labels[rows],
-        reference_features=xp.take(reference, arrays.from_numpy(columns, reference), axis=0),
-        reference_labels=reference_labels[columns],
-        measure_target=False,
-        seed=embedding.seed,
-    )
+
+    def related_with(n_refits: int) -> Relatedness:
+        return task_relatedness(
+            embedding.matrix.take(arrays.from_numpy(rows, reference)),
+            None if labels is None else labels[rows],
+            reference_features=xp.take(reference, arrays.from_numpy(columns, reference), axis=0),
+            reference_labels=reference_labels[columns],
+            tau="width",
+            measure_target=False,
+            measure_noise=False,
+            n_refits=n_refits,
+            seed=embedding.seed,
+        )
+
+    related = related_with(0)
     warnings = tuple(
         f"{name}: a stratified sample of {LIMIT} of {size}"
         for name, size in (
@@ -154,15 +166,21 @@ def _measure(embedding: Embedding, labels: NumpyArray | None) -> Measurement:
     )
 
     def influence() -> Array:
-        # only held-out samples say anything, each for all that were not
+        # only held-out samples say anything, each for all that were not; what is learned varies as
+        # well, which no sample's own term shows: all terms are scaled to the error with refits
         kept = arrays.to_numpy(embedding.influence_rows)
         terms, held_out_rows = related.target_terms, related.held_out_rows
         assert terms is not None
         assert held_out_rows is not None
+        error = related_with(REFITS).standard_errors["bound"]
+        wider = error / related.standard_errors["bound"] if error > 0 else 1.0
         every = np.zeros(embedding.n_kept)
         held_out = rows[held_out_rows]
         every[held_out] = (
-            math.sqrt(embedding.n_samples * kept.size) / terms.size * (np.mean(terms) - terms)
+            wider
+            * math.sqrt(embedding.n_samples * kept.size)
+            / terms.size
+            * (np.mean(terms) - terms)
         )
         chosen = every[kept]
         return arrays.from_numpy(chosen - np.mean(chosen), embedding.influence_rows)

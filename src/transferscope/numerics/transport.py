@@ -7,8 +7,15 @@ is dense: whoever has more than `MAX_ENTRIES` pairs takes a seeded subsample fir
 from __future__ import annotations
 
 import math
+import os
+import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -24,6 +31,8 @@ Cost = Literal["squared_euclidean", "euclidean", "cosine"]
 MAX_ENTRIES = 2**23
 #: Far more pivots of the simplex than a problem of that size has needed.
 MAX_PIVOTS = 10**8
+#: What the simplex calls an optimum.
+OPTIMAL = 1
 #: Most Sinkhorn iterations, and the error of the column sums at which it stops earlier.
 MAX_SINKHORN = 10_000
 SINKHORN_ERROR = 1e-9
@@ -150,8 +159,12 @@ def exact_plan(cost: Array, row_weights: Any = None, column_weights: Any = None)
     """
     matrix, rows, columns = _problem(cost, row_weights, column_weights)
     unit = _unit(matrix)
-    coupling, log = _pot().emd(rows, columns, matrix / unit, numItermax=MAX_PIVOTS, log=True)
-    return _plan(coupling, matrix, unit * log["u"], unit * log["v"])
+    solved = _solve_at_once(rows, columns, matrix / unit)
+    if solved is None:
+        coupling, log = _pot().emd(rows, columns, matrix / unit, numItermax=MAX_PIVOTS, log=True)
+        solved = coupling, log["u"], log["v"]
+    coupling, u, v = solved
+    return _plan(coupling, matrix, unit * u, unit * v)
 
 
 def entropic_plan(
@@ -259,6 +272,53 @@ def _check_size(n: int, m: int) -> None:
             f"a plan has at least one row and column and at most {MAX_ENTRIES} entries, got "
             f"{n} x {m}; take a subsample of each side."
         )
+
+
+def _solve_at_once(rows: Any, columns: Any, cost: Any) -> tuple[Any, Any, Any] | None:
+    """Plan and potentials of POT's simplex, as `ot.emd` has them; None where that is asked itself:
+    where a weight is zero, no optimum is reached, or this POT has another simplex."""
+    if not (np.all(rows > 0) and np.all(columns > 0)):
+        return None
+    columns = columns * rows.sum() / columns.sum()
+    try:
+        coupling, _, u, v, status = _simplex()(rows, columns, cost, MAX_PIVOTS, 1)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return None
+    if status != OPTIMAL:
+        return None
+    centre = (u @ rows - v @ columns) / (rows.sum() + columns.sum())
+    return coupling, u - centre, v + centre
+
+
+@cache
+def _simplex() -> Callable[..., Any]:
+    """The compiled simplex of POT, without the rest of it.
+
+    ``import ot`` loads torch, scikit-learn, pandas and more, for seconds. The simplex is one file
+    that needs two modules of the package: it is loaded as if the package had run, and what stood in
+    for that is taken away again, so that a later ``import ot`` finds all as it should be.
+    """
+    if "ot" in sys.modules:
+        return import_module("ot.lp.emd_wrap").emd_c  # type: ignore[no-any-return]
+    found = find_spec("ot")
+    if found is None or not found.submodule_search_locations:
+        raise ImportError("POT is not installed.")
+    folder = Path(next(iter(found.submodule_search_locations)))
+    names = {f"POT_BACKEND_DISABLE_{one}" for one in ("PYTORCH", "JAX", "CUPY", "TENSORFLOW")}
+    names -= os.environ.keys()
+    try:
+        for name, place in (("ot", folder), ("ot.lp", folder / "lp")):
+            sys.modules[name] = ModuleType(name)
+            sys.modules[name].__path__ = [str(place)]
+        os.environ.update(dict.fromkeys(names, "1"))
+        return import_module("ot.lp.emd_wrap").emd_c  # type: ignore[no-any-return]
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
+        for name in [one for one in sys.modules if one == "ot" or one.startswith("ot.")]:
+            # what is compiled can be loaded once only
+            if name != "ot.lp.emd_wrap":
+                del sys.modules[name]
 
 
 def _pot() -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -11,8 +12,22 @@ import scipy
 from transferscope.errors import BoundError, InputError
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
-from transferscope.relatedness._head import LinearHead, Numbers, train_best_head, train_head
+from transferscope.progress import ProgressCallback
+from transferscope.relatedness._head import (
+    LinearHead,
+    Numbers,
+    constant_head,
+    mean_loss,
+    train_best_head,
+    train_head,
+)
+from transferscope.relatedness._refits import fewer_samples, spread_of_refits
 from transferscope.relatedness._sides import PreparedTask, match_classes, prepare, restricted
+from transferscope.relatedness._steepness import (
+    choose_steepness,
+    noise_floor,
+    steepness_by_width,
+)
 from transferscope.relatedness._transform import (
     Side,
     Transform,
@@ -23,16 +38,15 @@ from transferscope.relatedness._transform import (
     pseudo_labels,
 )
 from transferscope.relatedness._transport import Ids, couple, make_blocks
-from transferscope.results import Relatedness
+from transferscope.results import Relatedness, SteepnessPoint
 
 Setting = Literal["fixed_all", "learned_a", "sparse", "learned_all"]
 Match = Literal["transport", "name", "random"]
+SteepnessRule = Literal["reference", "width"]
 SETTINGS: tuple[Setting, ...] = get_args(Setting)
 MATCHES: tuple[Match, ...] = get_args(Match)
+STEEPNESS_RULES: tuple[SteepnessRule, ...] = get_args(SteepnessRule)
 
-#: Steepness of the reference head times the root of the number of features, when none is given: the
-#: authors' 0.2 for about a hundred features and 0.04 for 2048, where they take 0.02.
-STEEPNESS = 2.0
 #: Points of each kind in the record's view.
 VIEW = 300
 #: The map A has this many rows and columns at most; a few such matrices take 3 GB.
@@ -54,11 +68,14 @@ def task_relatedness(  # noqa: PLR0913  one parameter for each input and choice 
     reference_test_features: ArrayLike | None = None,
     reference_test_labels: ArrayLike | None = None,
     reference_head: tuple[ArrayLike, ArrayLike] | None = None,
-    tau: float | None = None,
+    tau: float | SteepnessRule = "reference",
     match: Match = "transport",
     n_reference_classes: int | None = None,
     measure_target: bool = True,
+    measure_noise: bool = True,
+    n_refits: int = 0,
     seed: int = 0,
+    progress: ProgressCallback | None = None,
 ) -> Relatedness:
     """Bound the loss of a linear head on a target task by its relatedness to a reference task.
 
@@ -89,19 +106,30 @@ def task_relatedness(  # noqa: PLR0913  one parameter for each input and choice 
         Held-out samples, of shape (n, d) and (n,); by default a fifth of each class is held out.
     reference_head : (weights (n_classes, d), bias (n_classes,)), optional
         Of the reference classes in sorted order, on the features as given; else trained here.
-    tau : float, optional
+    tau : float or {"reference", "width"}
         Largest gradient of the loss by the standardised features that the reference head may have.
         Positive. Smaller: the distribution mismatch counts less and the reference loss is larger.
-        By default 2/√d: distances grow with √d, so that encoders of any width then compare. A head
-        that is handed in keeps its own.
+        ``"reference"``: the largest under which the reference's bound for a second sample of itself
+        is at most half as large again as its loss, from a path of values, on the reference's own
+        samples. ``"width"``: 2/√d, as distances grow with √d. A head that is handed in keeps its
+        own.
     match : {"transport", "name", "random"}
         How reference classes are chosen for target classes: by nearness of the class means (one
         for each, optimal in sum), by name, or at random.
     n_reference_classes : int, optional
         With ``match="transport"``: more reference classes than one for each target class.
     measure_target : bool
-        Whether to train a head on the target's labels, to compare with; False saves its time.
+        Whether to train heads on the target's labels, to compare with; False saves their time.
+    measure_noise : bool
+        Whether to measure what the distribution mismatch would be between two samples of the
+        reference.
+    n_refits : int
+        How often all is learned anew on a random half of the target (of at most 2 000 samples), for
+        the standard error of the bound: at least 2. 0: only held-out samples are looked at, and the
+        error is too small, for it leaves out how the map varies.
     seed : int
+    progress : callable, optional
+        Called with what is going on, how many steps are done, and of how many.
 
     Returns
     -------
@@ -156,8 +184,7 @@ def task_relatedness(  # noqa: PLR0913  one parameter for each input and choice 
     Mehra, Zhang & Hamm, NeurIPS 2024 (arXiv 2307.00823).
     """
     start = time.perf_counter()
-    unlabelled = unlabelled or labels is None
-    _check_options(setting, match, tau)
+    _check_options(setting, match, tau, n_refits)
     if (reference_test_features is None) != (reference_test_labels is None):
         raise InputError(
             "reference_test_features and reference_test_labels belong together. Give both or "
@@ -165,6 +192,8 @@ def task_relatedness(  # noqa: PLR0913  one parameter for each input and choice 
         )
     if test_features is None and test_labels is not None:
         raise InputError("test_labels need test_features. Give both or neither.")
+    told = _Steps(progress, 5 + n_refits)
+    told("preparing features")
     warnings: list[str] = []
     reference = prepare(
         reference_features, reference_labels, reference_test_features, reference_test_labels,
@@ -179,44 +208,41 @@ def task_relatedness(  # noqa: PLR0913  one parameter for each input and choice 
         )
     target = prepare(
         features, labels, test_features, test_labels,
-        "", reference.learn.features, seed + 1, warnings,
+        "", reference, seed + 1, warnings,
     )  # fmt: skip
-    if unlabelled:
-        chosen = np.arange(len(reference.names))
-        shares = np.eye(len(chosen))
-    else:
-        chosen, shares = match_classes(reference, target, match, n_reference_classes, seed)
-    n_classes, reference = len(reference.names), restricted(reference, chosen)
-    head = _reference_head(reference, reference_head, chosen, n_classes, tau)
-    shares_before = shares
-
-    def relabel(transform: Transform, samples: Array) -> Ids:
-        return pseudo_labels(head, transform, np.eye(len(shares_before)), samples)
-
-    if setting == "fixed_all":
-        learned = identity(d, shares)
-    else:
-        learned = learn_transform(
-            reference.learn, target.learn, reference.judge, target.judge, head, shares,
-            learn_shares=setting in ("sparse", "learned_all"),
-            learn_assignment=setting == "learned_all",
-            relabel=relabel if unlabelled else None,
-            seed=seed,
-        )  # fmt: skip
+    unlabelled = unlabelled or labels is None
+    known = _Known(reference, reference_head, tau, seed)
+    fitted = _fit(known, target, setting, unlabelled, match, n_reference_classes, seed, told)
+    told("evaluating the bound")
+    reference, terms = fitted.reference, fitted.terms
     agreement = None
-    held_out, learning = target.held_out, target.learn
-    if unlabelled:
-        learning = Side(target.learn.features, relabel(learned, target.learn.features))
-        held_out = Side(held_out.features, relabel(learned, held_out.features))
-        if labels is not None:
-            agreement = _agreement(held_out.labels, target.held_out.labels)
-    terms = evaluate(head, learned, reference.held_out, held_out, learning.labels)
-    target_loss = target_accuracy = None
+    if unlabelled and labels is not None:
+        agreement = _agreement(fitted.held_out.labels, target.held_out.labels)
+    errors = {"bound": _error(terms.target_terms), "transformed_loss": _error(terms.losses)}
+    noise = None
+    if measure_noise:
+        noise = noise_floor(reference, fitted.learned.shares, fitted.held_out.labels, seed)
+    own: dict[str, Any] = dict.fromkeys(
+        ("target_loss", "target_accuracy", "free_loss", "free_accuracy")
+    )
     if labels is not None and measure_target:
-        own = train_best_head(*target.learn, len(target.names), target.judge)
-        log_p = own.log_probabilities(target.held_out.features)
-        target_loss, target_accuracy = _loss_and_accuracy(log_p, target.held_out.labels)
-    singular = np.linalg.svd(learned.matrix, compute_uv=False)
+        told("training heads on the target")
+        own.update(_own_heads(target, terms.tau, errors, warnings))
+        _explain_gap(own["target_loss"], terms, warnings)
+    if n_refits:
+        again = known.for_refits(terms.tau)
+
+        def bound_of(half: PreparedTask, seed: int) -> float:
+            told("learning from other samples")
+            other = _fit(
+                again, half, setting, unlabelled, match, n_reference_classes, seed, lambda _: None
+            )
+            return float(other.terms.values()["bound"])
+
+        spread = spread_of_refits(target, known.reference, n_refits, bound_of, seed)
+        errors["bound"] = max(errors["bound"], spread)
+    told("done")
+    singular = np.linalg.svd(fitted.learned.matrix, compute_uv=False)
     condition: float | None = float(singular[0] / max(singular[-1], 1e-300))
     if condition is not None and condition > LARGEST_CONDITION:
         condition = None
@@ -225,43 +251,192 @@ def task_relatedness(  # noqa: PLR0913  one parameter for each input and choice 
     return Relatedness(
         setting=setting,
         **terms.values(),
-        target_loss=target_loss,
-        target_accuracy=target_accuracy,
+        **own,
+        noise_floor=None if noise is None else terms.tau * noise,
+        standard_errors=errors,
         unlabelled=unlabelled,
         pseudo_label_agreement=agreement,
         condition_number=condition,
-        matrix=learned.matrix,
-        offset=learned.offset,
+        matrix=fitted.learned.matrix,
+        offset=fitted.learned.offset,
         reference_classes=names,
         target_classes=names if unlabelled else tuple(str(name) for name in target.names),
-        trace=learned.trace,
-        view=_view(reference.held_out.features, held_out.features, learned),
+        steepness_path=fitted.path,
+        trace=fitted.learned.trace,
+        view=_view(reference.held_out.features, fitted.held_out.features, fitted.learned),
         held_out_rows=target.held_out_rows,
         seconds=time.perf_counter() - start,
         warnings=tuple(warnings),
     )
 
 
-def _check_options(setting: str, match: str, tau: float | None) -> None:
+def _check_options(setting: str, match: str, tau: float | str, n_refits: int) -> None:
     for name, given, allowed in (("setting", setting, SETTINGS), ("match", match, MATCHES)):
         if given not in allowed:
             raise InputError(f"{name} must be one of {', '.join(allowed)}; got {given!r}.")
-    if tau is not None and not 0 < tau < np.inf:
+    if isinstance(tau, str):
+        if tau not in STEEPNESS_RULES:
+            raise InputError(
+                f"tau must be a number or one of {', '.join(STEEPNESS_RULES)}; got {tau!r}."
+            )
+    elif not 0 < tau < np.inf:
         raise InputError(f"tau must be positive and finite; got {tau}.")
+    if n_refits < 0 or n_refits == 1:
+        raise InputError(f"n_refits must be 0, or at least 2 to tell a spread; got {n_refits}.")
 
 
-def _reference_head(
-    reference: PreparedTask,
-    given: tuple[Any, Any] | None,
-    chosen: Ids,
-    n_classes: int,
-    tau: float | None,
-) -> LinearHead:
-    if given is None:
-        tau = STEEPNESS / len(reference.mean) ** 0.5 if tau is None else tau
-        return train_head(*reference.learn, len(chosen), tau, reference.judge)
+class _Steps:
+    """Tells a caller which step begins."""
+
+    def __init__(self, progress: ProgressCallback | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def __call__(self, what: str) -> None:
+        if self._progress is not None:
+            self._progress(what, min(self._done, self._total), self._total)
+        self._done += 1
+
+
+class _Known:
+    """A reference with its head, which is trained once for each choice of classes."""
+
+    def __init__(
+        self,
+        reference: PreparedTask,
+        given: tuple[Any, Any] | None,
+        tau: float | SteepnessRule,
+        seed: int,
+    ) -> None:
+        self.reference, self.seed = reference, seed
+        self._given = None if given is None else _given_head(reference, given)
+        self._tau = tau
+        self._ready: dict[bytes, tuple[PreparedTask, LinearHead, tuple[SteepnessPoint, ...]]] = {}
+
+    def of(self, chosen: Ids) -> tuple[PreparedTask, LinearHead, tuple[SteepnessPoint, ...]]:
+        """The chosen classes, the head of them, and the path to its steepness."""
+        key = chosen.tobytes()
+        if key not in self._ready:
+            self._ready[key] = self._made(chosen)
+        return self._ready[key]
+
+    def _made(self, chosen: Ids) -> tuple[PreparedTask, LinearHead, tuple[SteepnessPoint, ...]]:
+        part, tau = restricted(self.reference, chosen), self._tau
+        if self._given is not None:
+            return part, LinearHead(self._given.weights[chosen], self._given.bias[chosen]), ()
+        points: tuple[SteepnessPoint, ...] = ()
+        if tau == "width" or (isinstance(tau, str) and len(chosen) < 2):
+            tau = steepness_by_width(len(part.mean))
+        elif isinstance(tau, str):
+            tau, points = choose_steepness(part, self.seed)
+        return part, train_head(*part.learn, len(chosen), tau, part.judge), points
+
+    def for_refits(self, tau: float) -> _Known:
+        """The same heads at this steepness, with fewer samples of the reference to couple."""
+        again = _Known(fewer_samples(self.reference), None, tau, self.seed)
+        again._given = self._given
+        for key, (_, head, points) in self._ready.items():
+            part = restricted(again.reference, np.frombuffer(key, np.int64))
+            again._ready[key] = (part, head, points)
+        return again
+
+
+class _Fitted(NamedTuple):
+    """What was learned, and the terms of the bound."""
+
+    reference: PreparedTask
+    learned: Transform
+    held_out: Side
+    path: tuple[SteepnessPoint, ...]
+    terms: Terms
+
+
+def _fit(
+    known: _Known,
+    target: PreparedTask,
+    setting: Setting,
+    unlabelled: bool,  # noqa: FBT001  passed on from a keyword
+    match: Match,
+    n_reference_classes: int | None,
+    seed: int,
+    told: Callable[[str], None],
+) -> _Fitted:
+    if unlabelled:
+        chosen = np.arange(len(known.reference.names))
+        shares = np.eye(len(chosen))
+    else:
+        chosen, shares = match_classes(known.reference, target, match, n_reference_classes, seed)
+    told("training the head of the reference")
+    reference, head, path = known.of(chosen)
+    start = np.eye(len(shares))
+
+    def relabel(transform: Transform, samples: Array) -> Ids:
+        return pseudo_labels(head, transform, start, samples)
+
+    told("learning the transformation")
+    if setting == "fixed_all":
+        learned = identity(len(reference.mean), shares)
+    else:
+        learned = learn_transform(
+            reference.learn, target.learn, reference.judge, target.judge, head, shares,
+            learn_shares=setting in ("sparse", "learned_all"),
+            learn_assignment=setting == "learned_all",
+            relabel=relabel if unlabelled else None,
+            seed=seed,
+        )  # fmt: skip
+    held_out, learning = target.held_out, target.learn
+    if unlabelled:
+        learning = Side(learning.features, relabel(learned, learning.features))
+        held_out = Side(held_out.features, relabel(learned, held_out.features))
+    terms = evaluate(head, learned, reference.held_out, held_out, learning.labels)
+    return _Fitted(reference, learned, held_out, path, terms)
+
+
+def _own_heads(
+    target: PreparedTask, tau: float, errors: dict[str, float], warnings: list[str]
+) -> dict[str, float]:
+    """Held-out losses and accuracies of the target's own heads, one no steeper than tau."""
+    found = {}
+    labels = target.held_out.labels
+    n_classes = len(target.names)
+    guess = mean_loss(
+        constant_head(target.learn.labels, n_classes, len(target.mean)), *target.held_out
+    )
+    worse = []
+    for name, limit in (("target", tau), ("free", None)):
+        own = train_best_head(*target.learn, n_classes, target.judge, limit)
+        log_p = own.log_probabilities(target.held_out.features)
+        loss, accuracy = _loss_and_accuracy(log_p, labels)
+        found[f"{name}_loss"], found[f"{name}_accuracy"] = loss, accuracy
+        errors[f"{name}_loss"] = _error(-log_p[np.arange(len(labels)), labels])
+        if loss > guess + 1e-9:
+            worse.append(f"{name} loss {loss:.3g}")
+    if worse:
+        warnings.append(
+            f"a head trained on {len(target.learn.labels)} samples does worse on "
+            f"{len(labels)} held-out ones than guessing by the classes' shares "
+            f"({', '.join(worse)}; guessing {guess:.3g}): these samples are too few for it"
+        )
+    return found
+
+
+def _explain_gap(loss: float | None, terms: Terms, warnings: list[str]) -> None:
+    bound = terms.values()["bound"]
+    if loss is not None and bound < loss:
+        warnings.append(
+            f"the bound {bound:.3g} is below the loss {loss:.3g} of the target's own head: the "
+            "head taken over from the reference does better than one learned from so few samples. "
+            "The bound is one on the loss of the head taken over"
+        )
+
+
+def _error(values: Numbers) -> float:
+    """Standard error of a mean; 0 of one value."""
+    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
+
+
+def _given_head(reference: PreparedTask, given: tuple[Any, Any]) -> LinearHead:
     weights, bias = (np.asarray(arrays.to_numpy(arrays.as_array(a)), np.float64) for a in given)
-    d = len(reference.mean)
+    n_classes, d = len(reference.names), len(reference.mean)
     if weights.shape != (n_classes, d) or bias.shape != (n_classes,):
         raise InputError(
             f"reference_head must be weights {(n_classes, d)} and bias {(n_classes,)}, got "
@@ -269,8 +444,7 @@ def _reference_head(
         )
     if not (np.all(np.isfinite(weights)) and np.all(np.isfinite(bias))):
         raise InputError("reference_head must be finite.")
-    bias = bias + weights @ reference.mean
-    return LinearHead((weights * reference.deviation)[chosen], bias[chosen])
+    return LinearHead(weights * reference.deviation, bias + weights @ reference.mean)
 
 
 class Terms(NamedTuple):
@@ -285,12 +459,14 @@ class Terms(NamedTuple):
     label_matrix: Numbers
     reference_prior: Numbers
     target_terms: Numbers
+    losses: Numbers  # of the transformed head, per sample
 
     def values(self) -> dict[str, Any]:
         """As fields of the record."""
         mismatch = self.tau * self.wasserstein
         bound = self.reference_loss + self.label_mismatch + mismatch
-        return {**self._asdict(), "bound": bound, "distribution_mismatch": mismatch}
+        named = {name: value for name, value in self._asdict().items() if name != "losses"}
+        return {**named, "bound": bound, "distribution_mismatch": mismatch}
 
 
 def evaluate(
@@ -341,8 +517,9 @@ def evaluate(
             "transformed head; please report this with the features."
         )
     return Terms(
-        reference_loss, label_mismatch + 0.0, cost, tau, loss, accuracy, label_matrix, mass, terms
-    )
+        reference_loss, label_mismatch + 0.0, cost, tau, loss, accuracy, label_matrix, mass, terms,
+        -logs[rows, target.labels],
+    )  # fmt: skip
 
 
 def _loss_and_accuracy(log_p: Numbers, labels: Ids) -> tuple[float, float]:

@@ -10,15 +10,22 @@ import scipy
 
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
+from transferscope.numerics.sampling import by_class
 
 Numbers = npt.NDArray[np.float64]
 
 #: Most steps of L-BFGS; it stops earlier when so many of them lower the validation loss by less.
 MAX_STEPS, PATIENCE, GAIN = 200, 10, 1e-4
+#: From so many products a step (samples x features x classes) a step takes a second: training then
+#: starts at the class means, ends after fewer steps without gain, and has one ridge.
+LARGE, SHORT_PATIENCE, LARGE_RIDGES = 5e9, 3, (1e-2,)
 #: Price of the squared share by which the weights of two classes lie further apart than tau.
 PENALTY = 10.0
 #: Ridge that keeps the weights of separable classes finite, and those to choose from.
 RIDGE, RIDGES = 1e-6, (1e-1, 1e-2, 1e-3, 1e-4)
+#: Up to this many samples the ridge is chosen by cross-validation, and from stronger ones: a few
+#: samples that judge one fit choose at random.
+FEW_SAMPLES, FOLDS, STRONG_RIDGES = 400, 5, (1e2, 1e1, 1.0)
 
 
 class LinearHead(NamedTuple):
@@ -102,7 +109,7 @@ def train_head(
     labels: npt.NDArray[np.int64],
     n_classes: int,
     tau: float | None,
-    held_out: tuple[Array, npt.NDArray[np.int64]],
+    held_out: tuple[Array, npt.NDArray[np.int64]] | None,
     *,
     ridge: float = RIDGE,
     start: LinearHead | None = None,
@@ -117,12 +124,12 @@ def train_head(
     n_classes : int
     tau : float or None
         Largest steepness; None: as steep as may be.
-    held_out : (features, labels)
-        What the steps are judged on.
+    held_out : (features, labels) or None
+        What the steps are judged on; None: the last step is kept.
     ridge : float
         Half of it is the price of the weights' squared norm.
     start : LinearHead, optional
-        To start from; zeros by default.
+        To start from; by default zeros, in large problems the class means.
 
     Notes
     -----
@@ -134,6 +141,10 @@ def train_head(
     n, d = map(int, features.shape)
     best: tuple[float, Numbers | None] = (np.inf, None)
     lowest: list[float] = []
+    large = n * d * n_classes > LARGE
+    patience = SHORT_PATIENCE if large else PATIENCE
+    if large and start is None:
+        start = _head_of_means(features, labels, n_classes, 1 / d**0.5 if tau is None else tau)
 
     # weights in units of tau: their size is then that of the bias, which L-BFGS needs
     unit = 1.0 if tau is None else tau
@@ -146,6 +157,8 @@ def train_head(
         head: LinearHead, features: Array, labels: npt.NDArray[np.int64]
     ) -> tuple[float, Numbers]:
         """Mean loss, and probabilities minus one-hot."""
+        if large:
+            return _loss_in_place(head, features, labels)
         log_p = head.log_probabilities(features)
         index = np.arange(len(labels))
         residual = np.exp(log_p)
@@ -165,16 +178,19 @@ def train_head(
             value += PENALTY / 2 * float(np.sum(excess**2))  # every pair is there twice
             pull = 2 * PENALTY * excess / np.maximum(apart, 1e-300) / tau
             by_weights += pull.sum(axis=1)[:, None] * head.weights - pull @ head.weights
-        return value, np.concatenate([unit * by_weights.ravel(), residual.mean(axis=0)])
+        by_bias = residual.mean(axis=0, dtype=np.float64)
+        return value, np.concatenate([unit * by_weights.ravel(), by_bias])
 
     def judge(intermediate_result: Any) -> None:
         nonlocal best
+        if held_out is None:
+            return
         theta = intermediate_result.x
         value = loss(unpack(theta).limited_to(tau), *held_out)[0]
         if value < best[0]:
             best = (value, theta.copy())
         lowest.append(best[0])
-        if len(lowest) > PATIENCE and lowest[-1] > (1 - GAIN) * lowest[-1 - PATIENCE]:
+        if len(lowest) > patience and lowest[-1] > (1 - GAIN) * lowest[-1 - patience]:
             raise StopIteration
 
     first = np.zeros(n_classes * d + n_classes)
@@ -191,23 +207,128 @@ def train_head(
     return unpack(found.x if best[1] is None else best[1]).limited_to(tau)
 
 
+def _loss_in_place(
+    head: LinearHead, features: Array, labels: npt.NDArray[np.int64]
+) -> tuple[float, Numbers]:
+    """Mean loss, and probabilities minus one-hot, in the features' precision and one array."""
+    logits = arrays.to_numpy(features @ convert(head.weights.T, features))
+    if not logits.flags.writeable:
+        logits = logits.copy()
+    logits += head.bias.astype(logits.dtype)
+    logits -= logits.max(axis=1, keepdims=True)
+    index = np.arange(len(labels))
+    own = logits[index, labels].astype(np.float64)
+    np.exp(logits, out=logits)
+    sums = logits.sum(axis=1)
+    value = float(np.mean(np.log(sums.astype(np.float64)) - own))
+    logits /= sums[:, None]
+    logits[index, labels] -= 1
+    return value, logits
+
+
+def _head_of_means(
+    features: Array, labels: npt.NDArray[np.int64], n_classes: int, tau: float
+) -> LinearHead:
+    """The head whose weights are the class means, shortened to a steepness."""
+    ids = arrays.from_numpy(labels, features)
+    sums = arrays.to_numpy(arrays.class_sums(features, ids, n_classes)).astype(np.float64)
+    counts = np.maximum(np.bincount(labels, minlength=n_classes), 1)
+    means = sums / counts[:, None]
+    head = LinearHead(means - means.mean(axis=0), np.log(counts / counts.sum()))
+    steepness = head.steepness
+    return head._replace(weights=head.weights * (tau / steepness)) if steepness > 0 else head
+
+
+def constant_head(labels: npt.NDArray[np.int64], n_classes: int, d: int) -> LinearHead:
+    """The head that looks at no feature: it guesses by the classes' shares.
+
+    Half a sample is added to each class, so that none is held to be impossible.
+    """
+    counts = np.bincount(labels, minlength=n_classes) + 0.5
+    return LinearHead(np.zeros((n_classes, d)), np.log(counts / counts.sum()))
+
+
+def mean_loss(head: LinearHead, features: Array, labels: npt.NDArray[np.int64]) -> float:
+    """Mean of ``-ln p`` of the samples' own classes."""
+    log_p = head.log_probabilities(features)
+    return -float(np.mean(log_p[np.arange(len(labels)), labels]))
+
+
 def train_best_head(
     features: Array,
     labels: npt.NDArray[np.int64],
     n_classes: int,
     held_out: tuple[Array, npt.NDArray[np.int64]],
+    tau: float | None = None,
 ) -> LinearHead:
-    """A head as steep as is good for its loss on held-out samples.
+    """A head whose penalty is chosen by its loss on samples that it was not trained on.
 
-    The ridge is lowered as long as that loss falls, each head starting from the last.
+    The ridge is lowered as long as that loss falls, each head starting from the last; the head that
+    guesses by the classes' shares is the first candidate. With few samples the loss is one of
+    cross-validation over all that are given, and the last head is trained on all of them.
+
+    Parameters
+    ----------
+    features : array of shape (n, d)
+    labels : int64 numpy array of shape (n,)
+        In 0..n_classes-1.
+    n_classes : int
+    held_out : (features, labels)
+        What is judged on.
+    tau : float, optional
+        Largest steepness; None: as steep as is good for the loss.
     """
-    rows = np.arange(len(held_out[1]))
-    best, lowest = None, np.inf
-    for ridge in RIDGES:
-        head = train_head(features, labels, n_classes, None, held_out, ridge=ridge, start=best)
-        loss = -float(np.mean(head.log_probabilities(held_out[0])[rows, held_out[1]]))
-        if best is not None and loss >= lowest:
+    if len(labels) + len(held_out[1]) <= FEW_SAMPLES:
+        return _cross_validated_head(features, labels, n_classes, held_out, tau)
+    best = constant_head(labels, n_classes, int(features.shape[1]))
+    lowest, start = mean_loss(best, *held_out), None
+    large = np.prod(features.shape) * n_classes > LARGE
+    for ridge in (RIDGE,) if tau is not None else LARGE_RIDGES if large else RIDGES:
+        head = train_head(features, labels, n_classes, tau, held_out, ridge=ridge, start=start)
+        loss = mean_loss(head, *held_out)
+        if loss >= lowest:
             break
-        best, lowest = head, loss
-    assert best is not None
+        best, lowest, start = head, loss, head
     return best
+
+
+def _cross_validated_head(
+    features: Array,
+    labels: npt.NDArray[np.int64],
+    n_classes: int,
+    held_out: tuple[Array, npt.NDArray[np.int64]],
+    tau: float | None,
+) -> LinearHead:
+    ids = np.concatenate([labels, held_out[1]])
+    both = [arrays.to_numpy(one).astype(np.float64) for one in (features, held_out[0])]
+    x, axes = np.concatenate(both), None
+    if x.shape[1] > x.shape[0]:
+        # in the span of the samples: a ridge leaves no weight outside, and distances are the same
+        left, lengths, axes = np.linalg.svd(x, full_matrices=False)
+        x = left * lengths
+    rows, _, _ = by_class(ids, np.random.default_rng(0).permutation(len(ids)))
+    fold = np.empty(len(ids), np.int64)
+    fold[rows] = np.arange(len(ids)) % FOLDS
+    parts = [(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in np.unique(fold)]
+    lowest = sum(
+        len(out) * mean_loss(constant_head(ids[rest], n_classes, x.shape[1]), x[out], ids[out])
+        for rest, out in parts
+    )
+    starts: list[LinearHead | None] = [None] * len(parts)
+    best = None
+    for ridge in (*STRONG_RIDGES, *RIDGES):
+        heads = [
+            train_head(x[rest], ids[rest], n_classes, tau, None, ridge=ridge, start=start)
+            for (rest, _), start in zip(parts, starts, strict=True)
+        ]
+        total = sum(
+            len(out) * mean_loss(head, x[out], ids[out])
+            for (_, out), head in zip(parts, heads, strict=True)
+        )
+        if total >= lowest:
+            break
+        best, lowest, starts = ridge, total, list(heads)
+    if best is None:
+        return constant_head(ids, n_classes, int(features.shape[1]))
+    head = train_head(x, ids, n_classes, tau, None, ridge=best)
+    return head if axes is None else LinearHead(head.weights @ axes, head.bias)

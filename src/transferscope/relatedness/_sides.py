@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import scipy
 
 from transferscope.errors import FeatureError, InputError, first_few
@@ -17,6 +18,11 @@ from transferscope.relatedness._transport import Ids
 
 #: Share of each class that the bound is evaluated on, and of the rest that judges the learning.
 HELD_OUT, JUDGING = 0.2, 0.25
+#: Samples that a class needs, where some must be held out and where those are given apart.
+LEAST_HELD_OUT, LEAST_GIVEN = 3, 2
+#: A target feature varies at least this share of what it varies in the reference, as the others do
+#: (the median of them), or is taken to: else one sample that differs is all that is seen of it.
+LEAST_DEVIATION = 0.1
 
 
 class PreparedTask(NamedTuple):
@@ -28,6 +34,7 @@ class PreparedTask(NamedTuple):
     names: NumpyArray
     mean: Numbers
     deviation: Numbers
+    varying: npt.NDArray[np.bool_]  # features that are not constant
     held_out_rows: Ids | None  # None where they were given apart
 
 
@@ -37,20 +44,23 @@ def prepare(
     test_features: ArrayLike | None,
     test_labels: ArrayLike | None,
     prefix: str,
-    like: Array | None,
+    reference: PreparedTask | None,
     seed: int,
     warnings: list[str],
 ) -> PreparedTask:
     """Check a task, leave out what cannot be used, standardise and divide it.
 
+    A target has a `reference`, whose deviations tell which of its own are too small to divide by.
+
     Without `labels` all samples are of one class, "unlabelled". Classes with fewer than three
     samples cannot be learned, judged and held out: they are left out, and `warnings` says so.
     """
+    like = None if reference is None else reference.learn.features
     matrix = _features(features, f"{prefix}features", like)
     n = int(matrix.shape[0])
     ids, names = _labels(labels, n, matrix, prefix)
     counts = np.bincount(ids)
-    least = 3 if test_features is None else 2
+    least = LEAST_HELD_OUT if test_features is None else LEAST_GIVEN
     small = np.flatnonzero(counts < least)
     if small.size:
         if len(counts) - small.size < 2:
@@ -81,6 +91,9 @@ def prepare(
             f"{prefix}features are the same for all samples; nothing can be compared. "
             "Check the encoder's weights and preprocessing."
         )
+    varying = deviation > 0
+    if reference is not None:
+        deviation = _not_too_small(deviation, reference, warnings)
     deviation = np.where(deviation > 0, deviation, 1.0)
 
     def side(features: Array, ids: Ids) -> Side:
@@ -93,6 +106,7 @@ def prepare(
         names,
         mean,
         deviation,
+        varying,
         out,
     )
 
@@ -170,6 +184,23 @@ def _scale(matrix: Array) -> tuple[Numbers, Numbers]:
     )
 
 
+def _not_too_small(deviation: Numbers, reference: PreparedTask, warnings: list[str]) -> Numbers:
+    """Deviations of a target, none far below the reference's where the others are not."""
+    ratios = np.where(reference.varying, deviation / reference.deviation, 0.0)
+    least = LEAST_DEVIATION * float(np.median(ratios[ratios > 0])) if np.any(ratios > 0) else 0.0
+    small = np.flatnonzero(reference.varying & (ratios < least))
+    if not small.size:
+        return deviation
+    warnings.append(
+        f"{small.size} of {len(deviation)} features vary in the target less than "
+        f"{LEAST_DEVIATION:g} times as much as the others do, both by what they vary in the "
+        f"reference; they are taken to vary that much: {first_few(small)}"
+    )
+    floored = deviation.copy()
+    floored[small] = least * reference.deviation[small]
+    return floored
+
+
 def match_classes(
     reference: PreparedTask, target: PreparedTask, match: str, n_wanted: int | None, seed: int
 ) -> tuple[Ids, Numbers]:
@@ -204,7 +235,8 @@ def match_classes(
     elif match == "transport":
         means, _ = class_means(target.learn.features, target.learn.labels, n_target)
         centres, _ = class_means(reference.learn.features, reference.learn.labels, n_reference)
-        gaps = np.sqrt(np.sum((means[:, None] - centres[None]) ** 2, axis=2))
+        # class by class: all differences at once would be n_target x n_reference x d numbers
+        gaps = np.sqrt([np.sum((mean - centres) ** 2, axis=1) for mean in means])
         choice = np.argmin(gaps, axis=1)
         rows, columns = scipy.optimize.linear_sum_assignment(gaps)
         choice[rows] = columns

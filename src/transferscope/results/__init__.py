@@ -13,7 +13,7 @@ from transferscope.results._parameter_distance import (
     LayerDistances,
     TransferabilityForecast,
 )
-from transferscope.results._relatedness import Relatedness
+from transferscope.results._relatedness import Relatedness, SteepnessPoint
 from transferscope.results._scores import (
     DatasetSummary,
     EncoderResult,
@@ -57,6 +57,7 @@ __all__ = [
     "ScoreTable",
     "Selection",
     "SelectionCandidate",
+    "SteepnessPoint",
     "TrainingRun",
     "TransferabilityForecast",
     "Trial",

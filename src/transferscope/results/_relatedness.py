@@ -11,6 +11,29 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@dataclass(frozen=True)
+class SteepnessPoint:
+    """What a steepness of the reference head would mean on the reference alone.
+
+    Attributes
+    ----------
+    tau : float
+    reference_loss : float
+        Of the head held to it, on samples that it was not trained on.
+    noise_floor : float
+        `tau` times the mean distance between two samples of the reference, coupled class by class.
+    """
+
+    tau: float
+    reference_loss: float
+    noise_floor: float
+
+    @property
+    def excess(self) -> float:
+        """Share by which the reference's bound for a second sample of itself exceeds its loss."""
+        return self.noise_floor / max(self.reference_loss, 1e-300)
+
+
 @dataclass(frozen=True, repr=False)
 class Relatedness(Record):
     """How related a target task is to a reference task, and what keeps them apart.
@@ -26,7 +49,10 @@ class Relatedness(Record):
     reference_loss : float
         Of the reference head, its classes weighted by D.
     label_mismatch : float
-        Conditional entropy of the target class given the reference class.
+        Mean of ``-ln B`` over held-out samples and the reference classes they are coupled with: the
+        conditional entropy of the target class given the reference class, and what it costs that
+        B was made of the shares of the classes among the samples to learn from, which are not
+        quite those held out. 0 where no reference class stands for several of the target's.
     distribution_mismatch : float
         ``tau * wasserstein``.
     tau : float
@@ -35,16 +61,28 @@ class Relatedness(Record):
     wasserstein : float
         Mean distance, in standard deviations of the reference features, between target samples
         that were transformed back and the reference samples they are coupled with, class by class.
+    noise_floor : float or None
+        What the distribution mismatch would be of a second sample of the reference itself, of the
+        size of the target's held-out samples and not transformed: what sampling alone costs. None
+        where it was not measured or the reference has no samples to spare.
     transformed_loss, transformed_accuracy : float
         Of the transformed head on the target: by its labels, or by pseudo-labels where
         `unlabelled`.
     target_loss, target_accuracy : float or None
-        Of a head trained on the target's labels: the transferability. None without labels.
+        Of a head trained on the target's labels, no steeper than the reference's (`tau`): the
+        papers' transferability. None without labels.
+    free_loss, free_accuracy : float or None
+        Of a head trained on the target's labels, as steep as is good for it.
+    standard_errors : dict of str to float
+        Of ``bound``, ``transformed_loss``, ``target_loss`` and ``free_loss``, from how these differ
+        among held-out samples. The bound's includes how it differs when all is learned anew,
+        where refits were asked for.
     unlabelled : bool
         Whether pseudo-labels took the labels' place.
     pseudo_label_agreement : float or None
         Share of held-out samples whose pseudo-label is the label, when pseudo-classes are named
-        after classes as well as may be.
+        after classes as well as may be. Accuracy by pseudo-labels is another thing: it is that of
+        the head which gave them.
     condition_number : float or None
         Of A; None where A⁻¹ has no inverse.
     matrix, offset : float64 numpy arrays of shapes (d, d) and (d,), or None
@@ -55,6 +93,8 @@ class Relatedness(Record):
     reference_prior : float64 numpy array of shape (n_reference_classes,)
         D.
     reference_classes, target_classes : tuple of str
+    steepness_path : tuple of SteepnessPoint
+        The values of `tau` that were tried on the reference; empty where it was given.
     trace : tuple of float
         Objective on the samples it was learned from, by round.
     view : dict of str to tuple of (float, float)
@@ -79,6 +119,10 @@ class Relatedness(Record):
     transformed_accuracy: float
     target_loss: float | None
     target_accuracy: float | None
+    free_loss: float | None
+    free_accuracy: float | None
+    noise_floor: float | None
+    standard_errors: dict[str, float]
     unlabelled: bool
     pseudo_label_agreement: float | None
     condition_number: float | None
@@ -88,6 +132,7 @@ class Relatedness(Record):
     reference_prior: Numbers = field(compare=False)
     reference_classes: tuple[str, ...]
     target_classes: tuple[str, ...]
+    steepness_path: tuple[SteepnessPoint, ...]
     trace: tuple[float, ...]
     view: dict[str, tuple[tuple[float, float], ...]] | None = field(
         compare=False, metadata=NOT_IN_JSON
@@ -99,20 +144,28 @@ class Relatedness(Record):
 
     @property
     def gap(self) -> float | None:
-        """Bound minus the loss of a head trained on the target; None without labels."""
+        """Bound minus the loss of the target's own head of that steepness; None without labels.
+
+        Below 0 the head taken over does better than one that is learned from the target's samples:
+        they are few. The bound is one on the loss of the head taken over.
+        """
         return None if self.target_loss is None else self.bound - self.target_loss
 
     @property
     def headline(self) -> str:
         """The bound and its terms."""
+        alone = "" if self.noise_floor is None else f" (sampling alone: {self.noise_floor:.3f})"
         return (
             f"bound {self.bound:.3f} nats = reference loss {self.reference_loss:.3f} + label "
             f"mismatch {self.label_mismatch:.3f} + distribution mismatch "
-            f"{self.distribution_mismatch:.3f}."
+            f"{self.distribution_mismatch:.3f}{alone}."
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per quantity: the terms, the bound, what was measured.
+        """One row per quantity: the terms, the bound, what was measured; standard errors beside.
+
+        The accuracy of the transformed head is called ``pseudo_label_accuracy`` where pseudo-labels
+        are what it is measured by, and ``agreement_with_labels`` is what they are worth.
 
         Returns
         -------
@@ -120,11 +173,22 @@ class Relatedness(Record):
         """
         import pandas as pd
 
-        names = (
-            "reference_loss", "label_mismatch", "distribution_mismatch", "bound",
-            "transformed_loss", "target_loss", "gap", "transformed_accuracy", "target_accuracy",
-            "pseudo_label_agreement", "tau", "wasserstein", "condition_number", "seconds",
-        )  # fmt: skip
-        values = [getattr(self, name) for name in names]
-        index = pd.Index(names, name="quantity")
-        return pd.DataFrame({"value": values}, index=index, dtype="float64")
+        names = {
+            name: name
+            for name in (
+                "reference_loss", "label_mismatch", "distribution_mismatch", "noise_floor", "bound",
+                "transformed_loss", "target_loss", "free_loss", "gap", "transformed_accuracy",
+                "target_accuracy", "free_accuracy", "pseudo_label_agreement", "tau", "wasserstein",
+                "condition_number", "seconds",
+            )
+        }  # fmt: skip
+        if self.unlabelled:
+            names["transformed_loss"] = "pseudo_label_loss"
+            names["transformed_accuracy"] = "pseudo_label_accuracy"
+        names["pseudo_label_agreement"] = "agreement_with_labels"
+        index = pd.Index(list(names.values()), name="quantity")
+        columns = {
+            "value": [getattr(self, name) for name in names],
+            "standard_error": [self.standard_errors.get(name) for name in names],
+        }
+        return pd.DataFrame(columns, index=index, dtype="float64")
