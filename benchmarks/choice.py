@@ -27,7 +27,7 @@ from choice_targets import HERE, target
 from transferscope import open_dataset
 from transferscope.datasets import Dataset
 from transferscope.encoders import bundled_card
-from transferscope.extraction import ExtractionSettings
+from transferscope.extraction import ExtractionSettings, Source
 from transferscope.knowledge import (
     Foresight,
     KnownEncoder,
@@ -115,7 +115,7 @@ def measured(
     place = folder / "measured" / f"{name}-{len(encoders)}.pickle"
     if not place.exists():
         settings = ExtractionSettings(str(folder / "store"), device="cpu")
-        run = _Run(train, "", [], plan_metrics(METRICS), settings)
+        run = _Run([Source(train)], "", plan_metrics(METRICS), settings)
         contenders = [Contender(one, one) for one in encoders]
         run.measure(contenders, None, None)
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,10 @@ from transferscope.knowledge import Foresight, Probe, known_encoders
 from transferscope.knowledge._foretelling import (
     FOREIGN,
     GAIN,
+    LEVEL,
     MORE_SAMPLES,
     PROBE_ALIKE,
     STRETCH,
-    SURER,
     foretell,
 )
 from transferscope.knowledge._model import Model
@@ -22,7 +22,7 @@ from transferscope.knowledge._model import Model
 N, K = 4, 2
 DRAWS = 200_000
 #: What the formula is summed over, in standard deviations.
-SPREADS, ROUGHNESSES = np.linspace(-2.4, 2.4, 7), np.linspace(-1.5, 1.5, 3)
+SPREADS, ROUGHNESSES = np.linspace(-2.4, 2.4, 9), np.linspace(-2.0, 2.0, 5)
 STRETCHES = np.array([-1.5, -0.5, 0.5, 1.5])
 
 
@@ -33,9 +33,10 @@ def small_model(seed: int = 0) -> Model:
         weights=rng.standard_normal((N, 1 + K)) * [1.0, 0.6, 0.4],
         covariance=root @ root.transpose(0, 2, 1),
         noise=rng.uniform(0.05, 0.3, N),
+        kin=np.array([[0, 0], [0, 1], [1, 1], [2, 2]]),
         kind_factors=np.array([[0.0, 0.0], [0.7, -0.4]]),
         log_spread=np.array([-0.3, 0.4]),
-        log_roughness=np.array([0.1, 0.5]),
+        log_roughness=np.array([0.1, 0.2, 0.5]),
         level=np.array([1.2, 0.5, 0.8]),
         scatter=np.eye(1 + K),
     )
@@ -74,9 +75,13 @@ def literal(model: Model, probe: Probe) -> tuple[np.ndarray, np.ndarray, float]:
 
     at = [np.r_[1.0, factors] for factors in model.kind_factors]
     standing = [model.weights @ a for a in at]
-    doubt = [SURER * np.array([a @ c @ a for c in model.covariance]) for a in at]
-    loadings = np.sqrt(SURER) * model.weights[:, 1:]
-    own = SURER * (model.noise + np.array([np.trace(c[1:, 1:]) for c in model.covariance]))
+    doubt = [np.array([a @ c @ a for c in model.covariance]) for a in at]
+    loadings = model.weights[:, 1:]
+    own = model.noise + np.array([np.trace(c[1:, 1:]) for c in model.covariance])
+    # a quarter of it is the family's, a quarter the publisher's
+    kinship = 0.5 * np.eye(N)
+    for i, j, k in itertools.product(range(N), range(N), range(2)):
+        kinship[i, j] += 0.25 * (model.kin[i, k] == model.kin[j, k])
     readings = []
     for kind in (0, 1):
         total = standing[kind].var() + (doubt[kind] + (loadings**2).sum(axis=1) + own).mean()
@@ -95,19 +100,20 @@ def literal(model: Model, probe: Probe) -> tuple[np.ndarray, np.ndarray, float]:
     ):
         mean, unsure, loads, alone = reading
         spread = np.exp(model.log_spread[0] + model.log_spread[1] * a)
-        rough = np.exp(model.log_roughness[0] + model.log_roughness[1] * b)
+        centre, slope, width = model.log_roughness
+        rough = np.exp(centre + slope * model.log_spread[1] * a + width * b)
         s = spread * np.exp(STRETCH[0] + STRETCH[1] * c)
         level = model.level[0] + model.level[1] * np.log(spread)
         # the vector: level, standings, factors of both tasks, residuals of both tasks
         size = 1 + N + 2 * K + 2 * N
         scatter = np.eye(size)
-        for start, length in ((1 + N, K), (1 + N + 2 * K, N)):
-            for i in range(length):
-                one, other = start + i, start + length + i
-                scatter[one, other] = scatter[other, one] = PROBE_ALIKE
+        related = np.eye(N) if reading is foreign else kinship
+        for start, block in ((1 + N, np.eye(K)), (1 + N + 2 * K, related)):
+            both = np.kron(np.array([[1, PROBE_ALIKE], [PROBE_ALIKE, 1]]), block)
+            scatter[start : start + len(both), start : start + len(both)] = both
         seen, tuned = np.zeros((2, N, size))
         for kind, (matrix, scale) in enumerate(((seen, spread), (tuned, s))):
-            matrix[:, 0] = 3 * model.level[2]
+            matrix[:, 0] = LEVEL
             matrix[:, 1 : 1 + N] = np.diag(scale * np.sqrt(unsure[kind]))
             at_factors = 1 + N + kind * K
             matrix[:, at_factors : at_factors + K] = scale * loads[kind]
