@@ -101,7 +101,7 @@ def literal(model: Model, probe: Probe) -> tuple[np.ndarray, np.ndarray, float]:
         mean, unsure, loads, alone = reading
         spread = np.exp(model.log_spread[0] + model.log_spread[1] * a)
         centre, slope, width = model.log_roughness
-        rough = np.exp(centre + slope * model.log_spread[1] * a + width * b)
+        rough = np.exp(centre + slope * np.log(spread) + width * b)
         s = spread * np.exp(STRETCH[0] + STRETCH[1] * c)
         level = model.level[0] + model.level[1] * np.log(spread)
         # the vector: level, standings, factors of both tasks, residuals of both tasks

@@ -235,7 +235,7 @@ def rank(
     deliver(
         "rank",
         (out, lambda path: _ranking_content(ranking, format, path)),
-        (plot, lambda path: _figure(ranking, path)),
+        (plot if ranking.ranked else None, lambda path: _figure(ranking, path)),
     )
     if all(row.error is not None for row in ranking.encoders):
         raise typer.Exit(1)
