@@ -56,9 +56,10 @@ class Foresight:
             weights=np.c_[standing, np.full((n, 1), 0.2)],
             covariance=np.tile(np.diag([doubt, 0.01]), (n, 1, 1)),
             noise=np.full(n, 0.05),
+            kin=np.tile(np.arange(n), (2, 1)).T,
             kind_factors=np.zeros((2, 1)),
             log_spread=np.array([0.0, 0.2]),
-            log_roughness=np.array([0.0, 0.2]),
+            log_roughness=np.array([0.0, 0.0, 0.2]),
             level=np.array([1.0, 0.0, 0.5]),
             scatter=np.eye(2),
         )

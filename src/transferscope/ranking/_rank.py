@@ -311,8 +311,10 @@ class _Run:
         there, seed = outlook.contenders, self.settings.seed
         measured = combine_scores([one.looks[-1] for one in there if one.looks], self.plan)
         results = with_intervals(measured, self.plan.asked, seed)
+        slowness = search.slowness
         candidates = [
-            _candidate(one, results, before[one.name], search, len(self.data)) for one in there
+            _candidate(one, results, before[one.name], search, slowness, len(self.data))
+            for one in there
         ]
         rows, chosen, reason = judge(
             candidates, outlook.accuracies, tolerance=tolerance, prefer=prefer
@@ -375,6 +377,7 @@ def _candidate(
     results: Mapping[str, EncoderResult],
     before: float,
     search: Search,
+    slowness: float,
     n_samples: int,
 ) -> Candidate:
     """A contender with what its last look showed, or with its facts alone."""
@@ -394,7 +397,7 @@ def _candidate(
         probe=looks[-1].result.scores[PROBE].value if looks else None,
         n_probed=looks[-1].n_kept if looks else 0,
         n_results=known.n_results,
-        seconds_per_sample=1 / speed if speed else search.seconds_per_sample(contender),
+        seconds_per_sample=1 / speed if speed else slowness * search.seconds_per_sample(contender),
         permissive=known.license in PERMISSIVE,
         before=before,
     )

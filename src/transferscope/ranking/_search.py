@@ -158,6 +158,16 @@ class Search:
         n_parameters = (known and known.n_parameters) or USUAL_PARAMETERS
         return SECONDS_PER_PARAMETER[kind] * n_parameters * size**2
 
+    @property
+    def slowness(self) -> float:
+        """How many times the judged time per sample measured encoders took, as a median."""
+        ratios = [
+            1 / (speed * self.seconds_per_sample(one))
+            for one in self.contenders
+            if one.looks and (speed := one.looks[-1].result.samples_per_second)
+        ]
+        return float(np.median(ratios)) if ratios else 1.0
+
     def seconds(self, one: Contender, n_samples: int) -> float:
         """Judged cost of measuring an encoder, with what loading takes."""
         loading = 0.1
@@ -191,7 +201,7 @@ class Search:
         if new.any() and (not started or gain.any.mean() >= (self.stop_regret or 0.0)):
             worth = np.where(new, gain.each / costs, -1.0)
             order = [i for i in np.argsort(-worth, kind="stable") if new[i]]
-            together = np.cumsum(costs[order]) <= ROUND_SECONDS
+            together = np.cumsum(costs[order]) <= self._round_seconds()
             together[0] = True
             chosen = [there[i] for i, is_in in zip(order, together, strict=True) if is_in]
             return self._affordable(chosen, n, n_shards, "all")
@@ -200,6 +210,14 @@ class Search:
             if question:
                 return self._affordable(question, self.n_samples, None, "settled")
         return [], None, "settled" if new.any() else "all"
+
+    def _round_seconds(self) -> float:
+        """Judged cost of a round: with a budget little, so that something is known when it ends."""
+        if self.budget is None:
+            return ROUND_SECONDS
+        spent = time.perf_counter() - self.started
+        left = (self.budget - spent) * self.judged / spent if self.judged else 0.0
+        return min(ROUND_SECONDS, left / 4)
 
     def _in_question(self, there: Sequence[Contender], y: NumpyArray) -> list[Contender]:
         """Encoders that may be the best and were not looked at in full."""
