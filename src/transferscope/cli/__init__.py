@@ -23,6 +23,7 @@ from transferscope.cli._listings import encoders, metrics
 from transferscope.cli._options import OneValueCommand
 from transferscope.cli._ranking import rank, show_ranking
 from transferscope.cli._relatedness import task_relatedness
+from transferscope.cli._report import report
 from transferscope.cli._streams import StoppedError, sheltered, stoppable
 from transferscope.cli._terminal import literal, progress_bar, stderr, stdout
 from transferscope.errors import StoreError, TransferscopeError
@@ -35,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 COMMANDS = (
-    *(rank, score, extract, trace_ped),
+    *(rank, report, score, extract, trace_ped),
     *(evaluate, benchmarks, probe, finetune, pretrain),
     *(task_relatedness, layer_transferability, dataset_factors),
     *(encoders, metrics, shortlist),
