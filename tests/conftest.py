@@ -43,6 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         needed = [name for mark in item.iter_markers("needs") for name in mark.args]
         if isinstance(item, pytest.DoctestItem) and item.name.startswith(TORCH_ROOMS):
             needed.append("torch")
+        if isinstance(item, pytest.DoctestItem) and item.name.startswith("transferscope.report"):
+            needed.append("jinja2")
         for name in needed:
             if importlib.util.find_spec(name) is None:
                 item.add_marker(pytest.mark.skip(reason=f"{name} is not installed"))

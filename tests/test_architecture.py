@@ -41,6 +41,7 @@ FLOORS = {
     "ranking": 4,
     # floor 5: showing
     "plots": 5,
+    "report": 5,
     "cli": 5,
     "__main__": 5,
     "": 5,  # the front door, __init__.py
@@ -53,6 +54,7 @@ FORBIDDEN = {
     "parameter_distance": {"metrics", "encoders", "datasets"},
     "storage": {"encoders", "metrics", "datasets"},
     "plots": {"torch", "metrics", "encoders"},
+    "report": {"torch", "encoders"},
 }
 #: Files of the room of metrics that are no metrics, and may know these.
 NO_METRICS = {
@@ -62,7 +64,7 @@ NO_METRICS = {
 #: What files of metrics share.
 SHARED = {"_metric", "_measurement", "_documentation"}
 #: outside package -> the only room that imports it.
-ONLY_IN = {"matplotlib": "plots"}
+ONLY_IN = {"matplotlib": "plots", "jinja2": "report", "markupsafe": "report"}
 NO_SUCH_FILES = {"utils", "helpers", "common", "misc"}
 SPEAKING = {"cli", "__main__"}
 

@@ -23,6 +23,7 @@ from transferscope.cli._listings import encoders, metrics
 from transferscope.cli._options import OneValueCommand
 from transferscope.cli._ranking import rank, show_ranking
 from transferscope.cli._relatedness import task_relatedness
+from transferscope.cli._report import report
 from transferscope.cli._selection import select
 from transferscope.cli._streams import StoppedError, sheltered, stoppable
 from transferscope.cli._terminal import literal, progress_bar, stderr, stdout
@@ -36,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 COMMANDS = (
-    *(rank, score, extract, trace_ped),
+    *(rank, report, score, extract, trace_ped),
     *(evaluate, benchmarks, probe, finetune, select, pretrain),
     *(task_relatedness, layer_transferability, dataset_factors),
     *(encoders, metrics, shortlist),

@@ -26,6 +26,7 @@ ForceOption = Annotated[
 Content: TypeAlias = Sequence[bytes | memoryview]
 
 _FIGURES = (".png", ".pdf", ".svg")
+_PAGES = (".html", ".htm")
 _ELSEWHERE = "choose another file"
 
 
@@ -77,6 +78,25 @@ def claim(
             )
 
 
+def refuse_as_report(path: Path | None) -> None:
+    """Look at the file that a report is to be written to, before its work begins.
+
+    Raises
+    ------
+    InputError
+        If it has a wrong ending.
+    MissingExtraError
+        If no report can be written.
+    """
+    if path is None:
+        return
+    from transferscope.report import require_jinja
+
+    require_jinja()
+    if path.suffix.lower() not in _PAGES and not _is_device(path):
+        raise InputError(f"report {path} must end in {' or '.join(_PAGES)}. Rename it.")
+
+
 def deliver(command: str, *outputs: tuple[Path | None, Callable[[Path], Content]]) -> None:
     """Write files of a result that has been shown; one that fails does not cost the others.
 
@@ -92,6 +112,8 @@ def deliver(command: str, *outputs: tuple[Path | None, Callable[[Path], Content]
                 _write(command, path, content(path))
                 if path.suffix.lower() in _FIGURES:
                     stderr.print(f"drawn to {literal(path)}", soft_wrap=True)
+                elif path.suffix.lower() in _PAGES:
+                    stderr.print(f"report written to {literal(path)}", soft_wrap=True)
             except StoreError as error:
                 failures.append(error)
     if failures:

@@ -30,6 +30,7 @@ from transferscope.cli._outputs import (
     claim,
     deliver,
     figure_content,
+    refuse_as_report,
     text_content,
 )
 from transferscope.cli._streams import StoppedError
@@ -176,6 +177,10 @@ def rank(
             ".svg file.",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Write it all as a page to this .html file."),
+    ] = None,
     reference: ReferenceOption = None,
     no_store: Annotated[
         bool, typer.Option("--no-store", help="Store no features, for very large data.")
@@ -189,7 +194,8 @@ def rank(
     from transferscope.ranking import rank as rank_encoders
 
     budget = None if choice.budget is None else duration(choice.budget, "--budget")
-    claim("rank", out, force=force)
+    refuse_as_report(report)
+    claim("rank", out, report, force=force)
     claim("rank", plot, force=force, figures=True)
     dataset = data.open()
     names = choice.candidates(encoders, dataset.modality)
@@ -199,7 +205,7 @@ def rank(
         if_stopped = "nothing was kept" if no_store else WHAT_IS_KEPT
         with progress_below_table(if_stopped) as (progress, show):
 
-            def report(so_far: Ranking) -> None:
+            def follow(so_far: Ranking) -> None:
                 known[:] = [so_far]
                 show(_choice_table(so_far, LIVE_ROWS))
 
@@ -219,7 +225,7 @@ def rank(
                 seed=data.seed,
                 exact=extraction.exact,
                 progress=progress,
-                report=report,
+                report=follow,
             )
     except StoppedError:
         if known and known[0].verdict is not None and machine is None:
@@ -236,6 +242,7 @@ def rank(
         "rank",
         (out, lambda path: _ranking_content(ranking, format, path)),
         (plot if ranking.ranked else None, lambda path: _figure(ranking, path)),
+        (report, lambda _: _page(ranking)),
     )
     if all(row.error is not None for row in ranking.encoders):
         raise typer.Exit(1)
@@ -250,6 +257,12 @@ def _figure(ranking: Ranking, path: Path) -> Content:
 
     layered = any(row.layers for row in ranking.encoders)
     return figure_content(plot_layers(ranking) if layered else plot_choice(ranking), path)
+
+
+def _page(ranking: Ranking) -> Content:
+    from transferscope.report import report_html
+
+    return text_content(report_html(ranking))
 
 
 def _ranking_text(ranking: Ranking, format: RankFormat) -> str:
