@@ -617,7 +617,7 @@ def command(archive: Path, *more: object) -> list[str]:
     return list(map(str, line))
 
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
 
 
 @TORCH
@@ -649,7 +649,7 @@ def test_command_shows_what_it_found_and_how_to_load_it(archive, tmp_path):
     ranking(path, *({"encoder": name} for name in (ENCODERS[0], "mini/nothing")))
     line = command(archive, "--ranking", path, "--out", tmp_path / "out")
     done = subprocess.run(line, check=True, capture_output=True, text=True, env=ENVIRONMENT)
-    assert "failed: bundled encoder" in " ".join(done.stdout.split())
+    assert "failed: bundled encoder" in " ".join(done.stdout.replace("│", " ").split())
     (load,) = [one for one in done.stdout.splitlines() if one.startswith("load it: ")]
     found = Selection.from_json(
         json.dumps(

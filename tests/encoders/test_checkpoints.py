@@ -36,7 +36,7 @@ import pytest
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
-from hypothesis import given, settings  # noqa: E402
+from hypothesis import example, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from timm.models.resnet import Bottleneck, ResNet  # noqa: E402
@@ -851,6 +851,7 @@ def test_file_cut_short_anywhere_is_named(tmp_path: Path, form: str) -> None:
 
 
 @given(st.binary(min_size=0, max_size=200), st.sampled_from([b"", b"PK\3\4", b"\x80\2", b"\x80\4"]))
+@example(b"\x84\x00\x00\x00\x00.", b"\x80\2")  # an extension, which only its own program knows
 @settings(max_examples=150, deadline=None)
 def test_garbage_is_named(
     tmp_path_factory: pytest.TempPathFactory, garbage: bytes, magic: bytes

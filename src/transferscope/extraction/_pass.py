@@ -150,7 +150,7 @@ def extract(
     (True, (200,))
     """
     data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    settings = ExtractionSettings(store, layers, batch_size, device, seed, progress, exact)
+    settings = ExtractionSettings(store, layers, batch_size, device, seed, progress, exact=exact)
     return (item for (item,) in extract_together([data], encoders, settings))
 
 

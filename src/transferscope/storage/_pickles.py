@@ -389,7 +389,6 @@ _OPERATIONS: dict[str, _Operation] = {
     "OBJ": _do(_call_from_mark),
     "INST": lambda machine, name: _call_named(machine, str(name).replace(" ", ".")),
     "BUILD": _do(_build),
-    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), _push_new(lambda: Opaque("extension"))),
     "PERSID": lambda machine, key: machine.stack.append(machine.persistent(key)),
     "BINPERSID": _push(lambda machine: machine.persistent(machine.pop())),
 }

@@ -172,7 +172,10 @@ def remove_stale_files(folder: Path, *, of: Path | None = None) -> int:
     """Delete the temporary files that killed runs left in a folder; `of` one file, or of any."""
     freed = 0
     start = "" if of is None else f"{glob.escape(_start(of))}."
-    for path in folder.glob(f"{start}*.tmp"):
+    found: list[Path] = []
+    with suppress(OSError):  # the folder may go meanwhile
+        found = list(folder.glob(f"{start}*.tmp"))
+    for path in found:
         with suppress(OSError):
             status = path.stat()
             if _is_stale(path.name, status.st_mtime):
