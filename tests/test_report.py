@@ -52,8 +52,9 @@ def encoder(place: int, name: str, metrics=METRICS, *, layers: bool = False) -> 
         p_best=max(0.0, 0.4 - 0.1 * place),
         in_group=loss < 0.005,
         expected=ExpectedAccuracy(
-            0.93 - loss, 0.88 - loss, 0.96 - loss, loss, loss - 0.02, loss + 0.03, loss + 0.001,
-            0.9 if measured else None, 200 * measured, loss, 5, float(rng.uniform(0.001, 0.02)),
+            0.93 - loss, 0.88 - loss, 0.96 - loss, 0.01, loss, loss - 0.02, loss + 0.03,
+            loss + 0.001, 0.9 if measured else None, 200 * measured, loss, 5,
+            float(rng.uniform(0.001, 0.02)),
         ),
         n_parameters=int(rng.integers(10**6, 10**9)),
         feature_dim=768,

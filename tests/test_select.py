@@ -666,7 +666,7 @@ def test_command_shows_what_it_found_and_how_to_load_it(archive, tmp_path):
 @TORCH
 def test_command_that_is_stopped_says_what_it_knows(archive, tmp_path):
     line = command(archive, "-e", ",".join(ENCODERS), "--out", tmp_path / "out")
-    line[line.index("--epochs") + 1] = "20"
+    line[line.index("--epochs") + 1] = "80"
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(line, env=ENVIRONMENT, **pipe)
     deadline = time.monotonic() + 120

@@ -20,7 +20,14 @@ from transferscope.cli._options import (
     with_option_records,
 )
 from transferscope.cli._outputs import ForceOption, claim, deliver, figure_content
-from transferscope.cli._terminal import progress_bar, show_notes, stderr, stdout, write_line
+from transferscope.cli._terminal import (
+    literal,
+    progress_bar,
+    show_notes,
+    stderr,
+    stdout,
+    write_line,
+)
 from transferscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -377,7 +384,7 @@ def _show(results: Mapping[str, Relatedness]) -> None:
     alone = len(results) == 1
     shown.add_column(next(iter(results.values())).setting, no_wrap=True)
     for name in results:
-        shown.add_column("value" if alone else name, justify="right", no_wrap=True)
+        shown.add_column("value" if alone else literal(name), justify="right", overflow="fold")
         if alone:
             shown.add_column("±", justify="right", no_wrap=True)
     frames = [one.to_frame() for one in results.values()]
