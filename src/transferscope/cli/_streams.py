@@ -28,13 +28,29 @@ class StoppedError(SystemExit):
         super().__init__(128 + number)
 
 
+#: Signals that asked to stop.
+_asked: list[int] = []
+
+
+def raise_if_stopped() -> None:
+    """Raise `StoppedError` once more where somebody on the way swallowed it.
+
+    A signal may come while code of others runs that lets no exception out: a destructor, a
+    callback, an import that is tried.
+    """
+    if _asked:
+        raise StoppedError(_asked[-1])
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Inside, SIGINT and SIGTERM raise `StoppedError`, unless who started this had them ignored."""
 
     def stop(number: int, frame: FrameType | None) -> None:
+        _asked.append(number)
         raise StoppedError(number, frame)
 
+    _asked.clear()
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -43,6 +59,7 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     finally:
+        _asked.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 

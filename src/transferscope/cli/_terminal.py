@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from transferscope.cli._streams import StoppedError
+from transferscope.cli._streams import StoppedError, raise_if_stopped
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -112,6 +112,7 @@ def progress_below_table(
         task = bar.add_task("opening the data set", total=None)
 
         def update(text: str, done: int, total: int) -> None:
+            raise_if_stopped()
             bar.update(task, description=text, completed=done, total=total or None)
 
         def show(table: Table) -> None:
