@@ -344,21 +344,21 @@ def test_a_stream_that_failed_stays_silent():
 
 
 @posix
-@torch_only
-@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent differently there")
 def test_a_stop_that_somebody_swallowed_is_raised_again():
     with _streams.stoppable(), _terminal.progress_bar() as update:
         update("before", 0, 2)
         with suppress(SystemExit):  # a destructor, a callback, an import that is tried
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)
         with pytest.raises(_streams.StoppedError) as stopped:
             update("after", 1, 2)
-        assert stopped.value.code == 130
+        assert stopped.value.code == 143
     with _terminal.progress_bar() as update:
         update("another command", 0, 1)
 
 
+@posix
+@torch_only
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_training_says_what_is_kept(tmp_path, number, status):
     process = subprocess.Popen(

@@ -60,7 +60,7 @@ def write_atomically(
     parts = [content.encode(errors="backslashreplace")] if isinstance(content, str) else content
     temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         with temporary.open("xb") as file:
             for part in parts:
                 file.write(part)
@@ -74,6 +74,19 @@ def write_atomically(
         with suppress(OSError):  # renamed, or never made
             temporary.unlink()
         remove_stale_files(path.parent, of=path)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder, where others may make and delete it meanwhile."""
+    for _ in range(100):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        except FileExistsError:
+            # it is a file; or it was a folder, and went before this was looked at
+            if folder.exists() and not folder.is_dir():
+                raise
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _unwritable(
@@ -151,7 +164,7 @@ def mark_in_use(folder: Path) -> Path:
     OSError
         If it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     mark = _temporary(folder / _IN_USE)
     mark.open("xb").close()
     return mark
