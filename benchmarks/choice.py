@@ -61,6 +61,7 @@ class Case:
     n_test: int
     looks: tuple[Measured, ...]
     foresight: Foresight
+    chance: float = 0.0
 
     @property
     def known(self) -> list[KnownEncoder]:
@@ -95,7 +96,8 @@ def own_cases(folder: Path) -> list[Case]:
         group = "750 samples" if name in TARGETS else "150 samples" if "@" in name else "drawn"
         foresight = without(name.partition("@")[0], encoders)
         values = np.array(list(row.values()))
-        cases.append(Case(group, name, encoders, values, len(test), looks, foresight))
+        chance = float(np.bincount(train.labels).max() / len(train))
+        cases.append(Case(group, name, encoders, values, len(test), looks, foresight, chance))
         print(name, flush=True)
     return cases
 
@@ -168,7 +170,7 @@ def search_of(case: Case, contenders: list[Contender]) -> Search:
             one.looks.append(looks[one.name])
 
     n = case.looks[0].n_samples
-    return Search(contenders, case.foresight, measure, n, n, 0.0, None, "cpu", 0, None)
+    return Search(contenders, case.foresight, measure, n, n, case.chance, 0.0, None, "cpu", 0, None)
 
 
 def anytime(case: Case, share: float) -> tuple[np.ndarray, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -260,3 +261,15 @@ def test_an_unknown_one_of_a_known_family(name, family):
     accuracies, _ = foresight.given(np.arange(2), CASES["nothing"])
     apart = np.log(accuracies / (1 - accuracies))
     assert apart[:, 0].std() != pytest.approx(apart[:, 1].std(), rel=1e-3)
+
+
+def test_a_probe_below_chance_tells_no_more_than_chance():
+    """Leaving one out of few samples of two even classes finds far less than half by itself."""
+
+    def drawn(accuracy: float) -> np.ndarray:
+        probe = probe_of([0, 1], [accuracy, 0.8], [10, 10])
+        return foretell(MODEL, replace(probe, chance=0.5), draws=500)[0]
+
+    assert np.array_equal(drawn(0.0), drawn(0.5))
+    assert not np.array_equal(drawn(0.5), drawn(0.6))
+    assert drawn(0.0).min() >= 0.5

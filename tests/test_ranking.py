@@ -286,6 +286,19 @@ def test_intervals_narrow_as_data_grow():
     assert half_width(1600) == pytest.approx(half_width(100) / 4, rel=0.35)
 
 
+def test_of_noise_it_says_that_samples_tell_nothing(data):
+    random = np.random.default_rng(3)
+    noise = transferscope.open_dataset(
+        (random.standard_normal((60, 8)).astype(np.float32), np.arange(60) % 3)
+    )
+    blind = [planted("one", 4), planted("two", 4, width=5)]
+    ranking = rank(noise, blind)
+    assert any("naming the most frequent class" in note for note in ranking.verdict.notes)
+    assert all(row.expected.low >= 1 / 3 for row in ranking.encoders)
+    seeing = rank(data, [planted("one", 0.1), planted("two", 0.2)])
+    assert not any("most frequent class" in note for note in seeing.verdict.notes)
+
+
 # --- what cannot be ranked ----------------------------------------------------------------------
 
 

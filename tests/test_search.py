@@ -123,7 +123,7 @@ def searching(
     given: dict[str, Any] = {"stop_regret": 0.003, "budget": None, "seed": 0, "progress": None}
     foresight: Any = Foresight(standing)
     search = Search(
-        contenders, foresight, world, n_first, n_samples, device="cpu",
+        contenders, foresight, world, n_first, n_samples, 0.0, device="cpu",
         **(given | {"started": world.clock()} | options),
     )  # fmt: skip
     world.search = search

@@ -41,8 +41,8 @@ LEVEL = 2.5
 MORE_SAMPLES = 1.0
 #: Probability, before the probe, that published results say nothing about these data.
 FOREIGN = 0.1
-#: Joint draws of all encoders.
-DRAWS = 4000
+#: Joint draws of all encoders, and how many numbers they may be: of very many encoders fewer.
+DRAWS, LEAST_DRAWS, NUMBERS = 4000, 1000, 2_000_000
 #: Steps of the stretch, in standard deviations, and their probabilities.
 STEPS = np.array([-1.5, -0.5, 0.5, 1.5])
 SHARES = np.exp(-(STEPS**2) / 2) / np.exp(-(STEPS**2) / 2).sum()
@@ -63,12 +63,16 @@ class Probe:
     n_samples : (m,) array of int
         How many samples each accuracy is of. An encoder may have several accuracies, of more and
         more samples; those of equally many samples are compared with one another alone.
+    chance : float
+        Share of the most frequent class, which naming it always reaches. Leaving one out of few
+        samples that tell nothing finds less than that, and far less: it tells no more than chance.
     """
 
     rows: NumpyArray
     accuracy: NumpyArray
     correlation: NumpyArray
     n_samples: NumpyArray
+    chance: float = 0.0
 
     def logits(self) -> tuple[NumpyArray, NumpyArray]:
         """The accuracies as logits, and their covariance.
@@ -81,7 +85,7 @@ class Probe:
         covariance : (m, m) array
         """
         n = self.n_samples.astype(float)
-        share = (self.accuracy * n + 0.5) / (n + 1)
+        share = (np.maximum(self.accuracy, self.chance) * n + 0.5) / (n + 1)
         deviation = 1 / np.sqrt(share * (1 - share) * n)
         covariance = deviation[:, None] * self.correlation * deviation
         same = (n[:, None] == n) & (n > n.min(initial=np.inf))
@@ -105,7 +109,7 @@ def foretell(
     Returns
     -------
     accuracies : (draws, n) array
-        Joint draws, shares.
+        Joint draws, shares; none is below chance.
     foreign : float
         Probability that published results say nothing about these data.
     """
@@ -130,7 +134,8 @@ def foretell(
         for step, count in zip(STEPS, row, strict=True)
         if count
     ]
-    return expit(np.concatenate(logits)), float(mass[len(GRID) :].sum())
+    accuracies = np.maximum(expit(np.concatenate(logits)), probe.chance)
+    return accuracies, float(mass[len(GRID) :].sum())
 
 
 def _foreign(prior: Prior) -> Prior:
@@ -283,4 +288,5 @@ class Foresight:
         accuracies : (draws, n) array
         foreign : float
         """
-        return foretell(self._model.take(among), probe, seed=seed)
+        draws = min(DRAWS, max(LEAST_DRAWS, NUMBERS // max(len(among), 1)))
+        return foretell(self._model.take(among), probe, seed=seed, draws=draws)

@@ -159,7 +159,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     if progress is not None:
         progress("reading the data set", 0, 0)
     data = open_dataset(dataset)
-    task, _ = data.require_labels()
+    task, labels = data.require_labels()
     source = Source(data)
     references = [] if reference is None else [Source(open_reference(reference))]
     settings = ExtractionSettings(
@@ -204,6 +204,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         run.measure,
         n_first,
         len(data),
+        float(np.unique(labels, return_counts=True)[1].max() / len(data)),
         stop_regret,
         budget,
         settings.device or "cpu",
@@ -331,7 +332,7 @@ class _Run:
             sum(bool(one.probed) for one in there),
             stopped,
             time.perf_counter() - search.started,
-            (*notes, *_notes(self.data, search.foresight, outlook)),
+            (*notes, *_notes(self.data, search, outlook)),
         )
         failed = [one.looks[-1].result for one in search.contenders if one.failed]
         return Ranking(
@@ -357,9 +358,18 @@ class _Run:
         )
 
 
-def _notes(data: Dataset, foresight: Foresight, outlook: Outlook) -> Iterator[str]:
+def _notes(data: Dataset, search: Search, outlook: Outlook) -> Iterator[str]:
     """What the verdict must be read with."""
-    yield from foresight.remarks
+    yield from search.foresight.remarks
+    looks = [one.probed[-1] for one in outlook.contenders if one.probed]
+    best = max(looks, key=lambda look: look.result.scores[PROBE].value)
+    sure = 2 * np.sqrt(search.chance * (1 - search.chance) / best.n_kept)
+    if best.result.scores[PROBE].value < search.chance + sure:
+        yield (
+            "no probe is surely better than naming the most frequent class always "
+            f"({100 * search.chance:.1f} %): these samples hardly tell encoders apart. Add "
+            "samples, or check the labels."
+        )
     if data.modality == "text":
         yield (
             "how text encoders do after fine-tuning is not published: what a probe foretells of "

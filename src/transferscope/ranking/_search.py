@@ -95,6 +95,8 @@ class Search:
         ``measure(contenders, n_shards, progress)`` adds a look to each; None for all shards.
     n_first, n_samples : int
         Samples of the first look, and all.
+    chance : float
+        Share of the most frequent class.
     stop_regret : float or None
         None: measure all, on all samples.
     budget : float or None
@@ -109,6 +111,7 @@ class Search:
     measure: Callable[[Sequence[Contender], int | None, ProgressCallback | None], None]
     n_first: int
     n_samples: int
+    chance: float
     stop_regret: float | None
     budget: float | None
     device: str
@@ -116,6 +119,7 @@ class Search:
     progress: ProgressCallback | None
     started: float = field(default_factory=time.perf_counter)
     judged: float = 0.0
+    _latest: tuple[int, Outlook] | None = None
 
     def run(self, on_update: Callable[[Outlook], None]) -> str:
         """Measure until it is settled, everything is measured, or time is over.
@@ -177,12 +181,20 @@ class Search:
         return loading + n_samples * self.seconds_per_sample(one)
 
     def outlook(self) -> Outlook:
-        """What is expected now."""
+        """What is expected now; found once for what was measured."""
+        n_looks = sum(len(one.looks) for one in self.contenders)
+        if self._latest is None or self._latest[0] != n_looks:
+            self._latest = n_looks, self._outlook()
+        return self._latest[1]
+
+    def _outlook(self) -> Outlook:
         places = np.flatnonzero([not one.failed for one in self.contenders])
         there = [self.contenders[i] for i in places]
         if not there:
             return Outlook([], np.empty((0, 0)), 0.0)
-        accuracies, foreign = self.foresight.given(places, _probe(there), seed=self.seed)
+        accuracies, foreign = self.foresight.given(
+            places, _probe(there, self.chance), seed=self.seed
+        )
         return Outlook(there, accuracies, foreign)
 
     def _next(self, outlook: Outlook) -> tuple[list[Contender], int | None, str]:
@@ -221,7 +233,8 @@ class Search:
 
     def _in_question(self, there: Sequence[Contender], y: NumpyArray) -> list[Contender]:
         """Encoders that may be the best and were not looked at in full."""
-        p_best = np.bincount(y.argmax(axis=1), minlength=len(there)) / len(y)
+        first = y == y.max(axis=1, keepdims=True)
+        p_best = (first / first.sum(axis=1, keepdims=True)).mean(axis=0)
         order = np.argsort(-p_best, kind="stable")[:MOST_IN_QUESTION]
         looked = [there[i] for i in order if p_best[i] >= IN_QUESTION and there[i].probed]
         if len(looked) < 2:
@@ -290,7 +303,7 @@ def _gain(y: NumpyArray, new: NumpyArray) -> _Gain:
     return _Gain(told.mean(axis=0), told.max(axis=1))
 
 
-def _probe(there: Sequence[Contender]) -> Probe:
+def _probe(there: Sequence[Contender], chance: float) -> Probe:
     """What was measured, as places in `there`."""
     cells = [(i, look) for i, one in enumerate(there) for look in one.probed]
     n = np.array([look.n_kept for _, look in cells], int)
@@ -308,4 +321,5 @@ def _probe(there: Sequence[Contender]) -> Probe:
         np.array([look.result.scores[PROBE].value for _, look in cells]),
         correlation,
         n,
+        chance,
     )
