@@ -307,6 +307,7 @@ def test_lists(run):
         (("rank", "sklearn/digits", "--max-params", "1"), "Loosen one"),
         (("rank", "sklearn/digits", "-e", PAIR, "--license", "mit"), "Leave one of the two out"),
         (("rank", "sklearn/digits", "-e", PAIR, "--format", "xml"), "xml"),
+        (("rank", "numbers.csv", "-e", PAIR, "--plot", "f.png"), "which regression data have none"),
         (("score", "nowhere.npz"), "nowhere.npz"),
         (("score", "empty.npz"), "damaged"),
         (("score", "broken.safetensors"), "damaged"),
@@ -322,6 +323,8 @@ def test_wrong_input_names_what_is_wrong_and_exits_with_2(run, tmp_path, argumen
     (tmp_path / "empty.npz").write_bytes(b"")
     (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 30)
     (tmp_path / "text.txt").write_text("hello")
+    rows = "".join(f"text {i},{i / 7:.3f}\n" for i in range(12))
+    (tmp_path / "numbers.csv").write_text(f"text,label\n{rows}")
     features = np.random.default_rng(0).standard_normal((6, 3))
     labels = [0, 1, 0, 1, 0, 1]
     np.savez(tmp_path / "other.npz", x=features)

@@ -273,3 +273,12 @@ def test_a_probe_below_chance_tells_no_more_than_chance():
     assert np.array_equal(drawn(0.0), drawn(0.5))
     assert not np.array_equal(drawn(0.5), drawn(0.6))
     assert drawn(0.0).min() >= 0.5
+
+
+def test_the_name_of_a_folder_is_no_family(tmp_path):
+    """``hf/<folder>/model`` once had the family of the published model2vec."""
+    (tmp_path / "model").mkdir()
+    own = Foresight([f"hf/{tmp_path}/model"], "text")
+    assert [one.family for one in own.known] == [""]
+    assert own.remarks == ()
+    assert Foresight(["hf/somebody/bge-unheard-of"], "text").known[0].family == "bge"

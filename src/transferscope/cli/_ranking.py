@@ -198,6 +198,12 @@ def rank(
     claim("rank", out, report, force=force)
     claim("rank", plot, force=force, figures=True)
     dataset = data.open()
+    if plot is not None and layers in ("last", "mean") and dataset.task != "classification":
+        raise InputError(
+            f"--plot draws expected accuracies, which {dataset.task} data have none of, or the "
+            f"scores of several layers, and --layers is {layers}. Give --layers all, or leave "
+            "--plot out."
+        )
     names = choice.candidates(encoders, dataset.modality)
     known: list[Ranking] = []
     machine = format if out is None and format != "table" else None

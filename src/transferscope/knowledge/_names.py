@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -199,16 +201,18 @@ class Candidates:
         A checkpoint is expected to do as the family of its architecture does, and what nobody has
         heard of as any encoder.
         """
-        try:
-            return self.row(name, "encoders")
-        except UnknownNameError:
-            architecture = name.partition("?arch=")[2].partition("&")[0]
-            if architecture and not architecture.startswith(_PREFIXES[:-1]):
-                architecture = f"timm/{architecture}"  # a bare architecture is one of timm's
-            family = find_family(architecture, self.modality)
-            usual = tuple(i for i, one in enumerate(self.encoders) if one.usual)
-            blank = _blank(name, self.modality, "" if family is None else family.encoder.family)
-            return self._add(name, Family(blank, usual if family is None else family.members))
+        folder = name.partition("/")[2].partition("?")[0]
+        # what a user calls a folder is no family
+        if find_known(name) is not None or not folder or not Path(folder).exists():
+            with suppress(UnknownNameError):
+                return self.row(name, "encoders")
+        architecture = name.partition("?arch=")[2].partition("&")[0]
+        if architecture and not architecture.startswith(_PREFIXES[:-1]):
+            architecture = f"timm/{architecture}"  # a bare architecture is one of timm's
+        family = find_family(architecture, self.modality)
+        usual = tuple(i for i, one in enumerate(self.encoders) if one.usual)
+        blank = _blank(name, self.modality, "" if family is None else family.encoder.family)
+        return self._add(name, Family(blank, usual if family is None else family.members))
 
     def _add(self, name: str, family: Family) -> int:
         self.model = with_family(self.model, family)
