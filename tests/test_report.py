@@ -410,7 +410,7 @@ def test_rank_correlation_is_scipys(seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_frontier_is_what_no_cheaper_one_beats(seed):
-    from transferscope.report._figures import Priced, frontier
+    from transferscope.results import Priced, frontier
 
     rng = np.random.default_rng(seed)
     row = EncoderResult("x")

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from transferscope.errors import InputError, StoreError, require
 from transferscope.results import (
+    COSTS,
     Agreement,
-    EncoderResult,
     LayerDistances,
     PedTrace,
     Ranking,
     Relatedness,
+    frontier,
+    priced,
 )
 from transferscope.storage.atomic import write_atomically
 
@@ -216,54 +218,42 @@ def plot_choice(ranking: Ranking) -> Figure:
         raise InputError(
             "This ranking has no verdict: of such data no accuracy is expected. Nothing to draw."
         )
-    shown = []
-    for row in ranking.encoders:
-        cost = _cost(row, verdict.prefer)
-        if row.expected is not None and cost:
-            shown.append((cost, row, row.expected))
+    there = priced(ranking)
     figure = _figure(8, 5)
     from matplotlib.ticker import StrMethodFormatter
 
     axes = figure.subplots()
+    best = frontier(there)
+    line = [(one.cost, one.gain) for one in best]
+    axes.plot(*zip(*line, strict=True), color="0.6", linewidth=1, zorder=1, drawstyle="steps-post")
+    few = len(there) <= MOST_INTERVALS
     names = []
-    best = math.inf
-    frontier = []
-    for cost, _, found in sorted(shown, key=lambda one: (one[0], one[2].loss)):
-        if found.loss < best:
-            best = found.loss
-            frontier.append((cost, -100 * found.loss))
-    axes.plot(
-        *zip(*frontier, strict=True), color="0.6", linewidth=1, zorder=1, drawstyle="steps-post"
-    )
-    few = len(shown) <= MOST_INTERVALS
-    for cost, row, found in shown:
-        chosen = row.encoder == verdict.recommended
+    for one in there:
+        cost, gain, row = one
+        found, chosen = row.expected, row.encoder == verdict.recommended
+        assert found is not None
         colour = "tab:green" if chosen else "yellowgreen" if row.in_group else "tab:blue"
         if few or chosen or row.in_group:
             ends = [[100 * (found.loss_high - found.loss)], [100 * (found.loss - found.loss_low)]]
-            axes.errorbar(
-                cost, -100 * found.loss, ends, fmt="none", color=colour, alpha=0.4, zorder=2
-            )
-        hollow = "white" if found.probe is None else colour
+            axes.errorbar(cost, gain, ends, fmt="none", color=colour, alpha=0.4, zorder=2)
         axes.plot(
             cost,
-            -100 * found.loss,
+            gain,
             "D" if chosen else "o",
-            markerfacecolor=hollow,
+            markerfacecolor="white" if found.probe is None else colour,
             color=colour,
             markersize=8 if chosen else 6,
             zorder=3,
         )
-        if (cost, -100 * found.loss) in frontier or chosen or row.in_group:
-            names.append((cost, -100 * found.loss, row.encoder.rpartition("/")[2]))
+        if one in best or chosen or row.in_group:
+            names.append((cost, gain, row.encoder.rpartition("/")[2]))
     for place, (x, y, name) in enumerate(sorted(names)):
-        axes.annotate(
-            name, (x, y), (6, 8 if place % 2 else -12), textcoords="offset points", fontsize=7
-        )
+        above = (6, 8 if place % 2 else -12)
+        axes.annotate(name, (x, y), above, textcoords="offset points", fontsize=7)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-    axes.set_xlabel(_COSTS[verdict.prefer])
+    axes.set_xlabel(COSTS[verdict.prefer])
     axes.set_ylabel(f"expected accuracy against {verdict.recommended}, points")
     axes.set_title(
         f"{ranking.dataset.name}: accuracy after fine-tuning against cost\n"
@@ -275,25 +265,8 @@ def plot_choice(ranking: Ranking) -> Figure:
     return figure
 
 
-#: What lies along the axis of costs.
-_COSTS = {
-    "speed": "milliseconds per sample",
-    "size": "parameters",
-    "dimension": "feature dimension",
-    "licence": "milliseconds per sample",
-}
 #: Up to this many encoders have their intervals drawn.
 MOST_INTERVALS = 25
-
-
-def _cost(row: EncoderResult, prefer: str) -> float | None:
-    if prefer == "size":
-        return row.n_parameters
-    if prefer == "dimension":
-        return row.feature_dim
-    if row.expected is None or row.expected.seconds_per_sample is None:
-        return None
-    return 1000 * row.expected.seconds_per_sample
 
 
 def plot_layers(ranking: Ranking) -> Figure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,11 +45,11 @@ from transferscope.cli._terminal import (
 )
 from transferscope.errors import InputError
 from transferscope.results import (
-    EncoderResult,
     Ranking,
     Verdict,
     format_expected,
     format_score,
+    notes_of,
     score_digits,
 )
 
@@ -319,7 +318,10 @@ def show_ranking(
         console.print(f"{by}; ± is a 95 % interval", soft_wrap=True)
         tables = (_score_table(ranking, **layout) for layout in _LAYOUTS)
         console.print(_fitting(console, tables))
-    for note, names in _notes(ranked, scores=scores or verdict is None).items():
+    for (about, text), names in notes_of(ranked).items():
+        if about != "features" and not (scores or verdict is None):
+            continue
+        note = text if about == "features" else f"{about}: {text}"
         who = "all encoders" if len(names) == len(ranked) else ", ".join(names)
         console.print(f"[yellow]note[/] {literal(note)} [dim]({literal(who)})[/]", soft_wrap=True)
     for row in ranking.encoders:
@@ -410,22 +412,6 @@ def _choice_table(
 
 def _probability(p: float) -> str:
     return "<0.01" if 0 <= p < 0.005 else f"{p:.2f}"
-
-
-def _notes(rows: Iterable[EncoderResult], *, scores: bool) -> dict[str, list[str]]:
-    """What the rows must be read with, and the encoders that each note is about."""
-    notes = defaultdict(list)
-    for row in rows:
-        for warning in row.warnings:
-            notes[warning].append(row.encoder)
-        if not scores:
-            continue
-        for metric, score in row.scores.items():
-            for warning in score.warnings:
-                notes[f"{metric}: {warning}"].append(row.encoder)
-        for metric, reason in row.skipped.items():
-            notes[f"no {metric}: {reason}"].append(row.encoder)
-    return notes
 
 
 def show_layers(ranking: Ranking, console: Console) -> None:

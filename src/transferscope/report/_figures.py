@@ -20,7 +20,7 @@ from transferscope.report._svg import (
     ticks,
 )
 from transferscope.report._text import count, interval, number, shortened
-from transferscope.results import EncoderResult, Ranking
+from transferscope.results import COSTS, EncoderResult, Priced, Ranking, frontier
 
 #: Up to this many encoders have their intervals drawn in the figure of costs.
 MOST_INTERVALS = 25
@@ -30,61 +30,6 @@ LABEL, ROW_LABEL = 30, 40
 ROWS_PER_DRAWING = 40
 #: The lines of so many encoders are drawn in the figures of layers.
 MOST_LINES = 8
-
-#: What lies along the axis of costs.
-COSTS = {
-    "speed": "milliseconds per sample",
-    "size": "parameters",
-    "dimension": "feature dimension",
-    "licence": "milliseconds per sample",
-}
-
-
-def cost(row: EncoderResult, prefer: str) -> float | None:
-    """What an encoder costs, by what is preferred; None where it is not known."""
-    if prefer == "size":
-        return row.n_parameters
-    if prefer == "dimension":
-        return row.feature_dim
-    if row.expected is None or not row.expected.seconds_per_sample:
-        return None
-    return 1000 * row.expected.seconds_per_sample
-
-
-class Priced(NamedTuple):
-    """One encoder in the plane of cost and accuracy.
-
-    Attributes
-    ----------
-    cost : float
-    gain : float
-        Points of accuracy more than the recommended encoder.
-    row : EncoderResult
-    """
-
-    cost: float
-    gain: float
-    row: EncoderResult
-
-
-def priced(ranking: Ranking) -> list[Priced]:
-    """The encoders whose cost and expected accuracy are known, the cheapest first."""
-    prefer = ranking.verdict.prefer if ranking.verdict is not None else "speed"
-    found = []
-    for row in ranking.ranked:
-        price = cost(row, prefer)
-        if price and row.expected is not None:
-            found.append(Priced(price, -100 * row.expected.loss, row))
-    return sorted(found, key=lambda one: (one.cost, -one.gain))
-
-
-def frontier(there: Sequence[Priced]) -> list[Priced]:
-    """Those of which no cheaper one is expected to be as good; the cheapest first."""
-    best: list[Priced] = []
-    for one in there:
-        if not best or one.gain > best[-1].gain:
-            best.append(one)
-    return best
 
 
 def standing(row: EncoderResult, recommended: str | None) -> str:

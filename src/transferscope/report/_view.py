@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
@@ -14,16 +13,13 @@ from markupsafe import Markup
 from transferscope.errors import UnknownNameError
 from transferscope.metrics import get_metric
 from transferscope.report._figures import (
-    COSTS,
     ROWS_PER_DRAWING,
     Strip,
     comparison_strips,
     cost_figure,
-    frontier,
     layer_figures,
     layered,
     loss_strips,
-    priced,
     score_strips,
     strip_figures,
     swatch,
@@ -37,11 +33,15 @@ from transferscope.report._text import (
     seconds,
 )
 from transferscope.results import (
+    COSTS,
     EncoderResult,
     Ranking,
     Score,
     format_expected,
     format_score,
+    frontier,
+    notes_of,
+    priced,
     score_digits,
 )
 
@@ -174,7 +174,7 @@ def view_of(ranking: Ranking, prefix: str, heading: str) -> View:
     """What a page shows of one ranking; ids on the page begin with the prefix."""
     verdict, ranked = ranking.verdict, ranking.ranked
     recommended = _recommended(ranking)
-    there = priced(ranking) if verdict is not None else []
+    there = priced(ranking)
     title, strips, left_out = _strips(ranking, prefix)
     lines = layered(ranking)
     n_layered = sum(bool(row.layers) for row in ranked)
@@ -419,18 +419,9 @@ def kendall(one: np.ndarray, other: np.ndarray) -> float | None:
 
 def _warnings(rows: Sequence[EncoderResult]) -> list[Note]:
     """What the encoders must be read with, each note once."""
-    notes: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for row in rows:
-        for warning in row.warnings:
-            notes["features", warning].append(row.encoder)
-        for metric, score in row.scores.items():
-            for warning in score.warnings:
-                notes[metric, warning].append(row.encoder)
-        for metric, reason in row.skipped.items():
-            notes[metric, f"no score: {reason}"].append(row.encoder)
     return [
         Note(about, text, "all encoders" if len(who) == len(rows) > 1 else _listed(who))
-        for (about, text), who in notes.items()
+        for (about, text), who in notes_of(rows).items()
     ]
 
 

@@ -13,20 +13,21 @@ from transferscope.results._parameter_distance import (
     LayerDistances,
     TransferabilityForecast,
 )
-from transferscope.results._relatedness import Relatedness, SteepnessPoint
-from transferscope.results._scores import (
+from transferscope.results._ranking import (
+    COSTS,
     DatasetSummary,
     EncoderResult,
     ExpectedAccuracy,
-    PedTrace,
+    Priced,
     Ranking,
-    Score,
-    ScoreTable,
     Verdict,
     format_expected,
-    format_score,
-    score_digits,
+    frontier,
+    notes_of,
+    priced,
 )
+from transferscope.results._relatedness import Relatedness, SteepnessPoint
+from transferscope.results._scores import PedTrace, Score, ScoreTable, format_score, score_digits
 from transferscope.results._training import (
     FineTuningResult,
     ProbeResult,
@@ -37,6 +38,7 @@ from transferscope.results._training import (
 )
 
 __all__ = [
+    "COSTS",
     "Agreement",
     "Comparison",
     "DatasetFactors",
@@ -50,6 +52,7 @@ __all__ = [
     "LayerDistance",
     "LayerDistances",
     "PedTrace",
+    "Priced",
     "ProbeResult",
     "Ranking",
     "Relatedness",
@@ -64,5 +67,8 @@ __all__ = [
     "Verdict",
     "format_expected",
     "format_score",
+    "frontier",
+    "notes_of",
+    "priced",
     "score_digits",
 ]
