@@ -111,6 +111,18 @@ def test_rank_prints_table_and_advice(run):
 
 
 @pytest.mark.needs("torch")
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_names_of_encoders_are_shown_in_any_width(run, monkeypatch, width):
+    """Beside eleven columns of numbers, the one with the names once had no width at all."""
+    monkeypatch.setattr(cli.stdout, "width", width)
+    done = run("rank", "sklearn/digits", "-e", PAIR, "-m", "logme,knn", "--per-class", 5,
+               "--no-store", "--explain", check=0)  # fmt: skip
+    heads = [line for line in done.stdout.splitlines() if line.startswith("┃") and "enc" in line]
+    assert len(heads) == 3, done.stdout
+    assert all("encoder" in line for line in heads)
+
+
+@pytest.mark.needs("torch")
 def test_rank_json_is_as_promised(run):
     done = run("rank", "sklearn/digits", "-e", PAIR, "--per-class", 20, "--format", "json",
                "--metrics", "logme,leep,knn", "--seed", 1, check=0)  # fmt: skip

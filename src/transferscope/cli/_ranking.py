@@ -45,6 +45,7 @@ from transferscope.cli._terminal import (
 )
 from transferscope.errors import InputError
 from transferscope.results import (
+    EncoderResult,
     Ranking,
     Verdict,
     format_expected,
@@ -55,6 +56,8 @@ from transferscope.results import (
 
 #: Rows of the table at the end, and of the one that is shown while it works.
 ROWS, LIVE_ROWS = 20, 12
+#: Columns that the names of encoders have at least, whatever has to give way.
+NAME_WIDTH = 12
 
 RankFormat: TypeAlias = Literal["table", "json", "csv", "markdown"]
 
@@ -306,11 +309,14 @@ def show_ranking(
             _fitting(
                 console,
                 (
-                    _choice_table(ranking, ROWS, explain=explain, facts=facts, intervals=intervals)
+                    _choice_table(ranking, ROWS, facts=facts, intervals=intervals)
                     for intervals, facts in layouts
                 ),
             )
         )
+        if explain:
+            console.print("probe: leave-one-out accuracy of a ridge classifier, in percent")
+            console.print(_explanation(ranking))
         console.print(f"[dim]{literal(_how_measured(verdict, len(ranked)))}[/]", soft_wrap=True)
         show_notes(verdict.notes, console)
     if ranked and (scores or verdict is None):
@@ -361,25 +367,20 @@ def _choice_table(
     ranking: Ranking,
     most: int,
     *,
-    explain: bool = False,
     facts: bool = False,
     intervals: bool = False,
 ) -> Table:
     """What is expected of each candidate: the measured ones, the first others, what they cost."""
-    rows = [row for row in ranking.encoders if row.expected is not None]
-    measured = [row for row in rows if row.expected and row.expected.probe is not None]
-    shown = {row.encoder for row in (*measured[:most], *rows[: max(0, most - len(measured))])}
+    rows = _first_rows(ranking, most)
     table = Table(header_style="bold", pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
-    table.add_column("encoder", overflow="fold")
+    table.add_column("encoder", overflow="fold", min_width=NAME_WIDTH)
     names = ["expected", "loss", "p(best)", "samples/s", *(["params", "dim"] if facts else [])]
-    if explain:
-        names += ["probe", "of\nsamples", "loss by\npublished", "published\nresults"]
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         found = row.expected
-        if found is None or row.encoder not in shown:
+        if found is None:
             continue
         seconds, is_measured = found.seconds_per_sample, found.probe is not None
         speed = "" if not seconds else f"{'' if is_measured else '~'}{1 / seconds:,.0f}"
@@ -393,20 +394,40 @@ def _choice_table(
         if facts:
             dim = "" if row.feature_dim is None else str(row.feature_dim)
             cells += [short_count(row.n_parameters), dim]
-        if explain:
-            cells += [
-                "" if found.probe is None else f"{100 * found.probe:.1f}",
-                f"{found.n_probed:,}" if is_measured else "",
-                f"{100 * found.loss_before:.1f}",
-                f"{found.n_results:,}",
-            ]
         is_chosen = ranking.verdict is not None and row.encoder == ranking.verdict.recommended
         style = "bold green" if is_chosen else "green" if row.in_group else None
         table.add_row(
             f"{row.rank}", literal(row.encoder), *cells, style=style if is_measured else "dim"
         )
-    if len(rows) > len(shown):
-        table.caption = f"and {len(rows) - len(shown):,} more candidates; --format json has all"
+    more = sum(row.expected is not None for row in ranking.encoders) - len(rows)
+    if more:
+        table.caption = f"and {more:,} more candidates; --format json has all"
+    return table
+
+
+def _first_rows(ranking: Ranking, most: int) -> list[EncoderResult]:
+    """The measured candidates and the first others, in order."""
+    rows = [row for row in ranking.encoders if row.expected is not None]
+    measured = [row for row in rows if row.expected and row.expected.probe is not None]
+    shown = {row.encoder for row in (*measured[:most], *rows[: max(0, most - len(measured))])}
+    return [row for row in rows if row.encoder in shown]
+
+
+def _explanation(ranking: Ranking) -> Table:
+    """What each row owes to the data, and what to published results."""
+    table = Table(header_style="bold", pad_edge=False)
+    table.add_column("encoder", overflow="fold", min_width=NAME_WIDTH)
+    for name in ("probe", "of samples", "loss by published", "published results"):
+        table.add_column(name, justify="right")
+    for row in _first_rows(ranking, ROWS):
+        if (found := row.expected) is not None:
+            table.add_row(
+                literal(row.encoder),
+                "" if found.probe is None else f"{100 * found.probe:.1f}",
+                f"{found.n_probed:,}" if found.probe is not None else "",
+                f"{100 * found.loss_before:.1f}".replace("-0.0", "0.0"),
+                f"{found.n_results:,}",
+            )
     return table
 
 
@@ -447,7 +468,7 @@ def _score_table(ranking: Ranking, *, with_intervals: bool, with_facts: bool) ->
     digits = {m: score_digits(r.scores.get(m) for r in ranking.encoders) for m in metrics}
     table = Table(header_style="bold", pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
-    table.add_column("encoder", overflow="fold")
+    table.add_column("encoder", overflow="fold", min_width=NAME_WIDTH)
     layered = any(row.layer for row in ranking.encoders)
     if layered:
         table.add_column("layer", no_wrap=True)
