@@ -544,7 +544,7 @@ def test_splits_that_are_names_of_objects(tmp_path):
     path = write(tmp_path / "a.json", json.dumps(value))
     assert list(open_dataset(path)) == TEXTS[:14]
     assert list(open_dataset(path, split="test")) == TEXTS[14:]
-    value["test"][1]["label"] = None
+    value["test"][1] = RECORDS[15] | {"label": None}
     with pytest.raises(DatasetError, match=r"the first at record 1 of test"):
         open_dataset(write(path, json.dumps(value)), split="test")
 
