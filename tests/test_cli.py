@@ -408,6 +408,30 @@ def test_probe_and_finetune_write_what_evaluate_reads(run, tmp_path):
     done = run("finetune", "noise.npz", "-e", "timm/nothing", *quick, check=1)
 
 
+@pytest.mark.needs("torch")
+def test_evaluate_reads_what_rank_and_probe_write(run, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (60, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "noise.npz", images=images, labels=np.arange(60) % 2)
+    names = "mini/vit-random,mini/resnet-random,mini/resnet-mnist-supervised"
+    ranked = ("rank", "noise.npz", "-e", names, "--all", "-m", "logme,knn")
+    run(*ranked, "--out", "ranking.csv", check=0)
+    run(*ranked, "--out", "ranking.json", check=0)
+    run("probe", "noise.npz", "-e", names, "--csv", "probe.csv", check=0)
+    asked = ("--accuracy", "probe.csv", "--format", "json")
+    found = {}
+    for ending in ("csv", "json"):
+        done = run("evaluate", "--scores", f"ranking.{ending}", *asked, check=0)
+        found[ending] = json.loads(done.stdout)["scores"]["noise"]
+    assert {"logme", "knn", "expected"} <= set(found["csv"])
+    assert found["csv"] == found["json"]
+    both = ("--scores", "ranking.csv", "--scores", "probe.csv")
+    done = run("evaluate", *both, *asked, check=0)
+    scores = json.loads(done.stdout)["scores"]["noise"]
+    assert scores["logme"] == found["csv"]["logme"]
+    assert set(scores["probe"]) == set(names.split(","))
+
+
 def test_evaluate_own_tables(run, tmp_path):
     Path("scores.csv").write_text("dataset,encoder,logme\np,a,1\np,b,2\np,c,3\n")
     Path("accuracy.csv").write_text("encoder,p\na,70\nb,90\nc,80\n")
@@ -448,6 +472,9 @@ def test_benchmarks_are_listed_and_written(run):
     lines = run("benchmarks", "ped-ssl", check=0).stdout.splitlines()
     assert lines[:2] == ["dataset,encoder,accuracy", "aircraft,byol,82.1"]
     assert len(lines) == 133
+    assert run("benchmarks", "sfda-selfsupervised", check=0).stdout.splitlines() == lines
+    assert "also: sfda-selfsupervised" in listed
+    assert run("benchmarks", "sfda-nothing", check=2).stdout == ""
 
 
 def test_probe_refuses_parts_of_other_classes(run, tmp_path):

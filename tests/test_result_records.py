@@ -12,6 +12,7 @@ import pytest
 
 from transferscope import results
 from transferscope.errors import EncoderError, InputError, SkippedMetricError, UnknownNameError
+from transferscope.evaluation import read_scores
 from transferscope.results import (
     Agreement,
     Comparison,
@@ -340,3 +341,19 @@ def test_a_layered_ranking_survives():
     whole = replace(ranking(), encoders=(LAYERED,))
     assert Ranking.from_json(whole.to_json()) == whole
     assert whole.to_frame()["layer"].iloc[0] == "layer2"
+
+
+def test_rankings_are_read_as_scores(tmp_path):
+    (tmp_path / "a.csv").write_text(judged().to_csv())
+    (tmp_path / "a.json").write_text(judged().to_json())
+    found = read_scores(tmp_path / "a.csv")
+    wanted = {
+        name: {row.encoder: row.scores[name].value for row in judged() if name in row.scores}
+        for name in judged().metrics
+    }
+    wanted["expected"] = {r.encoder: r.expected.mean for r in judged() if r.expected is not None}
+    assert len(wanted) > 1
+    assert len(wanted["expected"]) == 4
+    assert found == {judged().dataset.name: wanted}
+    assert read_scores(tmp_path / "a.json") == found
+    assert read_scores(tmp_path / "a.csv", tmp_path / "a.json") == found

@@ -77,7 +77,9 @@ def test_frame_and_csv_have_a_row_per_encoder():
     assert frame.loc["mini/a", "warnings"] == "logme: d >= n"
     assert pd.isna(frame.loc["timm/b", "rank"])
     assert (
-        RANKING.to_csv().splitlines()[0].startswith("encoder,rank,logme,logme_low,logme_high,knn")
+        RANKING.to_csv()
+        .splitlines()[0]
+        .startswith("encoder,dataset,rank,logme,logme_low,logme_high,knn")
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -63,6 +64,42 @@ def test_bad_table_is_named(tmp_path, reader, text, message):
 def test_no_table_is_named(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_scores(tmp_path / "absent.csv")
+
+
+def test_files_are_joined_and_must_agree(tmp_path):
+    write = lambda name, text: (tmp_path / name).write_text(text, "utf-8") and tmp_path / name  # noqa: E731
+    first = write("a.csv", "dataset,encoder,x\np,v,1\np,r,2\n")
+    second = write("b.csv", "encoder,x,y\nv,1,5\ns,3,6\n")
+    found = read_scores(first, second, dataset="p")
+    assert found == {"p": {"x": {"v": 1.0, "r": 2.0, "s": 3.0}, "y": {"v": 5.0, "s": 6.0}}}
+    with pytest.raises(InputError, match=r"x on p of v is 4.0 in .*c.csv, and 1.0 in a file before"):
+        read_scores(first, write("c.csv", "dataset,encoder,x\np,v,4\n"))
+    rates = write("d.csv", "encoder,accuracy\nv,90\n"), write("e.csv", "encoder,p\nr,80\n")
+    assert read_accuracy(*rates, dataset="p") == {"p": {"v": 90.0, "r": 80.0}}
+    with pytest.raises(InputError, match="accuracy on p of v is 91"):
+        read_accuracy(*rates, write("f.csv", "encoder,p\nv,91\n"), dataset="p")
+
+
+def test_accuracies_are_a_score_named_after_their_file(tmp_path):
+    (tmp_path / "short.csv").write_text("dataset,encoder,accuracy\np,v,0.9\n")
+    records = [{"dataset": "p", "encoder": "v", "value": 0.8, "strength": 1.0}]
+    (tmp_path / "long.json").write_text(json.dumps(records))
+    found = read_scores(tmp_path / "short.csv", tmp_path / "long.json")
+    assert found == {"p": {"short": {"v": 0.9}, "long": {"v": 0.8}}}
+    assert read_accuracy(tmp_path / "long.json") == {"p": {"v": 0.8}}
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[1]", '[{"encoder": "v"}]', '[{"dataset": "p", "encoder": 3, "value": 1}]']
+)
+def test_other_json_is_named(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match="must be the JSON of rank, probe or finetune"):
+        read_scores(path)
+    path.write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_accuracy(path)
 
 
 ACCURACY = {"p": {"v": 90.0, "r": 70.0, "s": 60.0}, "q": {"v": 80.0, "r": 81.0, "s": 85.0}}

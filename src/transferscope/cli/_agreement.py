@@ -21,12 +21,23 @@ from transferscope.results import Agreement, Estimate
 def evaluate(
     *,
     scores: Annotated[
-        Path | None,
-        typer.Option(help=".csv of dataset, encoder, metric, value; or with a column per metric."),
+        list[Path] | None,
+        typer.Option(
+            help=".csv of dataset, encoder, metric, value, or with a column per metric; or what "
+            "rank, probe, finetune or benchmark wrote. Several: the option again.",
+            show_default=False,
+        ),
     ] = None,
     accuracy: Annotated[
-        Path | None,
-        typer.Option(help=".csv of dataset, encoder, accuracy; or encoder and a column per set."),
+        list[Path] | None,
+        typer.Option(
+            help=".csv of dataset, encoder, accuracy, or encoder and a column per set; or what "
+            "finetune or probe wrote. Several: the option again.",
+            show_default=False,
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="The data set of files that do not name theirs.")
     ] = None,
     benchmark: Annotated[
         str | None,
@@ -44,24 +55,25 @@ def evaluate(
     from transferscope import evaluation
     from transferscope.knowledge import with_baselines
 
-    if (accuracy is None) == (benchmark is None) or (accuracy is not None and scores is None):
+    if bool(accuracy) == (benchmark is not None) or (accuracy and not scores):
         raise InputError(
             "evaluate compares --scores with --accuracy FILE or with --benchmark NAME; give one of "
             "the two (a benchmark alone shows its baselines)."
         )
     claim("evaluate", plot, scatter, force=force, figures=True)
-    values = None if scores is None else evaluation.read_scores(scores)
+    values = evaluation.read_scores(*scores, dataset=dataset) if scores else None
     published_tau: dict[str, dict[str, float]] = {}
     if benchmark is not None:
-        truth = evaluation.get_benchmark(benchmark).accuracy()
-        own = {dataset: {} for dataset in truth} if values is None else values
-        together = with_baselines(own, truth, benchmark=benchmark)
-        found = evaluation.evaluate_on(benchmark, together, seed=seed)
-        published_tau = evaluation.get_benchmark(benchmark).weighted_tau()
+        published = evaluation.get_benchmark(benchmark)
+        truth = published.accuracy()
+        own = {name: {} for name in truth} if values is None else values
+        together = with_baselines(own, truth, benchmark=published.name)
+        found = evaluation.evaluate_on(published.name, together, seed=seed)
+        published_tau = published.weighted_tau()
     else:
         assert accuracy is not None
         assert values is not None
-        truth = evaluation.read_accuracy(accuracy)
+        truth = evaluation.read_accuracy(*accuracy, dataset=dataset)
         found = evaluation.evaluate(with_baselines(values, truth), truth, seed=seed)
     if format == "json":
         write_line(found.to_json())
@@ -139,9 +151,10 @@ def benchmarks(
     from transferscope.evaluation import get_benchmark, list_benchmarks
 
     if name is not None:
+        accuracies = get_benchmark(name).accuracy()
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["dataset", "encoder", "accuracy"])
-        for dataset, rows in get_benchmark(name).accuracy().items():
+        for dataset, rows in accuracies.items():
             writer.writerows([dataset, encoder, value] for encoder, value in rows.items())
         return
     if format == "json":
@@ -151,7 +164,8 @@ def benchmarks(
         write_line(json.dumps(records, indent=2, ensure_ascii=False))
         return
     for row in map(get_benchmark, list_benchmarks()):
-        stdout.print(f"[bold]{row.name}[/]  {literal(row.summary)}", soft_wrap=True)
+        also = f" (also: {', '.join(row.aliases)})" if row.aliases else ""
+        stdout.print(f"[bold]{row.name}[/]{also}  {literal(row.summary)}", soft_wrap=True)
         stdout.print(
             f"  {literal(row.reference)}; {literal(row.source)}; {row.licence}", soft_wrap=True
         )

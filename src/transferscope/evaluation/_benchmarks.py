@@ -41,6 +41,8 @@ class Benchmark:
         The paper.
     note : str
         How it was curated, and where baselines and published values come from.
+    aliases : tuple of str
+        Other names that it is known by.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Benchmark:
     licence: str
     reference: str
     note: str = ""
+    aliases: tuple[str, ...] = ()
 
     def accuracy(self) -> dict[str, dict[str, float]]:
         """Accuracies after fine-tuning.
@@ -96,6 +99,7 @@ _BENCHMARKS = {
             "018a929c53fc), for the checkpoints that linusericsson/ssl-transfer lists by these "
             "names. Published weighted tau, with and without PED: README of lixiaotong97/PED (no "
             "licence stated; figures only).",
+            ("sfda-selfsupervised", "sfda-self-supervised"),
         ),
         Benchmark(
             "sfda-supervised",
@@ -172,7 +176,7 @@ def get_benchmark(name: str) -> Benchmark:
     Parameters
     ----------
     name : str
-        One of `list_benchmarks`.
+        One of `list_benchmarks`, or an alias of one.
 
     Returns
     -------
@@ -189,12 +193,13 @@ def get_benchmark(name: str) -> Benchmark:
     >>> get_benchmark("ped-ssl").accuracy()["aircraft"]["byol"]
     82.1
     """
-    if name not in _BENCHMARKS:
-        raise UnknownNameError(
-            f"benchmark {name!r} is unknown; the known ones are {', '.join(_BENCHMARKS)}. "
-            "`transferscope benchmarks` lists their sources."
-        )
-    return _BENCHMARKS[name]
+    for benchmark in _BENCHMARKS.values():
+        if name in (benchmark.name, *benchmark.aliases):
+            return benchmark
+    raise UnknownNameError(
+        f"benchmark {name!r} is unknown; the known ones are {', '.join(_BENCHMARKS)}. "
+        "`transferscope benchmarks` lists their sources."
+    )
 
 
 def evaluate_on(

@@ -1,20 +1,23 @@
-"""Scores and fine-tuned accuracies as nested mappings, from CSV files and from data frames.
+"""Scores and fine-tuned accuracies as nested mappings, from files and from data frames.
 
 A table is long, with a row per number, or wide, with a column per metric (scores) or per data set
-(accuracies).
+(accuracies). What our commands write is read, too: rankings, and what training reached.
 """
 
 from __future__ import annotations
 
 import csv
+import io
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat, TypeAlias
 
 from transferscope.errors import InputError, first_few
+from transferscope.results import Ranking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,14 +28,29 @@ Scores: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float]]]
 Accuracies: TypeAlias = Mapping[str, Mapping[str, float]]
 
 
-def read_scores(path: str | os.PathLike[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Read a CSV of scores, long or wide.
+#: Columns by which the table of a ranking is known.
+_OF_RANKINGS = ("rank", "p_best", "in_group")
+#: What a ranking expects of fine-tuning, in points; scores have an interval as well.
+_NO_SCORE = "loss"
+#: Columns of accuracies, and what the records of training call them.
+_ACCURACIES, _MEASURED = ("dataset", "encoder", "accuracy"), ("dataset", "encoder", "value")
+
+
+def read_scores(
+    *paths: str | os.PathLike[str], dataset: str | None = None
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Read scores from tables, long or wide, and from what our commands write.
 
     Parameters
     ----------
-    path : path
-        With the columns ``dataset, encoder, metric, value`` (long), or ``dataset, encoder`` and one
-        column per metric (wide). An empty cell is a score that is missing.
+    *paths : path
+        - CSV with the columns ``dataset, encoder, metric, value`` (long), or ``dataset, encoder``
+          and one column per metric (wide); an empty cell is a score that is missing;
+        - CSV or JSON of `rank`: each metric, and ``expected``, the accuracy that is expected after
+          fine-tuning;
+        - CSV or JSON of `probe` and `finetune`: a score that is named after the file.
+    dataset : str or None
+        The data set of tables that do not name theirs.
 
     Returns
     -------
@@ -41,28 +59,40 @@ def read_scores(path: str | os.PathLike[str]) -> dict[str, dict[str, dict[str, f
     Raises
     ------
     InputError
-        If it cannot be read, a column is missing, unknown or named twice, a value is no finite
-        number, or a row comes twice.
+        If one cannot be read, a column is missing, unknown or named twice, a value is no finite
+        number, a row comes twice in a file, or two files differ in a score.
 
     Examples
     --------
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "scores.csv")
-    >>> _ = path.write_text("dataset,encoder,logme,knn\\npets,vit,0.5,0.9\\n")
+    >>> _ = path.write_text("dataset,encoder,logme,knn\npets,vit,0.5,0.9\n")
     >>> read_scores(path)
     {'pets': {'logme': {'vit': 0.5}, 'knn': {'vit': 0.9}}}
     """
-    return _nested_scores(_read_csv(path))
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for path in paths:
+        for name, metrics in _nested_scores(_read(path, dataset).as_scores()).items():
+            of_dataset = found.setdefault(name, {})
+            for metric, row in metrics.items():
+                _join(of_dataset.setdefault(metric, {}), row, f"{metric} on {name}", path)
+    return found
 
 
-def read_accuracy(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
-    """Read a CSV of fine-tuned accuracies, long or wide.
+def read_accuracy(
+    *paths: str | os.PathLike[str], dataset: str | None = None
+) -> dict[str, dict[str, float]]:
+    """Read fine-tuned accuracies from tables, long or wide, and from what our commands write.
 
     Parameters
     ----------
-    path : path
-        With the columns ``dataset, encoder, accuracy`` (long), or ``encoder`` and one column per
-        data set (wide). An empty cell is an accuracy that is missing.
+    *paths : path
+        - CSV with the columns ``dataset, encoder, accuracy`` (long), as `finetune` and `probe`
+          write it, or ``encoder`` and one column per data set (wide); an empty cell is an accuracy
+          that is missing;
+        - JSON of `finetune` and `probe`.
+    dataset : str or None
+        The data set of tables of ``encoder, accuracy``.
 
     Returns
     -------
@@ -77,20 +107,46 @@ def read_accuracy(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     --------
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "accuracy.csv")
-    >>> _ = path.write_text("encoder,pets,cars\\nvit,93.1,88\\nresnet,90.2,\\n")
+    >>> _ = path.write_text("encoder,pets,cars\nvit,93.1,88\nresnet,90.2,\n")
     >>> read_accuracy(path)
     {'pets': {'vit': 93.1, 'resnet': 90.2}, 'cars': {'vit': 88.0}}
     """
-    return _nested_accuracy(_read_csv(path))
+    found: dict[str, dict[str, float]] = {}
+    for path in paths:
+        table = _read(path)
+        if dataset is not None and set(table.columns) == {"encoder", "accuracy"}:
+            table = table.of_dataset(dataset)
+        for name, row in _nested_accuracy(table).items():
+            _join(found.setdefault(name, {}), row, f"the accuracy on {name}", path)
+    return found
+
+
+def _join(
+    known: dict[str, float], row: Mapping[str, float], what: str, path: str | os.PathLike[str]
+) -> None:
+    """Add what another file says of the same encoders.
+
+    Raises
+    ------
+    InputError
+        If it says something else.
+    """
+    for encoder, value in row.items():
+        if known.setdefault(encoder, value) != value:
+            raise InputError(
+                f"files must agree; {what} of {encoder} is {value} in {path}, and {known[encoder]} "
+                "in a file before it. Leave one of the two out."
+            )
 
 
 def read_measured(path: str | os.PathLike[str]) -> dict[str, float]:
-    """Read a CSV of accuracies on one data set.
+    """Read accuracies on one data set.
 
     Parameters
     ----------
     path : path
-        With the columns ``encoder, accuracy``; a column ``dataset`` may say which, once.
+        CSV with the columns ``encoder, accuracy``; a column ``dataset`` may say which, once. Or
+        JSON of `probe` and `finetune`.
 
     Returns
     -------
@@ -101,7 +157,7 @@ def read_measured(path: str | os.PathLike[str]) -> dict[str, float]:
     InputError
         As `read_scores`, and if there are several data sets.
     """
-    table = _read_csv(path)
+    table = _read(path)
     if "dataset" in table.columns:
         found = _nested_accuracy(table)
         if len(found) > 1:
@@ -119,7 +175,9 @@ def read_measured(path: str | os.PathLike[str]) -> dict[str, float]:
 
 def score_table(scores: Scores | pd.DataFrame) -> Scores:
     """Scores as a nested mapping, from one or from a long or wide frame."""
-    return scores if isinstance(scores, Mapping) else _nested_scores(_of_frame(scores, "scores"))
+    if isinstance(scores, Mapping):
+        return scores
+    return _nested_scores(_of_frame(scores, "scores").as_scores())
 
 
 def accuracy_table(accuracy: Accuracies | pd.DataFrame) -> Accuracies:
@@ -155,11 +213,14 @@ class _Table:
     columns : list of str
     rows : list of (str, dict of str to object)
         Where each row is, for messages; and its cells, an empty text where a value is missing.
+    accuracies_are : str
+        The metric that accuracies are if they are taken for scores.
     """
 
     source: str
     columns: list[str]
     rows: list[tuple[str, dict[str, object]]]
+    accuracies_are: str = "accuracy"
 
     def __post_init__(self) -> None:
         names = dict.fromkeys(self.columns)
@@ -171,6 +232,30 @@ class _Table:
             )
         if not self.rows:
             raise InputError(f"{self.source} must have at least one row below its header.")
+
+    def of_dataset(self, name: str) -> _Table:
+        """The same, with the data set that all rows are about."""
+        rows: list[tuple[str, dict[str, object]]]
+        rows = [(place, {"dataset": name, **row}) for place, row in self.rows]
+        return replace(self, columns=["dataset", *self.columns], rows=rows)
+
+    def as_scores(self) -> _Table:
+        """The same; of a ranking its scores alone, and accuracies as a metric of their own."""
+        keys = ["dataset", "encoder"]
+        renamed = {name: name for name in self.columns}
+        if set(_OF_RANKINGS) <= set(self.columns):
+            # a score has an interval, or at least its columns; facts of encoders have none
+            kept = [
+                name
+                for name in self.columns
+                if {f"{name}_low", f"{name}_high"} <= set(self.columns) and name != _NO_SCORE
+            ]
+            renamed = {name: name for name in (*keys, *kept) if name in self.columns}
+        elif set(self.columns) == set(_ACCURACIES):
+            renamed["accuracy"] = self.accuracies_are
+        rows: list[tuple[str, dict[str, object]]]
+        rows = [(place, {renamed[k]: row[k] for k in renamed}) for place, row in self.rows]
+        return replace(self, columns=list(renamed.values()), rows=rows)
 
     def numbers(
         self, long: Sequence[str], per_column: str
@@ -267,22 +352,29 @@ def _nested_accuracy(table: _Table) -> dict[str, dict[str, float]]:
     return {dataset: row for dataset, row in found.items() if row}
 
 
-def _read_csv(path: str | os.PathLike[str]) -> _Table:
-    """Cells of a file; a row's place is its line."""
+def _read(path: str | os.PathLike[str], dataset: str | None = None) -> _Table:
+    """Cells of a file of either kind; `dataset` where it does not name its own."""
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            columns = [name.strip() for name in next(reader, [])]
-            lines = [
-                (reader.line_num, [cell.strip() for cell in cells])
-                for cells in reader
-                if any(cell.strip() for cell in cells)
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{path} must be a UTF-8 .csv with a header line; it cannot be read ({error}). Check "
-            "the path, or export the table again."
-        ) from error
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+    table = _of_json(path, text) if text.lstrip()[:1] in ("{", "[") else _of_csv(path, text)
+    table = replace(table, accuracies_are=Path(path).stem)
+    return table if dataset is None or "dataset" in table.columns else table.of_dataset(dataset)
+
+
+def _of_csv(path: str | os.PathLike[str], text: str) -> _Table:
+    """Cells of a CSV; a row's place is its line."""
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        columns = [name.strip() for name in next(reader, [])]
+        lines = [
+            (reader.line_num, [cell.strip() for cell in cells])
+            for cells in reader
+            if any(cell.strip() for cell in cells)
+        ]
+    except csv.Error as error:
+        raise _unreadable(path, error) from error
     for line, cells in lines:
         if len(cells) != len(columns):
             raise InputError(
@@ -293,6 +385,42 @@ def _read_csv(path: str | os.PathLike[str]) -> _Table:
         (f"line {line}", dict(zip(columns, cells, strict=True))) for line, cells in lines
     ]
     return _Table(str(path), columns, rows)
+
+
+def _of_json(path: str | os.PathLike[str], text: str) -> _Table:
+    """Cells of what `rank`, `probe` and `finetune` write as JSON."""
+    try:
+        plain = json.loads(text)
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+    if isinstance(plain, dict) and "ranked_by" in plain:
+        frame = Ranking.from_json(text).to_frame()
+        return _of_frame(frame.reset_index(), str(path))
+    if isinstance(plain, list) and all(map(_is_measured, plain)):
+        rows: list[tuple[str, dict[str, object]]] = [
+            (f"record {i}", dict(zip(_ACCURACIES, map(one.get, _MEASURED), strict=True)))
+            for i, one in enumerate(plain)
+        ]
+        return _Table(str(path), list(_ACCURACIES), rows)
+    raise InputError(
+        f"{path} must be the JSON of rank, probe or finetune, or a .csv; it is other JSON. Write "
+        "it with --format json, or convert it to a .csv."
+    )
+
+
+def _is_measured(record: object) -> bool:
+    """Whether it says what training reached."""
+    return isinstance(record, dict) and all(
+        isinstance(record.get(name), kind)
+        for name, kind in zip(_MEASURED, (str, str, float | int), strict=True)
+    )
+
+
+def _unreadable(path: str | os.PathLike[str], error: Exception) -> InputError:
+    return InputError(
+        f"{path} must be a UTF-8 .csv with a header line, or what rank, probe or finetune wrote as "
+        f"JSON; it cannot be read ({error}). Check the path, or write the table again."
+    )
 
 
 def _of_frame(frame: pd.DataFrame, argument: str) -> _Table:

@@ -261,7 +261,7 @@ class Ranking(Record):
         return self.advice
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per encoder; per metric its value, low and high; then the facts.
+        """One row per encoder: data set, rank; per metric its value, low and high; then the facts.
 
         Columns of numbers are float64 or Int64, all others string or boolean; a cell without a
         value is missing. ``skipped`` says which metrics an encoder has no score by, and why.
@@ -277,7 +277,7 @@ class Ranking(Record):
         empty = self._frame_row(EncoderResult(""), layered=layered)
         frame = pd.DataFrame(rows, columns=list(empty)).set_index("encoder")
         kinds = dict.fromkeys(["rank", "n_parameters", "feature_dim"], "Int64")
-        kinds |= dict.fromkeys(["input_size", "warnings", "skipped", "error"], "string")
+        kinds |= dict.fromkeys(["dataset", "input_size", "warnings", "skipped", "error"], "string")
         kinds |= {"layer": "string"} if layered else {}
         kinds["in_group"] = "boolean"
         return frame.astype({name: kinds.get(name, "float64") for name in frame.columns})
@@ -289,7 +289,8 @@ class Ranking(Record):
         return frame[[n for n in names if n in frame and (n != "error" or failed)]]
 
     def _frame_row(self, row: EncoderResult, *, layered: bool) -> dict[str, object]:
-        cells: dict[str, object] = {"encoder": row.encoder, "rank": row.rank}
+        cells: dict[str, object] = {"encoder": row.encoder, "dataset": self.dataset.name}
+        cells["rank"] = row.rank
         if layered:
             cells["layer"] = row.layer
         for metric in self.metrics:
