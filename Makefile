@@ -5,7 +5,7 @@ BIN := .venv/bin
 TESTS := -m pytest -n 2 --dist worksteal
 test test-base test-lowest: export OMP_NUM_THREADS = 1
 
-.PHONY: install demo test test-base test-lowest bench clean
+.PHONY: install demo docs test test-base test-lowest bench clean
 
 install: .venv/installed
 
@@ -48,8 +48,17 @@ test-base: .venv-base/installed
 test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/python $(TESTS)
 
+# into build/site; installs first, then needs no network
+docs: .venv/docs-installed
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/site
+	$(BIN)/python tools/documentation.py build/site
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --group docs
+	touch $@
+
 bench: install
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:
-	rm -rf .venv .venv-base .venv-lowest .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf .venv .venv-base .venv-lowest .mypy_cache .ruff_cache .pytest_cache build dist docs/generated

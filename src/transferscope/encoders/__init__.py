@@ -2,17 +2,17 @@
 
 ``load_encoder`` turns a name into an encoder:
 
-=====================================  ============================================================
-``mini/<name>``                        a small encoder bundled with this package (no download)
-``timm/<name>`` or ``timm/<folder>``   PyTorch Image Models, by name or from a folder
-``torchvision/<name>``                 torchvision; ``?weights=IMAGENET1K_V1`` picks its weights
-``hf/<id>`` or ``hf/<folder>``         vision and text models of transformers, from hub or folder
-``checkpoint:<path>?arch=<timm name>`` weights from research code, in a timm architecture; with
-                                       ``torchvision/<name>`` in one of torchvision, with
-                                       ``hf/<folder>`` in that of a configuration of transformers,
-                                       with ``mini/<name>`` those of a bundled encoder that was
-                                       trained further
-=====================================  ============================================================
+======================================  ===========================================================
+``mini/<name>``                         a small encoder bundled with this package (no download)
+``timm/<name>`` or ``timm/<folder>``    PyTorch Image Models, by name or from a folder
+``torchvision/<name>``                  torchvision; ``?weights=IMAGENET1K_V1`` picks its weights
+``hf/<id>`` or ``hf/<folder>``          vision and text models of transformers, from hub or folder
+``checkpoint:<path>?arch=<timm name>``  weights from research code, in a timm architecture; with
+                                        ``torchvision/<name>`` in one of torchvision, with
+                                        ``hf/<folder>`` in that of a configuration of transformers,
+                                        with ``mini/<name>`` those of a bundled encoder that was
+                                        trained further
+======================================  ===========================================================
 
 ``text-base``, ``text-large``, ``vision-base``, ``vision-large`` and ``vision-ssl`` are lists of
 such names, see `CANDIDATES`.

@@ -1,0 +1,80 @@
+"""What the site's pages are made of, and the check that follows its links."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import documentation  # noqa: E402
+import transferscope  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    pytest.importorskip("torch", reason="the reference imports every room")
+    folder = tmp_path_factory.mktemp("generated") / "pages"
+    documentation.write_pages(folder)
+    return folder
+
+
+def test_reference_has_a_page_for_every_public_name(pages):
+    for name in transferscope.__all__:
+        home = documentation.home(name).removeprefix("~")
+        assert f"   ~{home}\n" in (pages / "reference" / "index.rst").read_text(encoding="utf-8")
+        assert (pages / "reference" / f"{home}.rst").is_file()
+
+
+def test_commands_and_metrics_are_all_there(pages):
+    commands = (pages / "commands.md").read_text(encoding="utf-8")
+    assert "## rank\n" in commands
+    assert "## cache verify\n" in commands
+    assert "`--max-download <str>`\n: Without --encoders" in commands
+    metrics = (pages / "metrics.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in metrics for name in transferscope.metrics.METRICS)
+
+
+def test_pages_that_did_not_change_keep_their_time(pages):
+    before = {path: path.stat().st_mtime_ns for path in pages.rglob("*.*")}
+    documentation.write_pages(pages)
+    assert before == {path: path.stat().st_mtime_ns for path in pages.rglob("*.*")}
+
+
+def test_formulas_become_literal():
+    lines = ["Score:", "", "    a |b|² = c_", "", "Parameters", "----------", "x : int", "    One."]
+    documentation.formulas_are_literal(None, "function", "f", None, None, lines)
+    assert lines[:5] == ["Score:", "", "::", "", "    a |b|² = c_"]
+    assert lines.count("::") == 1
+
+
+@pytest.mark.parametrize(
+    ("page", "complaint"),
+    [
+        ('<a href="other.html">', "which is not there"),
+        ('<a href="#below">', "which has no such place"),
+        ('<a href="folder/page.html#above">', "which has no such place"),
+        ('<script src="https://example.org/x.js">', "loads https://example.org/x.js"),
+        ('<link rel="stylesheet" href="//example.org/x.css">', "loads //example.org/x.css"),
+        ('<img src="missing.png">', "which is not there"),
+        ("<style>", None),
+        ('<a href="https://example.org"><a href="folder/page.html#here">', None),
+    ],
+)
+def test_links_are_followed(tmp_path, page, complaint):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "page.html").write_text('<p id="here">', encoding="utf-8")
+    (tmp_path / "index.html").write_text(page, encoding="utf-8")
+    found = documentation.complaints(tmp_path)
+    assert len(found) == (complaint is not None), found
+    if complaint:
+        assert complaint in found[0]
+
+
+def test_styles_are_read_for_what_they_load(tmp_path):
+    (tmp_path / "site.css").write_text("@import 'https://fonts.example.org';", encoding="utf-8")
+    (found,) = documentation.complaints(tmp_path)
+    assert found.startswith("site.css loads https://fonts.example.org")
