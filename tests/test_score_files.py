@@ -72,7 +72,7 @@ def test_files_are_joined_and_must_agree(tmp_path):
     second = write("b.csv", "encoder,x,y\nv,1,5\ns,3,6\n")
     found = read_scores(first, second, dataset="p")
     assert found == {"p": {"x": {"v": 1.0, "r": 2.0, "s": 3.0}, "y": {"v": 5.0, "s": 6.0}}}
-    with pytest.raises(InputError, match=r"x on p of v is 4.0 in .*c.csv, and 1.0 in a file before"):
+    with pytest.raises(InputError, match=r"x on p of v is 4.0 in .*c.csv, and 1.0 in"):
         read_scores(first, write("c.csv", "dataset,encoder,x\np,v,4\n"))
     rates = write("d.csv", "encoder,accuracy\nv,90\n"), write("e.csv", "encoder,p\nr,80\n")
     assert read_accuracy(*rates, dataset="p") == {"p": {"v": 90.0, "r": 80.0}}

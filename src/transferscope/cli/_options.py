@@ -86,7 +86,8 @@ class DatasetOptions:
     dataset: Annotated[
         str,
         typer.Argument(
-            help="Image folder, .npz, .csv, .json, .parquet, hf/ID or sklearn/digits.",
+            help="Image folder, .npz, .csv, .json, .parquet, hf/ID, torchvision/NAME?root=DIR or "
+            "sklearn/digits.",
             show_default=False,
         ),
     ]

@@ -18,6 +18,7 @@ from transferscope.datasets._labels import check_classes
 from transferscope.datasets._npz import read_npz_images
 from transferscope.datasets._objects import from_arrays, from_pairs
 from transferscope.datasets._parquet import read_parquet
+from transferscope.datasets._published import PREFIX, load_published, recognise
 from transferscope.datasets._request import Request, RequestedTask
 from transferscope.datasets._samples import Items, Rows
 from transferscope.datasets._splits import choose_split
@@ -59,6 +60,11 @@ def open_dataset(
           ``x_train``, ``y_train``, ...;
         - ``.csv``, ``.tsv``, ``.json``, ``.jsonl`` or ``.parquet`` with a column of texts or image
           paths and one of labels; or two columns of texts that make a pair;
+        - ``torchvision/<name>?root=DIR``: mnist, fashion_mnist, kmnist, emnist (with
+          ``&subset=letters``), usps, cifar10, cifar100, svhn, dtd, fgvc_aircraft, oxford_iiit_pet,
+          flowers102, food101, stanford_cars, caltech101, sun397, imagenet, in the files that
+          torchvision keeps in DIR, read without it; ``&split=test``; ``&download=1`` lets
+          torchvision fetch what is not there. Their folders and files are recognised as paths, too;
         - ``hf/<hub id or local folder>``, ``sklearn/digits``;
         - ``(samples, labels)``, a torch or Hugging Face data set, or a `Dataset`.
     split : str or None
@@ -165,6 +171,8 @@ def _read(source: object, request: Request) -> Dataset:
         return load_hugging_face(source.removeprefix("hf/"), request)
     if isinstance(source, str) and source.startswith("sklearn/"):
         return _sklearn_digits(source, request)
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return load_published(source, request)
     if isinstance(source, str | Path):
         return _read_path(Path(source).expanduser(), request)
     library = sys.modules.get("datasets")  # whoever holds such an object has imported it
@@ -189,6 +197,10 @@ def _read(source: object, request: Request) -> Dataset:
 
 def _read_path(path: Path, request: Request) -> Dataset:
     suffix = path.suffix.lower()
+    if path.is_dir() or path.is_file():
+        published = recognise(path, request)
+        if published is not None:
+            return published
     if path.is_dir():
         request.refuse_columns(str(path))
         request.refuse_other_task(str(path), "classification")
@@ -210,8 +222,9 @@ def _read_path(path: Path, request: Request) -> Dataset:
         request.refuse_columns(str(path))
         return read_npz_images(path, request)
     raise DatasetError(
-        f"{path} must be a .npz, .csv, .tsv, .json, .jsonl or .parquet file, or a folder. "
-        "Convert it, or give the folder that holds the images."
+        f"{path} must be a .npz, .csv, .tsv, .json, .jsonl or .parquet file, a published file of "
+        "MNIST, CIFAR, SVHN or USPS, or a folder. Convert it, unpack it, or give the folder that "
+        "holds the images."
     )
 
 
