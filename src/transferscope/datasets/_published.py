@@ -174,8 +174,8 @@ def recognise(path: Path, request: Request) -> Dataset | None:
             name, part_of_file, reader = _FILES[path.name]
             found, split = reader(path), split or part_of_file
     else:
-        for place in _places(path):
-            name, found = _known_folder(place)
+        for folder in _places(path):
+            name, found = _known_folder(folder)
             if found:
                 break
     if not found:
