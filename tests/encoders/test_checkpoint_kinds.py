@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +333,117 @@ def test_the_visual_tower_of_clip(tmp_path: Path, prefix: str) -> None:
     assert_holds(encoder, model)
     assert encoder.report.layout == "CLIP"
     assert encoder.embed(np.zeros((1, 28, 28, 3), np.uint8)).logits is None
+
+
+def nested(state: State) -> Any:
+    """A module with these parameters and buffers, as the program that OpenAI publishes has them."""
+
+    class Part(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    root = Part()
+    for name, tensor in state.items():
+        *path, last = name.split(".")
+        part: Any = root
+        for one in path:
+            if not hasattr(part, one):
+                part.add_module(one, Part())
+            part = getattr(part, one)
+        if tensor.is_floating_point() and "running" not in last:
+            part.register_parameter(last, torch.nn.Parameter(tensor, requires_grad=False))
+        else:
+            part.register_buffer(last, tensor)
+    return root
+
+
+def openai(visual: State, path: Path) -> str:
+    """OpenAI's archive: a TorchScript program, of half precision where weights are multiplied."""
+    state = {k: v.half() if v.ndim > 1 else v for k, v in visual.items()}
+    state |= {"logit_scale": torch.ones(()), "text_projection": torch.zeros(24, 16).half()}
+    state["transformer.resblocks.0.ln_1.weight"] = torch.ones(24)
+    for name in ("input_resolution", "context_length", "vocab_size"):
+        state[name] = torch.tensor(28)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(nested(state)).save(path)
+    return f"checkpoint:{path}?arch="
+
+
+def halved(model: Any) -> Any:
+    for tensor in model.state_dict().values():
+        tensor.copy_(tensor.half() if tensor.ndim > 1 else tensor)
+    return model
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 3), dtype=np.uint8)
+
+
+def pooled(encoder: Any, pixels: Any) -> Any:
+    return encoder.embed(pixels).features["pooled"]
+
+
+def test_openais_archive_of_a_vision_transformer(tmp_path: Path) -> None:
+    """Its features are those of QuickGELU, also in an architecture whose name does not say so."""
+    model = halved(original("kind_vit_clip", act_layer="quick_gelu"))
+    visual = {k: v for k, v in clip(model).items() if k.startswith("visual.")}
+    name = openai(visual, tmp_path / "ViT.pt")
+    encoder = load_encoder(f"{name}kind_vit_clip")
+    expected = pooled(wrap_timm(model, "x"), PIXELS)
+    assert torch.allclose(torch.as_tensor(pooled(encoder, PIXELS)), torch.as_tensor(expected))
+    (note,) = encoder.report.notes
+    assert "QuickGELU" in note
+    # the same names from elsewhere: then the architecture says which
+    other = load(clip(model), "kind_vit_clip", tmp_path)
+    assert not torch.allclose(torch.as_tensor(pooled(other, PIXELS)), torch.as_tensor(expected))
+    assert "OpenCLIP" in other.report.notes[0]
+
+
+def clip_resnet(state: State) -> State:
+    """As OpenAI names a ResNet with attention in place of pooling."""
+    rules = (
+        (r"^stem\.conv(\d)\.conv\.", r"conv\1."),
+        (r"^stem\.conv(\d)\.bn\.", r"bn\1."),
+        (r"^stages\.(\d)\.", lambda m: f"layer{int(m[1]) + 1}."),
+        (r"\.conv(\d)_\w+\.conv\.", r".conv\1."),
+        (r"\.conv(\d)_\w+\.bn\.", r".bn\1."),
+        (r"\.shortcut\.conv\.conv\.", ".downsample.0."),
+        (r"\.shortcut\.conv\.bn\.", ".downsample.1."),
+        (r"^head\.pos_embed", "attnpool.positional_embedding"),
+        (r"^head\.([qkv])\.", r"attnpool.\1_proj."),
+        (r"^head\.proj\.", "attnpool.c_proj."),
+    )
+    found = {}
+    for name, tensor in state.items():
+        for pattern, new in rules:
+            name = re.sub(pattern, new, name)
+        found[f"visual.{name}"] = tensor
+    return found
+
+
+def small_clip_resnet(**options: Any) -> Any:
+    from timm.models import byobnet
+
+    blocks = tuple(
+        byobnet.ByoBlockCfg(type="bottle", d=1, c=64, s=1 + (i > 0), br=0.25) for i in range(4)
+    )
+    shape = replace(byobnet.model_cfgs["resnet50_clip"], blocks=blocks, stem_chs=(4, 4, 8))
+    return byobnet.ByobNet(shape, img_size=64, **options)
+
+
+register("kind_resnet_clip", small_clip_resnet, "head.proj", 64)
+
+
+def test_openais_archive_of_a_resnet(tmp_path: Path) -> None:
+    model = halved(original("kind_resnet_clip", num_classes=16))
+    visual = clip_resnet(model.state_dict())
+    encoder = load_encoder(openai(visual, tmp_path / "RN.pt") + "kind_resnet_clip")
+    assert encoder.report.layout == "CLIP ResNet"
+    assert encoder.report.notes == ()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    model.reset_classifier(0)
+    expected = model((torch.as_tensor(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5).detach()
+    assert torch.allclose(torch.as_tensor(pooled(encoder, pixels)), expected, atol=1e-5)
 
 
 # ---------------------------------------------------------------------------------- refusals

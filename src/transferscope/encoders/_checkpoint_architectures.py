@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from transferscope.encoders._checkpoint_layouts import MOCO_V3, preference
+from transferscope.encoders._checkpoint_layouts import MOCO_V3, OPENAI_CLIP, preference
 from transferscope.encoders._checkpoint_matching import (
     FileIndex,
     MatchReport,
@@ -208,6 +208,8 @@ def _of_timm(arch: str) -> Architecture:
             options["pretrained_cfg_overlay"] = {"mean": mean, "std": std}
         if report.layout == MOCO_V3 and arch.startswith("vit_small"):
             options["num_heads"] = 12  # shapes are the same for 6 and 12, features are not
+        if report.layout == OPENAI_CLIP:
+            options["act_layer"] = "quick_gelu"  # with which it was trained, whatever the name says
         timm = require("timm", extra="vision", purpose="load a checkpoint")
         model: TimmModel = timm.create_model(arch, **options)
         return model

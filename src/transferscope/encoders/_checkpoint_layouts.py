@@ -38,6 +38,7 @@ class Layout:
 
 MOCO_V3 = "MoCo v3"
 CLIP = "CLIP"
+OPENAI_CLIP = "CLIP of OpenAI"
 LAYOUTS = (
     Layout("robustness library", r"normalizer\.new_mean$"),
     Layout(MOCO_V3, r"(^|[/.])(base|momentum)_encoder\.", _IMAGENET, projects=True),
@@ -53,7 +54,10 @@ LAYOUTS = (
         projects=True,
     ),
     Layout("torchvision ViT", r"\.self_attention\.in_proj_", _IMAGENET),
-    Layout(CLIP, r"[/.]visual\.(class_embedding|attnpool\.|trunk\.)", projects=True),
+    Layout("CLIP ResNet", r"[/.]visual\.attnpool\.", projects=True),
+    # three numbers beside the weights tell its archive from files in the same names
+    Layout(OPENAI_CLIP, r"(^|[/.])input_resolution$", projects=True),
+    Layout(CLIP, r"[/.]visual\.(class_embedding|trunk\.)", projects=True),
     Layout("DINOv2", r"[/.](register_tokens$|blocks\.\d+\.\d+\.norm1\.)", _IMAGENET),
 )
 PLAIN = Layout("plain", "")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from transferscope.encoders._checkpoint_layouts import (
     CLIP,
     NAMINGS,
+    OPENAI_CLIP,
     PLAIN_NAMES,
     WRAPPERS,
     Naming,
@@ -148,6 +149,8 @@ class MatchReport:
                 "OpenAI trained its vision transformers with QuickGELU, OpenCLIP most without: the "
                 "weights are right in an architecture with the same, see its name",
             )
+        elif self.layout == OPENAI_CLIP:
+            notes = ("the archive is OpenAI's, so its features are computed with QuickGELU",)
         if not (self.complete and (self.alternatives or self.left_out)):
             return notes
         place = f"{'.'.join(self.container)}/{self.prefix}"
