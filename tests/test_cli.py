@@ -107,7 +107,11 @@ def test_rank_prints_table_and_advice(run):
     assert "mini/resnet-mnist-supervised" in first
     assert "222 k" in first
     assert "2 of 2 candidates measured" in done.stdout
-    assert lines[-1].startswith("Fine-tune mini/resnet-mnist-supervised")
+    assert lines[-2].startswith("Fine-tune mini/resnet-mnist-supervised")
+    assert lines[-1] == (
+        "load it: import transferscope; encoder = "
+        'transferscope.load_encoder("mini/resnet-mnist-supervised")'
+    )
 
 
 @pytest.mark.needs("torch")

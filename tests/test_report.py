@@ -6,6 +6,7 @@ import ast
 import base64
 import hashlib
 import itertools
+import json
 import re
 import sys
 import time
@@ -23,12 +24,22 @@ from transferscope import cli
 from transferscope.errors import InputError, MissingExtraError
 from transferscope.report import report_html
 from transferscope.results import (
+    Confusion,
     DatasetSummary,
     EncoderResult,
     ExpectedAccuracy,
+    LayerDistance,
+    LayerDistances,
+    Misjudged,
     Ranking,
+    Relatedness,
+    SampleMap,
+    SampleViews,
     Score,
+    ShownSample,
     Verdict,
+    loading,
+    loading_line,
 )
 
 pytest.importorskip("jinja2", reason="jinja2 is not installed")
@@ -63,6 +74,9 @@ def encoder(place: int, name: str, metrics=METRICS, *, layers: bool = False) -> 
         layer="pooled" if layers and measured else None,
         layers=depth if layers and measured else {},
         warnings=("features are float16",) if place == 0 else (),
+        license=("mit", "apache-2.0", "")[place % 3],
+        family=("vit", "resnet")[place % 2],
+        curve=((1024, 0.85), (4000, 0.9)) if place in (0, 3) else (),
     )  # fmt: skip
 
 
@@ -83,13 +97,67 @@ def ranked(n: int, **facts) -> Ranking:
     data = DatasetSummary(
         facts.get("data", "birds"), "train", "classification", 4000, 200, 1, "c0ffee" * 4, (note,)
     )
-    return Ranking(data, "expected accuracy after fine-tuning", rows, verdict.reason, 7, verdict)
+    return Ranking(
+        data, "expected accuracy after fine-tuning", rows, verdict.reason, 7, verdict,
+        confusion=confused(names[:2], facts.get("classes", ("crow", "raven", "rook"))),
+        samples=facts.get("samples"),
+        steps={"data set": 1.5, "features": 300.0},
+        versions={"python": "3.13.1", "transferscope": "0.1.0", "torch": "2.13.0"},
+    )  # fmt: skip
+
+
+def confused(names, classes) -> Confusion:
+    """Of 20 samples a class one is taken for the next class, and two by the second encoder."""
+    n = len(classes)
+    counts = {
+        name: tuple(
+            tuple(20 - wrong if i == j else wrong if j == (i + 1) % n else 0 for j in range(n))
+            for i in range(n)
+        )
+        for wrong, name in enumerate(names, start=1)
+    }
+    return Confusion(tuple(classes), (20,) * n, counts, n)
+
+
+#: A red dot.
+DOT = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGP4z8DwHwAFAAH/"
+    "iZk9HQAAAABJRU5ErkJggg=="
+)
+
+
+def shown(names, modality="image", text="a crow") -> SampleViews:
+    """Samples of three classes, two of them misjudged by the first encoder, one by the second."""
+    labels = ("crow", "raven", "rook")
+    content = {"image": DOT, "text": text, "array": ""}[modality]
+    samples = tuple(
+        ShownSample(f"photos/{labels[i % 3]}/{i}.jpg", labels[i % 3], content) for i in range(9)
+    )
+    places = tuple((i, float(i % 3), float(i // 3)) for i in range(9))
+    mistakes = (Misjudged(4, "crow", 0.75), Misjudged(2, "raven", 0.5))
+    maps = tuple(
+        SampleMap(name, places, 0.5, mistakes[: 2 - i]) for i, name in enumerate(names[:2])
+    )
+    return SampleViews(modality, samples, maps)
 
 
 def by_scores(n: int) -> Ranking:
     ranking = ranked(n)
-    rows = tuple(replace(row, expected=None) for row in ranking.encoders)
-    return replace(ranking, encoders=rows, verdict=None, ranked_by="consensus of logme, knn")
+    rows = tuple(replace(row, expected=None, curve=()) for row in ranking.encoders)
+    return replace(ranking, encoders=rows, verdict=None, ranked_by="consensus of logme, knn",
+                   confusion=None)  # fmt: skip
+
+
+RELATED = Relatedness(
+    setting="sparse", bound=1.5, reference_loss=0.25, label_mismatch=0.5,
+    distribution_mismatch=0.75, tau=0.5, wasserstein=1.5, transformed_loss=1.0,
+    transformed_accuracy=0.5, target_loss=None, target_accuracy=None, free_loss=None,
+    free_accuracy=None, noise_floor=0.5, standard_errors={"bound": 0.1}, unlabelled=False,
+    pseudo_label_agreement=None, condition_number=3.0, matrix=None, offset=None,
+    label_matrix=np.eye(2), reference_prior=np.array([0.5, 0.5]), reference_classes=("a", "b"),
+    target_classes=("c", "d"), steepness_path=(), trace=(), view=None, target_terms=None,
+    held_out_rows=None,
+)  # fmt: skip
 
 
 class Outline(HTMLParser):
@@ -194,12 +262,27 @@ def with_text(text: str) -> Ranking:
             scores={m: replace(s, warnings=(text,)) for m, s in row.scores.items()},
             layer=text if row.layers else None,
             layers={text if k == "pooled" else k: v for k, v in row.layers.items()},
+            license=text,
+            family=text,
         )
         for row in ranking.encoders
     ]
     assert ranking.verdict is not None
+    samples = shown(names, "text", text)
+    samples = replace(
+        samples,
+        samples=tuple(replace(one, where=text, label=text) for one in samples.samples),
+        maps=tuple(
+            replace(one, misjudged=tuple(replace(m, predicted=text) for m in one.misjudged))
+            for one in samples.maps
+        ),
+    )
     return replace(
         ranking,
+        confusion=confused(names[:2], (text, f"{text}?")),
+        samples=samples,
+        steps={text: 1.0},
+        versions={text: text},
         dataset=replace(ranking.dataset, split=text, fingerprint=text),
         encoders=(*rows, EncoderResult(f"{text}/failed", error=text)),
         advice=text,
@@ -214,7 +297,9 @@ def test_no_text_becomes_markup(text):
 
     def page(word: str) -> str:
         one, other = with_text(word), with_text(word)
-        return report_html(one, other, names=(f"{word} A", f"{word} B"))
+        layers = (LayerDistance(word, 1.5, reason=word),)
+        beside = {word: LayerDistances(1.5, layers, word, word, word, 0.1, notes=(word,))}
+        return report_html(one, other, names=(f"{word} A", f"{word} B"), beside=beside)
 
     hostile = page(text)
     hostile.encode()  # no lone surrogate is left
@@ -232,10 +317,9 @@ def test_no_text_becomes_markup(text):
 @pytest.mark.parametrize("text", HOSTILE[:-3], ids=range(len(HOSTILE) - 3))
 @pytest.mark.parametrize("prefix", ["timm/", "torchvision/", "hf/", "mini/", "checkpoint:"])
 def test_lines_that_load_hold_a_name_as_a_literal_alone(prefix, text):
-    from transferscope.report._loading import loading
     from transferscope.report._text import visible
 
-    for one in loading(EncoderResult(prefix + text)):
+    for one in loading(prefix + text, of_images=False):
         tree = ast.parse(visible(one.code))
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
         assert len(calls) == (2 if "AutoModel" in one.code else 1)
@@ -319,6 +403,10 @@ def test_the_table_is_the_ranking():
     assert later == [place >= 25 for place in range(30)]
 
 
+def test_a_ranking_gives_its_page():
+    assert ranked(3).to_html() == report_html(ranked(3))
+
+
 def test_all_that_was_run_is_said():
     ranking = ranked(5, layers=True)
     text = Outline(report_html(ranking)).text
@@ -327,9 +415,104 @@ def test_all_that_was_run_is_said():
         *("more would hardly have changed the choice", "5.3 min", "3 of 5 candidates", "seed 7"),
         *("with probability 0.10", "labels were read as names", "features are float16"),
         *("few samples", "You et al., ICML 2021", "Cover & Hart, 1967"),
+        *("data set 1.5 s", "features 5.0 min", "torch 2.13.0"),
         'timm.create_model("vit_base_patch16_224.augreg_in21k_000", pretrained=True)',
     ):
         assert said in text, said
+
+
+def test_hard_classes_are_named():
+    page = report_html(ranked(4))
+    text = Outline(page).text
+    assert "hardest classes crow (19 of 20 recognised); raven (19 of 20 recognised)" in text
+    assert "most often confused crow and raven (1 of 40 samples)" in text
+    table = re.search(r'id="pairs-caption".*?</table>', page, re.S)[0]
+    rows = [
+        re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in re.findall("<tr>.*?</tr>", table)
+    ]
+    assert rows[0][-1].startswith("<bdi>timm/vit_base_patch16_224.augreg_in21k_001</bdi>")
+    assert [row[1:] for row in rows[1:]] == [
+        ["1 of 20", "0 of 20", "1", "2"],
+        ["0 of 20", "1 of 20", "1", "2"],  # crow and rook
+        ["1 of 20", "0 of 20", "1", "2"],
+    ]
+    matrix = re.search(r'id="matrix-caption".*?</table>', page, re.S)[0]
+    assert matrix.count('<td class="t4">19</td>') == 3
+    assert matrix.count('<td class="t-1">1</td>') == 3
+    # of very many classes there are the hardest alone
+    many = replace(confused(["timm/a"], ("x", "y")), n_classes=500)
+    page = report_html(replace(ranked(1, names=["timm/a"]), confusion=many))
+    assert "What each class is taken for" not in page
+    assert "of the classes below" in page
+
+
+def test_what_more_samples_bring_is_drawn():
+    page = report_html(ranked(5))
+    assert "What more samples bring" in page
+    described = re.search(r'<desc id="curve-figure-desc">(.*?)</desc>', page)[1]
+    assert "85.0 of 1,024, 90.0 of 4,000" in described
+    assert "What more samples bring" not in report_html(by_scores(5))
+
+
+@pytest.mark.parametrize("modality", ["image", "text", "array"])
+def test_samples_are_shown_where_they_were_asked_for(modality):
+    names = ["timm/a", "timm/b"]
+    page = report_html(ranked(2, names=names, samples=shown(names, modality)))
+    text = Outline(page).text
+    assert page.count(' data-s="') == 18
+    assert "The 2 most misjudged samples" in text
+    assert "Wrong labels are among the first" in text
+    table = re.search(r'id="misjudged-caption".*?</table>', page, re.S)[0]
+    first, second = re.findall("<tr><th.*?</tr>", table, re.S)[1:]
+    assert "photos/raven/4.jpg" in first
+    cells = [re.sub("<[^>]+>", "", cell) for cell in re.findall("<td.*?</td>", first, re.S)]
+    assert cells[-4:] == [
+        "raven", "crow", "0.75", "1 of 1",
+    ]  # fmt: skip
+    assert "0 of 1" in second
+    # kept once for pointing at, and in the table
+    assert page.count(DOT) == (11 if modality == "image" else 0)
+    assert text.count("a crow") == (11 if modality == "text" else 0)
+    # nothing of the data gets into a page that nobody asked for samples of
+    assert "photos/" not in report_html(ranked(2, names=names))
+
+
+def test_an_image_is_an_image_or_nothing():
+    names = ["timm/a", "timm/b"]
+    for content in ("https://x.example/i.png", "data:text/html,<b>", "data:image/svg+xml,<svg/>"):
+        found = shown(names)
+        found = replace(found, samples=tuple(replace(s, content=content) for s in found.samples))
+        assert "<img" not in report_html(ranked(2, names=names, samples=found))
+
+
+def test_other_results_stand_beside():
+    layers = (LayerDistance("stem", 1.25, n_parameters=7), LayerDistance("head", reason="new"))
+    distances = LayerDistances(1.25, layers, "l2", "all", "3 seeds", 0.1, notes=("few seeds",))
+    text = Outline(report_html(ranked(2), beside={"mine": distances})).text
+    assert "mine: layer transferability" in text
+    assert distances.headline in text
+    assert "stem 1.25" in text
+    assert "few seeds" in text
+    with pytest.raises(InputError, match=r"beside a ranking.*mine is Ranking"):
+        report_html(ranked(2), beside={"mine": ranked(2)})
+
+
+def test_encoders_are_loaded_in_a_line():
+    assert loading_line("timm/resnet18", of_images=True) == (
+        'import timm; model = timm.create_model("resnet18", pretrained=True)'
+    )
+    assert loading_line("torchvision/resnet18?weights=IMAGENET1K_V1", of_images=True) == (
+        "from torchvision.models import get_model; "
+        'model = get_model("resnet18", weights="IMAGENET1K_V1")'
+    )
+    line = loading_line("hf/a/b?pooling=first", of_images=False)
+    assert line == (
+        "from transformers import AutoModel, AutoTokenizer; "
+        'tokenizer = AutoTokenizer.from_pretrained("a/b"); '
+        'model = AutoModel.from_pretrained("a/b")'
+    )
+    ast.parse(line)
+    assert loading_line("mine", of_images=True) == ""
 
 
 def test_an_encoder_without_a_name_of_ours_has_no_line():
@@ -568,6 +751,25 @@ def test_a_report_spares_files_of_others(run):
     # what it wrote itself it replaces
     assert run("report", "a.json", "--out", "mine.html")[0] == 0
     assert Path("mine.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_a_report_with_other_results_beside(run):
+    Path("a.json").write_text(ranked(3).to_json(), encoding="utf-8")
+    one = LayerDistances(1.25, (LayerDistance("stem", 1.25),), "l2", "all", "3 seeds", 0.1)
+    Path("d.json").write_text(one.to_json(), encoding="utf-8")
+    related = {"pets": json.loads(RELATED.to_json()), "birds": json.loads(RELATED.to_json())}
+    Path("r.json").write_text(json.dumps(related), encoding="utf-8")
+    assert run("report", "d.json", "a.json", "r.json")[0] == 0
+    page = Path("report.html").read_text("utf-8")
+    for title in ("d: layer transferability", "r: pets: task-relatedness", "r: birds: task"):
+        assert title in page
+    assert RELATED.headline in page
+    status, _, err = run("report", "d.json", "r.json", "--out", "none.html")
+    assert status == 2
+    assert "0 of the files given hold one" in err
+    status, _, err = run("report", *["a.json"] * 3, "--out", "none.html")
+    assert status == 2
+    assert "3 of the files given hold one" in err
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from transferscope.evaluation import read_scores
 from transferscope.results import (
     Agreement,
     Comparison,
+    Confusion,
     DatasetFactors,
     DatasetSummary,
     EncoderResult,
@@ -26,14 +27,18 @@ from transferscope.results import (
     FineTuningResult,
     LayerDistance,
     LayerDistances,
+    Misjudged,
     PedTrace,
     ProbeResult,
     Ranking,
     Relatedness,
+    SampleMap,
+    SampleViews,
     Score,
     ScoreTable,
     Selection,
     SelectionCandidate,
+    ShownSample,
     SteepnessPoint,
     TrainingRun,
     TransferabilityForecast,
@@ -72,13 +77,28 @@ VERDICT = Verdict(
 )  # fmt: skip
 
 
+CONFUSION = Confusion(
+    ("zero", "one", "two"), (5, 5, 4), {"mini/encoder-0": ((3, 1, 1), (2, 3, 0), (0, 0, 4))}, 3
+)
+
+
 def judged() -> Ranking:
     """Three that were measured, one that was not, one that failed."""
     rows = [replace(encoder(i), expected=expected(i, 0.8)) for i in range(3)]
     rows.append(EncoderResult("timm/unmeasured", 4, p_best=0.05, expected=expected(3, None)))
     rows.append(EncoderResult("timm/broken", error="out of memory\nat last"))
     by = "expected accuracy after fine-tuning"
-    return Ranking(DIGITS, by, tuple(rows), VERDICT.reason, 3, VERDICT)
+    rows[0] = replace(rows[0], license="mit", family="resnet", curve=((1024, 0.7), (1797, 0.8)))
+    samples = SampleViews(
+        "text",
+        (ShownSample("row 3", "zero", "a zero"), ShownSample("row 4", "one", "a one")),
+        (SampleMap("mini/encoder-0", ((0, 0.5, -0.5), (1, 0.0, 0.25)), 0.75,
+                   (Misjudged(1, "zero", 0.5),)),),
+    )  # fmt: skip
+    return Ranking(
+        DIGITS, by, tuple(rows), VERDICT.reason, 3, VERDICT, CONFUSION, samples,
+        {"features": 12.5}, {"python": "3.13.1"},
+    )  # fmt: skip
 
 
 def ranking(n: int = 8) -> Ranking:
@@ -185,13 +205,44 @@ def test_foreign_json_is_refused_by_name(name, text):
 
 @each
 def test_every_damaged_field_is_refused(name):
-    """Each value in turn becomes of another type, or is missing."""
+    """Each value in turn becomes of another type, or is missing where it never was."""
     plain = json.loads(EXAMPLES[name].to_json())
+    later = {f.name for f in fields(EXAMPLES[name]) if f.metadata.get("added_later")}
     for key in plain:
-        for damaged in ({**plain, key: object}, {k: v for k, v in plain.items() if k != key}):
+        without = [{k: v for k, v in plain.items() if k != key}] if key not in later else []
+        for damaged in ({**plain, key: object}, *without):
             text = json.dumps(damaged, default=lambda _: {"un": ["expected", 1, True]})
             with pytest.raises(InputError, match=rf"{key}|{name}"):
                 type(EXAMPLES[name]).from_json(text)
+
+
+def test_json_of_before_is_read():
+    """What `rank` wrote before records had these fields."""
+    plain = json.loads(judged().to_json())
+    for name in ("confusion", "samples", "steps", "versions"):
+        del plain[name]
+    del plain["verdict"]["loading"]
+    for row in plain["encoders"]:
+        for name in ("license", "family", "curve"):
+            del row[name]
+    again = Ranking.from_json(json.dumps(plain))
+    new = judged()
+    rows = tuple(replace(row, license="", family="", curve=()) for row in new.encoders)
+    assert again == replace(new, encoders=rows, confusion=None, samples=None, steps={}, versions={})
+    # a field that was always there is no less needed
+    del plain["seed"]
+    with pytest.raises(InputError, match="no seed"):
+        Ranking.from_json(json.dumps(plain))
+
+
+def test_confusions_name_the_hard_classes():
+    assert CONFUSION.hardest_pairs("mini/encoder-0") == [
+        ("zero", "one", 5, 5, 1, 2), ("zero", "two", 5, 4, 1, 0),
+    ]  # fmt: skip
+    assert [pair.n_mistaken for pair in CONFUSION.hardest_pairs("mini/encoder-0", 1)] == [3]
+    assert CONFUSION.recognised("mini/encoder-0") == [
+        ("zero", 3, 5), ("one", 3, 5), ("two", 4, 4),
+    ]  # fmt: skip
 
 
 def test_the_place_of_the_damage_is_named():

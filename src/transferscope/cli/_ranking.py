@@ -183,6 +183,13 @@ def rank(
         Path | None,
         typer.Option("--report", help="Write it all as a page to this .html file."),
     ] = None,
+    samples: Annotated[
+        bool,
+        typer.Option(
+            "--samples",
+            help="Show samples in the report and in JSON, and those that may be labelled wrongly.",
+        ),
+    ] = False,
     reference: ReferenceOption = None,
     no_store: Annotated[
         bool, typer.Option("--no-store", help="Store no features, for very large data.")
@@ -197,6 +204,12 @@ def rank(
 
     budget = None if choice.budget is None else duration(choice.budget, "--budget")
     refuse_as_report(report)
+    json_out = out is not None and (format or _SUFFIXES.get(out.suffix)) == "json"
+    if samples and report is None and not json_out and format != "json":
+        raise InputError(
+            "--samples shows samples in the report and in JSON, and neither is asked for. Add "
+            "--report PAGE.html, or --format json."
+        )
     claim("rank", out, report, force=force)
     claim("rank", plot, force=force, figures=True)
     dataset = data.open()
@@ -232,6 +245,7 @@ def rank(
                 device=extraction.device,
                 seed=data.seed,
                 exact=extraction.exact,
+                samples=samples,
                 progress=progress,
                 report=follow,
             )
@@ -336,6 +350,8 @@ def show_ranking(
                 f"[red]failed[/] {literal(row.encoder)}: {literal(row.error)}", soft_wrap=True
             )
     console.print(f"[bold]{literal(ranking.advice)}[/]", soft_wrap=True)
+    if verdict is not None and verdict.loading:
+        console.print(f"load it: {literal(verdict.loading)}", soft_wrap=True)
 
 
 def _fitting(console: Console, tables: Iterable[Table]) -> Table:

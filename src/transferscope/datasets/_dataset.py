@@ -94,6 +94,19 @@ class Dataset:
             return from_pixels(to_8_bits(sample, whites, where=self._samples.where(at)))
         return sample
 
+    def where(self, index: int) -> str:
+        """The file of a sample, or its place in the source.
+
+        Parameters
+        ----------
+        index : int
+
+        Returns
+        -------
+        str
+        """
+        return self._samples.where(int(self._indices[index]))
+
     @property
     def modality(self) -> Modality:
         """What a sample is: ``"image"``, ``"text"`` or ``"array"``."""

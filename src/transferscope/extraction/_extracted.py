@@ -115,6 +115,20 @@ class Extracted:
             task["reference_labels"] = labels
         return sink.embedding(seed, task)
 
+    def rows(self, layer: str) -> NumpyArray:
+        """Which samples of the data set an embedding of a layer holds one by one.
+
+        Parameters
+        ----------
+        layer : str
+            One of `layers`.
+
+        Returns
+        -------
+        (n_kept,) int64 array
+        """
+        return self._sink(layer).rows
+
     def _sink(self, layer: str | None) -> Sink:
         if not self.sinks:
             reason = f"the features of {self.identifier} were released. Extract them again."

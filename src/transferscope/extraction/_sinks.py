@@ -108,6 +108,10 @@ class Sink(Protocol):
         """What was taken, as an embedding, with a reference task."""
 
     @property
+    def rows(self) -> NumpyArray:
+        """Which samples of the data set were kept."""
+
+    @property
     def feature_dim(self) -> int:
         """Dimension of the features."""
 
@@ -230,6 +234,12 @@ class StoreSink:
         )
 
     @property
+    def rows(self) -> NumpyArray:
+        """All samples, or those of the first shards."""
+        last = self.entry.n_shards if self._n_shards is None else self._n_shards
+        return np.arange(shard_rows(last - 1, len(self._dataset)).stop)
+
+    @property
     def feature_dim(self) -> int:
         """Columns of the first shard."""
         return int(self.entry.read(0)["features"].shape[1])
@@ -301,6 +311,11 @@ class StreamSink:
             first = np.unique(classes, return_index=True)[1]
             rare = np.bincount(classes[self._rows], minlength=len(first)) == 0
             self._rows = np.union1d(self._rows, first[rare])
+
+    @property
+    def rows(self) -> NumpyArray:
+        """The stratified few."""
+        return self._rows
 
     def missing(self) -> list[int]:
         """All shards: nothing was kept by earlier runs."""

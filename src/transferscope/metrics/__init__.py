@@ -13,7 +13,7 @@ from transferscope.metrics._lda import lda
 from transferscope.metrics._leep import leep
 from transferscope.metrics._lfc import lfc
 from transferscope.metrics._linear_mse import linear_mse
-from transferscope.metrics._linear_probe import linear_probe
+from transferscope.metrics._linear_probe import leave_one_out, linear_probe
 from transferscope.metrics._logistic_probe import logistic_probe
 from transferscope.metrics._logme import logme
 from transferscope.metrics._measurement import Measurement
@@ -56,6 +56,7 @@ __all__ = [
     "h_score",
     "knn",
     "lda",
+    "leave_one_out",
     "leep",
     "lfc",
     "linear_mse",

@@ -6,9 +6,12 @@ The leave-one-out residual of ridge regression is ``(y - ŷ) / (1 - h)`` with h 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 
-from transferscope.embedding import Classes, Embedding
+from transferscope.embedding import Classes, Embedding, computed_once
 from transferscope.metrics._documentation import documented
 from transferscope.metrics._measurement import Measurement, hit_rate, r_squared
 from transferscope.metrics._metric import EVERYTHING, About, Behaviour, Metric
@@ -58,32 +61,72 @@ def linear_probe(
 
 def measure(embedding: Embedding) -> Measurement:
     """Leave-one-out ridge accuracy or R² of an embedding; see `linear_probe`."""
+    n, warnings = embedding.n_samples, embedding.shared_warnings()
+    if isinstance(embedding.targets, Classes):
+        predicted = leave_one_out(embedding).predicted
+        xp = arrays.namespace(predicted)
+        hits = xp.astype(predicted == embedding.labels, xp.float64)
+        return hit_rate(hits, embedding.influence_rows, n, warnings)
+    outputs = [output for _, output in _outputs(embedding)]
+    predicted = arrays.namespace(outputs[0]).concat(outputs)
+    return r_squared(embedding.numbers, predicted, embedding.influence_rows, n, warnings)
+
+
+class LeftOut(NamedTuple):
+    """What the probe says of each kept sample, having been fitted to all others.
+
+    Attributes
+    ----------
+    predicted : (n_kept,) int64 array
+        Ids of classes.
+    margin : (n_kept,) float64 array
+        By how much the output of the predicted class is above that of the label; 0 where they are
+        the same.
+    """
+
+    predicted: Array
+    margin: Array
+
+
+@computed_once
+def leave_one_out(embedding: Embedding) -> LeftOut:
+    """The class that `linear_probe` predicts of each sample, and how far off that is.
+
+    Parameters
+    ----------
+    embedding : Embedding
+        With classes.
+
+    Returns
+    -------
+    LeftOut
+    """
+    predicted, margin = [], []
+    for part, output in _outputs(embedding):
+        xp = arrays.namespace(output)
+        highest = xp.argmax(output, axis=1)
+        true = arrays.one_hot(embedding.labels[part], embedding.n_classes)
+        predicted.append(highest)
+        margin.append(xp.max(output, axis=1) - xp.sum(output * true, axis=1))
+    return LeftOut(xp.concat(predicted), xp.concat(margin))
+
+
+def _outputs(embedding: Embedding) -> Iterator[tuple[slice, Array]]:
+    """What the probe gives for each sample, fitted to all others: (m, k), slice by slice."""
     values = embedding.spread.spectrum.values
     xp = arrays.namespace(values)
-    n = embedding.n_samples
     target_mean, _, cross = embedding.columns
     unit = float(xp.sum(values)) / embedding.n_features
     penalty = unit * _best_penalty(embedding, cross, unit)
     inverse = 1 / (values + penalty)
     weights = (cross * inverse[None, :]).T
-
-    parts = []
     for part in arrays.chunks(embedding.features):
         rows = embedding.rotate(embedding.features[part, :])
-        own = 1 / n + (rows * rows) @ inverse
+        own = 1 / embedding.n_samples + (rows * rows) @ inverse
         own = xp.where(own < LARGEST_LEVERAGE, own, LARGEST_LEVERAGE)
         true = _true_columns(embedding, part)
         residual = true - target_mean[None, :] - rows @ weights
-        predicted = true - residual / (1 - own)[:, None]
-        if isinstance(embedding.targets, Classes):
-            right = xp.argmax(predicted, axis=1) == embedding.labels[part]
-            predicted = xp.astype(right, xp.float64)
-        parts.append(predicted)
-    predicted = xp.concat(parts)
-    warnings = embedding.shared_warnings()
-    if not isinstance(embedding.targets, Classes):
-        return r_squared(embedding.numbers, predicted, embedding.influence_rows, n, warnings)
-    return hit_rate(predicted, embedding.influence_rows, n, warnings)
+        yield part, true - residual / (1 - own)[:, None]
 
 
 def _best_penalty(embedding: Embedding, cross: Array, unit: float) -> float:

@@ -14,6 +14,7 @@ from transferscope.extraction import Extracted
 from transferscope.metrics import EncoderScores, Metric, MetricPlan, measure_all
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import NumpyArray
+from transferscope.ranking._evidence import Evidence, evidence_of
 from transferscope.results import EncoderResult, Score
 
 
@@ -31,12 +32,15 @@ class Measured:
         Samples that were looked at.
     n_kept : int
         Those of them that are looked at one by one: fewer where features are not stored.
+    evidence : Evidence or None
+        What its probe says of single samples; None without a probe of classes.
     """
 
     result: EncoderResult
     influences: dict[str, NumpyArray] = field(default_factory=dict)
     n_samples: int = 0
     n_kept: int = 0
+    evidence: Evidence | None = None
 
     @property
     def failed(self) -> bool:
@@ -81,7 +85,8 @@ def measure_candidate(
         return Measured(facts)
     every = list({one.name: one for one in (*metrics, *([probe] if probe else []))}.values())
     by_layer = {
-        layer: _measure_layer(facts, item, layer, reference, every, seed) for layer in item.layers
+        layer: _measure_layer(facts, item, layer, reference, every, seed, probe)
+        for layer in item.layers
     }
     scores = {layer: one.result.scores for layer, one in by_layer.items() if not one.failed}
     if not scores:
@@ -107,6 +112,7 @@ def _measure_layer(
     reference: Extracted | None,
     metrics: Sequence[Metric],
     seed: int,
+    probe: Metric | None,
 ) -> Measured:
     scores: dict[str, Score] = {}
     influences: dict[str, NumpyArray] = {}
@@ -121,11 +127,14 @@ def _measure_layer(
                 influences[name] = influence
             else:
                 skipped[name] = "its uncertainty came out as NaN or infinity"
+        evidence = None
+        if probe is not None and probe.name in scores:
+            evidence = evidence_of(embedding, item.rows(layer), item.dataset.require_labels()[1])
     except (FeatureError, MemoryError, np.linalg.LinAlgError) as error:
         return Measured(replace(facts, error=str(error) or "not enough memory to score it"))
     reason = None if scores else "; ".join(f"{name}: {why}" for name, why in skipped.items())
     done = replace(facts, scores=scores, skipped=skipped, error=reason)
-    return Measured(done, influences, embedding.n_samples, embedding.n_kept)
+    return Measured(done, influences, embedding.n_samples, embedding.n_kept, evidence)
 
 
 def _best_layer(scores: Mapping[str, Mapping[str, Score]], asked: set[str]) -> str:

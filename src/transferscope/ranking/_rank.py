@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -27,16 +30,19 @@ from transferscope.metrics import DEFAULT_METRICS, MetricPlan, plan_metrics, res
 from transferscope.numerics.sampling import stratified_rows
 from transferscope.progress import ProgressCallback
 from transferscope.ranking._available import available_encoders
+from transferscope.ranking._evidence import best_few, confusion_of, views_of
 from transferscope.ranking._measured import combine_scores, measure_candidate
 from transferscope.ranking._order import order_by_scores, with_intervals
 from transferscope.ranking._search import FIRST_LOOK, PROBE, Contender, Outlook, Search
 from transferscope.ranking._verdict import PREFERENCES, Candidate, judge
-from transferscope.results import DatasetSummary, EncoderResult, Ranking, Verdict
+from transferscope.results import DatasetSummary, EncoderResult, Ranking, Verdict, loading_line
 
 #: A first look at a part of the samples is taken where there are so many times as many.
 WORTH_A_LOOK = 4
 #: From this probability on it is said that published results say little about the data.
 FOREIGN = 0.5
+#: Packages whose versions a ranking keeps, where they were used.
+PACKAGES = ("transferscope", "numpy", "sklearn", "torch", "torchvision", "timm", "transformers")
 
 
 def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
@@ -55,6 +61,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     device: str | None = None,
     seed: int = 0,
     exact: bool = False,
+    samples: bool = False,
     progress: ProgressCallback | None = None,
     report: Callable[[Ranking], None] | None = None,
 ) -> Ranking:
@@ -115,6 +122,10 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         Of everything random; the same seed gives the same ranking, but for what a budget cuts off.
     exact : bool
         Run encoders as they were built: slower, and equal but for rounding; see `extract`.
+    samples : bool
+        Keep in the ranking how the best encoders see some 200 samples, with small copies of the
+        images or the beginnings of the texts, and the twenty samples that each misjudges most:
+        among these are wrong labels. They get into JSON and into the report; of classes alone.
     progress : callable, optional
         Called as ``progress(text, done, total)`` while it works.
     report : callable, optional
@@ -176,7 +187,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         names, notes = available_encoders(data.modality)
         specs = list(names)
     if task != "classification":
-        run = _Run([source, *references], source.fingerprint, plan, settings)
+        run = _Run([source, *references], source.fingerprint, plan, settings, started)
         contenders = [Contender(spec, encoder_name(spec)) for spec in specs]
         run.measure(contenders, None, progress)
         return run.by_scores(contenders)
@@ -197,7 +208,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         Contender(spec, name, known)
         for spec, name, known in zip(specs, names, foresight.known, strict=True)
     ]
-    run = _Run([source, *references], fingerprint, plan, settings)
+    run = _Run([source, *references], fingerprint, plan, settings, started)
     search = Search(
         contenders,
         foresight,
@@ -226,7 +237,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     outlook = search.outlook()
     if not any(one.probed for one in outlook.contenders):
         return run.by_scores(contenders)
-    return conclude(outlook, stopped)
+    return run.with_evidence(conclude(outlook, stopped), outlook, samples=samples)
 
 
 def _check(
@@ -258,6 +269,11 @@ class _Run:
     fingerprint: str
     plan: MetricPlan
     settings: ExtractionSettings
+    started: float
+    spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def __post_init__(self) -> None:
+        self.spent["data set"] = time.perf_counter() - self.started
 
     @property
     def data(self) -> Dataset:
@@ -275,7 +291,9 @@ class _Run:
         probe = resolve_metric(PROBE) if self.data.task == "classification" else None
         specs = [one.spec for one in contenders]
         found = extract_together(self.sources, specs, settings)
+        since = time.perf_counter()
         for done, (contender, (item, *others)) in enumerate(zip(contenders, found, strict=True)):
+            since = self._note_time("features", since)
             if progress is not None:
                 progress(f"scoring {item.identifier}", done, len(specs))
             reference = others[0] if others else None
@@ -284,6 +302,18 @@ class _Run:
             )
             for one in (item, *others):
                 one.release()
+            since = self._note_time("scores", since)
+
+    def _note_time(self, step: str, since: float) -> float:
+        """Add what a step took; returns the time now."""
+        now = time.perf_counter()
+        self.spent[step] += now - since
+        return now
+
+    def _steps(self) -> dict[str, float]:
+        """Seconds of each step; what is left of the whole is the choice itself."""
+        choice = time.perf_counter() - self.started - sum(self.spent.values())
+        return {**self.spent, "choice": choice}
 
     def by_scores(self, contenders: Sequence[Contender]) -> Ranking:
         """The ranking by the scores alone."""
@@ -296,7 +326,15 @@ class _Run:
         rows, ranked_by = order_by_scores(last, self.plan.asked, len(self.data), self.settings.seed)
         ranked = [row for row in rows if row.error is None]
         advice = _advice(ranked)
-        return Ranking(self._about(), ranked_by, (*rows, *failed), advice, self.settings.seed)
+        return Ranking(
+            self._about(),
+            ranked_by,
+            (*rows, *failed),
+            advice,
+            self.settings.seed,
+            steps=self._steps(),
+            versions=_versions(),
+        )
 
     def conclude(
         self,
@@ -333,6 +371,7 @@ class _Run:
             stopped,
             time.perf_counter() - search.started,
             (*notes, *_notes(self.data, search, outlook)),
+            loading_line(chosen.encoder, of_images=self.data.modality == "image"),
         )
         failed = [one.looks[-1].result for one in search.contenders if one.failed]
         return Ranking(
@@ -342,6 +381,25 @@ class _Run:
             reason,
             seed,
             verdict,
+            steps=self._steps(),
+            versions=_versions(),
+        )
+
+    def with_evidence(self, ranking: Ranking, outlook: Outlook, *, samples: bool) -> Ranking:
+        """The ranking with what the best encoders say of classes, and of samples if asked."""
+        assert ranking.verdict is not None
+        chosen = ranking.verdict.recommended
+        found = {
+            one.name: evidence
+            for one in outlook.contenders
+            if one.probed and (evidence := one.probed[-1].evidence) is not None
+        }
+        names = [chosen, *(row.encoder for row in ranking.ranked if row.encoder != chosen)]
+        best = best_few([(name, found[name]) for name in names if name in found])
+        return replace(
+            ranking,
+            confusion=confusion_of(best, self.data),
+            samples=views_of(best, self.data, self.settings.seed) if samples else None,
         )
 
     def _about(self) -> DatasetSummary:
@@ -398,6 +456,13 @@ def _candidate(
     )
     if contender.looks:
         result = results[contender.looks[-1].result.encoder]
+    points = tuple((look.n_kept, look.result.scores[PROBE].value) for look in looks)
+    result = replace(
+        result,
+        license=known.license,
+        family=known.family,
+        curve=points if len({n for n, _ in points}) > 1 else (),
+    )
     if looks and looks[-1].n_samples < n_samples:
         note = f"a first look: its scores are of {looks[-1].n_samples:,} of {n_samples:,} samples"
         result = replace(result, warnings=(*result.warnings, note))
@@ -411,6 +476,15 @@ def _candidate(
         permissive=known.license in PERMISSIVE,
         before=before,
     )
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what was used."""
+    loaded = [(name, sys.modules.get(name)) for name in PACKAGES]
+    found = {name: getattr(module, "__version__", None) for name, module in loaded if module}
+    return {"python": platform.python_version()} | {
+        name: str(version) for name, version in found.items() if version is not None
+    }
 
 
 def _advice(rows: Sequence[EncoderResult]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from markupsafe import Markup
 
@@ -20,7 +20,15 @@ from transferscope.report._svg import (
     ticks,
 )
 from transferscope.report._text import count, interval, number, shortened
-from transferscope.results import COSTS, EncoderResult, Priced, Ranking, frontier
+from transferscope.results import (
+    COSTS,
+    EncoderResult,
+    Priced,
+    Ranking,
+    SampleMap,
+    ShownSample,
+    frontier,
+)
 
 #: Up to this many encoders have their intervals drawn in the figure of costs.
 MOST_INTERVALS = 25
@@ -30,6 +38,8 @@ LABEL, ROW_LABEL = 30, 40
 ROWS_PER_DRAWING = 40
 #: The lines of so many encoders are drawn in the figures of layers.
 MOST_LINES = 8
+#: A class is drawn as a shape in a colour: one of so many colours.
+SHAPES, COLOURS = ("dot", "diamond", "square"), 8
 
 
 def standing(row: EncoderResult, recommended: str | None) -> str:
@@ -392,6 +402,115 @@ def swatch(place: int) -> Markup:
         width="28",
         height="12",
         aria_hidden="true",
+    )
+
+
+def curved(ranking: Ranking) -> list[EncoderResult]:
+    """The encoders whose learning curves are drawn."""
+    return [row for row in ranking.ranked if row.curve][:MOST_LINES]
+
+
+def curve_figure(rows: Sequence[EncoderResult], name: str) -> Markup:
+    """Accuracy of the probe against the number of samples, a line per encoder."""
+    width, height, left, right, top, bottom = 560, 300, 58, 546, 14, 240
+    low, high = padded(100 * value for row in rows for _, value in row.curve)
+    counts = sorted({n for row in rows for n, _ in row.curve})
+    y = scale(low, high, bottom, top)
+    x = scale(counts[0] / 1.15, counts[-1] * 1.15, left, right, log=True)
+    parts = [
+        element("text", "samples", class_="axis", x=(left + right) / 2, y=height - 12.0,
+                text_anchor="middle"),
+        element("text", "accuracy of the probe, %", class_="axis", x=14.0,
+                y=(top + bottom) / 2, text_anchor="middle",
+                transform=f"rotate(-90 14 {(top + bottom) / 2:g})"),
+    ]  # fmt: skip
+    for tick in ticks(low, high, 5):
+        at = y(tick)
+        parts.append(element("line", class_="grid", x1=left, x2=right, y1=at, y2=at))
+        parts.append(
+            element("text", f"{tick:g}", class_="tick", x=left - 6, y=at + 4, text_anchor="end")
+        )
+    for n in counts:
+        at = x(n)
+        parts.append(element("line", class_="grid", x1=at, x2=at, y1=top, y2=bottom))
+        parts.append(
+            element("text", f"{n:,}", class_="tick", x=at, y=bottom + 18, text_anchor="middle")
+        )
+    said = []
+    for i, row in enumerate(rows):
+        points = [(x(n), y(100 * value)) for n, value in row.curve]
+        parts.append(element("polyline", points=path_points(points), class_=f"line s{i}"))
+        words = ", ".join(f"{number(100 * value)} of {n:,}" for n, value in row.curve)
+        parts += [
+            element("g", element("title", f"{row.encoder}: {number(100 * value)} % of {n:,}"),
+                    mark(*at, "dot", f"mark s{i}", 4))
+            for at, (n, value) in zip(points, row.curve, strict=True)
+        ]  # fmt: skip
+        said.append(f"{shortened(row.encoder, ROW_LABEL)} {words}")
+    return drawing(
+        (width, height),
+        name,
+        "Accuracy of the probe by the number of samples",
+        f"Percent: {'; '.join(said)}.",
+        parts,
+    )
+
+
+#: The shape and the class of the style sheet of one class of the data.
+SampleStyle: TypeAlias = tuple[str, str]
+
+
+def sample_styles(classes: Sequence[str]) -> dict[str, SampleStyle]:
+    """How each class is drawn; of more than 24 classes some look alike."""
+    return {
+        name: (SHAPES[i // COLOURS % len(SHAPES)], f"mark s{i % COLOURS}")
+        for i, name in enumerate(classes)
+    }
+
+
+def sample_swatch(style: SampleStyle) -> Markup:
+    """The sign of a class, for a legend."""
+    return element(
+        "svg", mark(6, 6, style[0], style[1], 4), viewBox="0 0 12 12", width="12", height="12",
+        aria_hidden="true",
+    )  # fmt: skip
+
+
+def sample_figure(
+    found: SampleMap,
+    samples: Sequence[ShownSample],
+    styles: dict[str, SampleStyle],
+    name: str,
+    words: str,
+) -> Markup:
+    """Samples in the plane of the first two principal components of one encoder's features."""
+    size, margin = 420, 16
+    spans = [padded((place[axis] for place in found.places), 0.02) for axis in (1, 2)]
+    x = scale(*spans[0], margin, size - margin)
+    y = scale(*spans[1], size - margin, margin)
+    predicted = {one.sample: one.predicted for one in found.misjudged}
+    parts = [
+        element("rect", class_="frame", x=1, y=1, width=size - 2, height=size - 2),
+    ]
+    for i, across, up in found.places:
+        one = samples[i]
+        shape, class_ = styles[one.label]
+        at = x(across), y(up)
+        ring = []
+        said = one.label
+        if i in predicted:
+            said = f"{one.label}, taken for {predicted[i]}"
+            ring = [element("circle", class_="ring", cx=at[0], cy=at[1], r=8.0)]
+        parts.append(
+            element("g", element("title", said), *ring, mark(*at, shape, class_, 4), data_s=i,
+                    data_said=said)
+        )  # fmt: skip
+    return drawing(
+        (size, size),
+        name,
+        f"Samples as {shortened(found.encoder, ROW_LABEL)} sees them",
+        f"The first two principal components of its features: {words}.",
+        parts,
     )
 
 

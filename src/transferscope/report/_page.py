@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 
@@ -12,13 +12,14 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from transferscope import __version__
+from transferscope.report._evidence import Beside, beside_views
 from transferscope.report._text import visible
 from transferscope.report._view import ROWS_PER_PAGE, comparison_of, title_of, view_of
 from transferscope.results import Ranking
 
 
-def page(rankings: Sequence[Ranking], names: tuple[str, str]) -> str:
-    """The page of one ranking, or of two."""
+def page(rankings: Sequence[Ranking], names: tuple[str, str], beside: Mapping[str, Beside]) -> str:
+    """The page of one ranking, or of two, and of other results."""
     style, script = _file("style.css"), _file("script.js")
     two = len(rankings) > 1
     views = [
@@ -36,6 +37,7 @@ def page(rankings: Sequence[Ranking], names: tuple[str, str]) -> str:
         ),
         views=views,
         comparison=comparison_of(rankings, names) if two else None,
+        beside=beside_views(beside),
         rows_per_page=ROWS_PER_PAGE,
     )
 

@@ -94,11 +94,15 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def mark(x: float, y: float, shape: str, class_: str, size: float = 5) -> Markup:
-    """A dot, or where the shape is so a diamond."""
+    """A dot, or where the shape is so a diamond or a square."""
     if shape == "diamond":
         far = size * 1.5
         points = [(x, y - far), (x + far, y), (x, y + far), (x - far, y)]
         return element("polygon", points=path_points(points), class_=class_)
+    if shape == "square":
+        side = 1.8 * size
+        left, top = float(x - side / 2), float(y - side / 2)
+        return element("rect", x=left, y=top, width=side, height=side, class_=class_)
     return element("circle", cx=float(x), cy=float(y), r=float(size), class_=class_)
 
 

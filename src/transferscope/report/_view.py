@@ -12,11 +12,19 @@ from markupsafe import Markup
 
 from transferscope.errors import UnknownNameError
 from transferscope.metrics import get_metric
+from transferscope.report._evidence import (
+    HardClasses,
+    SamplesView,
+    hard_classes,
+    samples_view,
+)
 from transferscope.report._figures import (
     ROWS_PER_DRAWING,
     Strip,
     comparison_strips,
     cost_figure,
+    curve_figure,
+    curved,
     layer_figures,
     layered,
     loss_strips,
@@ -24,7 +32,6 @@ from transferscope.report._figures import (
     strip_figures,
     swatch,
 )
-from transferscope.report._loading import Loading, loading
 from transferscope.report._text import (
     count,
     number,
@@ -35,11 +42,13 @@ from transferscope.report._text import (
 from transferscope.results import (
     COSTS,
     EncoderResult,
+    Loading,
     Ranking,
     Score,
     format_expected,
     format_score,
     frontier,
+    loading,
     notes_of,
     priced,
     score_digits,
@@ -95,6 +104,8 @@ class Row:
     n_parameters: int | None = None
     is_measured: bool = True
     in_group: bool = False
+    license: str = ""
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,16 @@ class Table:
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Row]
+
+    @property
+    def licenses(self) -> list[str]:
+        """Those of the rows, to choose from."""
+        return sorted({row.license for row in self.rows} - {""})
+
+    @property
+    def families(self) -> list[str]:
+        """Those of the rows, to choose from."""
+        return sorted({row.family for row in self.rows} - {""})
 
 
 class Fact(NamedTuple):
@@ -163,10 +184,16 @@ class View:
     layers_left_out: int
     layer_metrics: Sequence[str]
     layer_rows: Sequence[tuple[str, str, bool, Sequence[str]]]
+    curve_figure: Markup | None
+    curve_legend: Sequence[tuple[Markup, str]]
+    hard: HardClasses | None
+    samples: SamplesView | None
     agreement: Sequence[Agreement]
     warnings: Sequence[Note]
     failures: Sequence[EncoderResult]
     facts: Sequence[Fact]
+    steps: Sequence[Fact]
+    versions: Sequence[Fact]
     citations: Sequence[Citation]
 
 
@@ -180,6 +207,7 @@ def view_of(ranking: Ranking, prefix: str, heading: str) -> View:
     n_layered = sum(bool(row.layers) for row in ranked)
     metrics = list(dict.fromkeys(m for row in lines for one in row.layers.values() for m in one))
     digits = {m: score_digits(row.scores.get(m) for row in ranked) for m in metrics}
+    curves = curved(ranking)
     return View(
         prefix=prefix,
         heading=heading,
@@ -187,7 +215,9 @@ def view_of(ranking: Ranking, prefix: str, heading: str) -> View:
         recommended=recommended,
         answer=_answer(ranking, recommended),
         notes=(*ranking.dataset.notes, *(verdict.notes if verdict is not None else ())),
-        loading=[] if recommended is None else loading(recommended),
+        loading=[]
+        if recommended is None
+        else loading(recommended.encoder, of_images=recommended.input_size is not None),
         table=_table(ranking, prefix),
         cost_figure=cost_figure(ranking, there, f"{prefix}cost-figure") if there else None,
         cost_axis=COSTS[verdict.prefer] if verdict is not None else "",
@@ -219,10 +249,16 @@ def view_of(ranking: Ranking, prefix: str, heading: str) -> View:
             for row in lines
             for layer, scores in row.layers.items()
         ],
+        curve_figure=curve_figure(curves, f"{prefix}curve-figure") if curves else None,
+        curve_legend=[(swatch(i), row.encoder) for i, row in enumerate(curves)],
+        hard=hard_classes(ranking.confusion),
+        samples=samples_view(ranking.samples, prefix),
         agreement=_agreement(ranking),
         warnings=_warnings(ranked),
         failures=[row for row in ranking.encoders if row.error is not None],
         facts=_facts(ranking),
+        steps=[Fact(name, seconds(spent)) for name, spent in ranking.steps.items()],
+        versions=[Fact(name, version) for name, version in ranking.versions.items()],
         citations=_citations(ranking.metrics),
     )
 
@@ -258,6 +294,7 @@ def _answer(ranking: Ranking, row: EncoderResult | None) -> list[Fact]:
         )
     elif group:
         facts.append(Fact("as good as the first", f"{len(group)} of {len(ranking.ranked)}"))
+    facts += _hard_facts(ranking, row)
     speed = _speed(row)
     if speed.text:
         facts.append(Fact("speed", f"{speed.text} samples per second"))
@@ -267,6 +304,23 @@ def _answer(ranking: Ranking, row: EncoderResult | None) -> list[Fact]:
         facts.append(Fact("feature dimension", str(row.feature_dim)))
     if row.layer is not None:
         facts.append(Fact("layer", row.layer))
+    return facts
+
+
+def _hard_facts(ranking: Ranking, row: EncoderResult) -> list[Fact]:
+    """Which classes are hard, in a line each."""
+    found = ranking.confusion
+    if found is None or row.encoder not in found.counts:
+        return []
+    facts = []
+    worst = [one for one in found.recognised(row.encoder)[:3] if one[1] < one[2]]
+    if worst:
+        said = "; ".join(f"{name} ({right} of {n:,} recognised)" for name, right, n in worst)
+        facts.append(Fact("hardest classes", said))
+    for pair in found.hardest_pairs(row.encoder, 1):
+        n = pair.n_one + pair.n_other
+        said = f"{pair.one} and {pair.other} ({pair.n_mistaken} of {n:,} samples)"
+        facts.append(Fact("most often confused", said))
     return facts
 
 
@@ -300,6 +354,7 @@ def _table(ranking: Ranking, prefix: str) -> Table:
         Column("parameters", "number of parameters"),
         Column("dim", "feature dimension"),
         Column("input", "height and width in pixels"),
+        *([Column("licence", "as published")] if any(row.license for row in there) else []),
         *(Column(metric, _meaning(metric), FALLS) for metric in metrics),
     ]
     rows = []
@@ -319,6 +374,7 @@ def _table(ranking: Ranking, prefix: str) -> Table:
             Cell("" if row.n_parameters is None else count(row.n_parameters), row.n_parameters),
             Cell("" if row.feature_dim is None else str(row.feature_dim), row.feature_dim),
             Cell("" if size is None else f"{size[0]}x{size[1]}", size and size[0] * size[1]),
+            *([Cell(row.license)] if any(one.license for one in there) else []),
             *(_score(row.scores.get(m), digits[m]) for m in metrics),
         ]
         chosen = verdict is not None and row.encoder == verdict.recommended
@@ -332,6 +388,8 @@ def _table(ranking: Ranking, prefix: str) -> Table:
                 row.n_parameters,
                 measured,
                 row.in_group,
+                row.license,
+                row.family,
             )
         )
     caption = f"{len(rows)} candidates, ranked by {ranking.ranked_by}."
@@ -575,7 +633,7 @@ def _comparison_table(first: Ranking, second: Ranking, names: tuple[str, str]) -
         in_group = row.in_group or other.in_group
         rows.append(
             Row(row.encoder, cells, "group" if in_group else "", row.n_parameters, measured,
-                in_group)
+                in_group, row.license, row.family)
         )  # fmt: skip
     caption = f"{len(rows)} encoders of both, in the order of {names[0]}."
     return Table("compare-table", caption, columns, rows)

@@ -6,7 +6,17 @@ No number in JSON is ever NaN or infinite: what could not be computed is null, w
 from __future__ import annotations
 
 from transferscope.results._agreement import Agreement, Comparison, Estimate
+from transferscope.results._evidence import (
+    HARDEST_PAIRS,
+    ConfusedPair,
+    Confusion,
+    Misjudged,
+    SampleMap,
+    SampleViews,
+    ShownSample,
+)
 from transferscope.results._expectation import Expectation, ExpectedEncoder
+from transferscope.results._loading import Loading, loading, loading_line
 from transferscope.results._parameter_distance import (
     DatasetFactors,
     LayerDistance,
@@ -39,8 +49,11 @@ from transferscope.results._training import (
 
 __all__ = [
     "COSTS",
+    "HARDEST_PAIRS",
     "Agreement",
     "Comparison",
+    "ConfusedPair",
+    "Confusion",
     "DatasetFactors",
     "DatasetSummary",
     "EncoderResult",
@@ -51,15 +64,20 @@ __all__ = [
     "FineTuningResult",
     "LayerDistance",
     "LayerDistances",
+    "Loading",
+    "Misjudged",
     "PedTrace",
     "Priced",
     "ProbeResult",
     "Ranking",
     "Relatedness",
+    "SampleMap",
+    "SampleViews",
     "Score",
     "ScoreTable",
     "Selection",
     "SelectionCandidate",
+    "ShownSample",
     "SteepnessPoint",
     "TrainingRun",
     "TransferabilityForecast",
@@ -68,6 +86,8 @@ __all__ = [
     "format_expected",
     "format_score",
     "frontier",
+    "loading",
+    "loading_line",
     "notes_of",
     "priced",
     "score_digits",

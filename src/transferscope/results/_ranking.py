@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from transferscope.errors import EncoderError, first_few
-from transferscope.results._record import Record
+from transferscope.results._evidence import Confusion, SampleViews
+from transferscope.results._record import ADDED_LATER, Record
 from transferscope.results._scores import Score, format_score, score_digits
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ class Verdict:
         What measuring took.
     notes : tuple of str
         What it must be read with.
+    loading : str
+        A line of Python that loads the recommended encoder in its own library; empty for one that
+        was not given by name.
     """
 
     recommended: str
@@ -106,6 +110,7 @@ class Verdict:
     stopped: str
     seconds: float
     notes: tuple[str, ...] = ()
+    loading: str = field(default="", metadata=ADDED_LATER)
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,10 @@ class EncoderResult:
         only one was.
     warnings : tuple of str
         What its features must be read with.
+    license, family : str
+        As published; empty where unknown.
+    curve : tuple of (int, float)
+        Numbers of samples, and the accuracy of its probe on so many, where there are several.
     """
 
     encoder: str
@@ -160,6 +169,9 @@ class EncoderResult:
     layer: str | None = None
     layers: dict[str, dict[str, Score]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    license: str = field(default="", metadata=ADDED_LATER)
+    family: str = field(default="", metadata=ADDED_LATER)
+    curve: tuple[tuple[int, float], ...] = field(default=(), metadata=ADDED_LATER)
 
 
 @dataclass(frozen=True)
@@ -211,6 +223,14 @@ class Ranking(Record):
         Of the resampling and of the draws behind the verdict.
     verdict : Verdict or None
         None where no accuracy is expected.
+    confusion : Confusion or None
+        Which classes the probes of the best encoders take for which; None without probes.
+    samples : SampleViews or None
+        How the best encoders see single samples, if that was asked for.
+    steps : dict of str to float
+        What was done, and the seconds that it took, all rounds together.
+    versions : dict of str to str
+        Of this package, of Python, and of what computed the features.
     """
 
     dataset: DatasetSummary
@@ -219,6 +239,10 @@ class Ranking(Record):
     advice: str
     seed: int = 0
     verdict: Verdict | None = None
+    confusion: Confusion | None = field(default=None, metadata=ADDED_LATER)
+    samples: SampleViews | None = field(default=None, metadata=ADDED_LATER)
+    steps: dict[str, float] = field(default_factory=dict, metadata=ADDED_LATER)
+    versions: dict[str, str] = field(default_factory=dict, metadata=ADDED_LATER)
 
     def __iter__(self) -> Iterator[EncoderResult]:
         """The encoders, best first, the failed ones last."""
@@ -277,7 +301,8 @@ class Ranking(Record):
         empty = self._frame_row(EncoderResult(""), layered=layered)
         frame = pd.DataFrame(rows, columns=list(empty)).set_index("encoder")
         kinds = dict.fromkeys(["rank", "n_parameters", "feature_dim"], "Int64")
-        kinds |= dict.fromkeys(["dataset", "input_size", "warnings", "skipped", "error"], "string")
+        words = ["dataset", "input_size", "license", "warnings", "skipped", "error"]
+        kinds |= dict.fromkeys(words, "string")
         kinds |= {"layer": "string"} if layered else {}
         kinds["in_group"] = "boolean"
         return frame.astype({name: kinds.get(name, "float64") for name in frame.columns})
@@ -308,6 +333,7 @@ class Ranking(Record):
             "feature_dim": row.feature_dim,
             "input_size": size and f"{size[0]}x{size[1]}",
             "samples_per_second": row.samples_per_second,
+            "license": row.license,
             "warnings": "; ".join([*row.warnings, *of_scores]),
             "skipped": "; ".join(f"{m}: {reason}" for m, reason in row.skipped.items()),
             "error": row.error,
@@ -340,6 +366,22 @@ class Ranking(Record):
         str
         """
         return str(self.to_frame().to_csv())
+
+    def to_html(self) -> str:
+        """The whole ranking as one page; `report_html` sets two side by side.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        MissingExtraError
+            If Jinja2 is not installed.
+        """
+        from transferscope.report import report_html
+
+        return report_html(self)
 
     def to_markdown(self) -> str:
         """A Markdown table, the advice below it.

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Numbers = npt.NDArray[Any]
 #: Metadata of fields that are too large for JSON; they are None in what `from_json` gives.
 NOT_IN_JSON = {"json": False}
+#: Metadata of fields that older JSON does not have; `from_json` then gives their defaults.
+ADDED_LATER = {"added_later": True}
 #: Most rows of a display on a terminal, and in a notebook.
 TERMINAL_ROWS, NOTEBOOK_ROWS = 8, 30
 
@@ -217,8 +219,9 @@ def from_plain(hint: Any, value: object, where: str) -> object:
 def _record_of(hint: type, value: object, where: str) -> object:
     content, hints = _expected(dict, value, where), _hints(hint)
     names = {field.name for field in fields(hint) if _in_json(field)}
+    later = {field.name for field in fields(hint) if field.metadata.get("added_later", False)}
     unknown = sorted(content.keys() - names)
-    missing = sorted(names - content.keys())
+    missing = sorted(names - content.keys() - later)
     if unknown or missing:
         found = ", ".join([*(f"no {name}" for name in missing), *unknown][:5])
         raise _differs(where, f"the fields {', '.join(sorted(names))}", found)

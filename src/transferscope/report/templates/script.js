@@ -4,6 +4,7 @@
 document.documentElement.classList.add("js");
 document.addEventListener("DOMContentLoaded", () => {
   for (const whole of document.querySelectorAll(".tabular")) serve(whole);
+  for (const map of document.querySelectorAll(".map")) look(map);
   // what is printed shows the table of layers too
   let closed = [];
   addEventListener("beforeprint", () => {
@@ -30,8 +31,11 @@ function serve(whole) {
     const text = find(".by-name").value.trim().toLowerCase();
     const most = find(".by-size").value === "" ? NaN : 1e6 * Number(find(".by-size").value);
     const kind = find(".by-kind").value;
+    const wanted = [["license", find(".by-license")], ["family", find(".by-family")]]
+      .filter(([, chosen]) => chosen !== null && chosen.value !== "");
     const there = rows.filter((one) => one.name.includes(text) &&
-      (Number.isNaN(most) || one.size <= most) && (kind === "" || kind in one.row.dataset));
+      (Number.isNaN(most) || one.size <= most) && (kind === "" || kind in one.row.dataset) &&
+      wanted.every(([name, chosen]) => one.row.dataset[name] === chosen.value));
     page = Math.max(0, Math.min(page, Math.ceil(there.length / perPage) - 1));
     for (const one of rows) one.row.classList.add("out");
     there.forEach((one, place) => {
@@ -61,12 +65,40 @@ function serve(whole) {
   heads.forEach((head, column) => {
     head.querySelector("button").addEventListener("click", () => sort(column));
   });
-  for (const name of [".by-name", ".by-size", ".by-kind"])
-    find(name).addEventListener("input", () => { page = 0; show(); });
+  for (const one of whole.querySelectorAll("input, select"))
+    one.addEventListener("input", () => { page = 0; show(); });
   find(".controls").addEventListener("submit", (event) => event.preventDefault());
   find(".back").addEventListener("click", () => { page -= 1; show(); });
   find(".on").addEventListener("click", () => { page += 1; show(); });
   show();
+}
+
+// Samples: the one that is pointed at, or come to by the arrow keys, is shown below the map.
+function look(map) {
+  const points = [...map.querySelectorAll("[data-s]")], panel = map.querySelector(".look");
+  const kept = map.closest("section").querySelector(".kept").children;
+  let at = -1;
+
+  function show(place) {
+    if (at >= 0) points[at].classList.remove("at");
+    at = place;
+    const point = points[at], label = document.createElement("b");
+    point.classList.add("at");
+    label.textContent = point.dataset.said;
+    const copies = [...kept[Number(point.dataset.s)].childNodes].map((one) => one.cloneNode(true));
+    panel.replaceChildren(label, ...copies);
+  }
+
+  points.forEach((point, place) => {
+    point.addEventListener("pointerenter", () => show(place));
+    point.addEventListener("click", () => show(place));
+  });
+  map.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (step === undefined || points.length === 0) return;
+    event.preventDefault();
+    show((at + step + points.length) % points.length);
+  });
 }
 
 // What a cell is sorted by: its number, or its text.

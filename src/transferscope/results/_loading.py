@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from transferscope.results import EncoderResult
-
 _OURS = ("mini/", "timm/", "torchvision/", "hf/", "checkpoint:")
 
 
@@ -24,19 +22,20 @@ class Loading(NamedTuple):
     code: str
 
 
-def loading(row: EncoderResult) -> list[Loading]:
+def loading(name: str, *, of_images: bool) -> list[Loading]:
     """How to load an encoder: in its own library, and as it was measured.
 
     Parameters
     ----------
-    row : EncoderResult
+    name : str
+    of_images : bool
+        Whether it looks at images; else at texts.
 
     Returns
     -------
     list of Loading
         Empty for an encoder that was not given by name.
     """
-    name = row.encoder
     if not name.startswith(_OURS):
         return []
     measured = Loading(
@@ -60,9 +59,7 @@ def loading(row: EncoderResult) -> list[Loading]:
     if library == "hf":
         source = _literal(rest.partition("?")[0])
         kind, tool = (
-            ("AutoTokenizer", "tokenizer")
-            if row.input_size is None
-            else ("AutoImageProcessor", "processor")
+            ("AutoTokenizer", "tokenizer") if not of_images else ("AutoImageProcessor", "processor")
         )
         lines = (
             f"from transformers import {', '.join(sorted((kind, 'AutoModel')))}\n\n"
@@ -71,6 +68,23 @@ def loading(row: EncoderResult) -> list[Loading]:
         )
         return [Loading("the model, to fine-tune it with transformers", lines), measured]
     return [measured]
+
+
+def loading_line(name: str, *, of_images: bool) -> str:
+    """The model alone, in its own library, on one line of Python.
+
+    Parameters
+    ----------
+    name : str
+    of_images : bool
+
+    Returns
+    -------
+    str
+        Empty for an encoder that was not given by name.
+    """
+    ways = loading(name, of_images=of_images)
+    return "; ".join(line for line in ways[0].code.splitlines() if line) if ways else ""
 
 
 def _literal(text: str) -> str:
