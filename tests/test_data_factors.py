@@ -223,6 +223,40 @@ def test_distance_prints_layers(run, tmp_path):
     assert "no random initialisation" in run("layer-transferability", *FILES)
 
 
+@pytest.mark.needs("matplotlib")
+def test_distance_of_several_fine_tunings(run, tmp_path):
+    first, second = tmp_path / "mnist" / "w.safetensors", tmp_path / "usps" / "w.safetensors"
+    for path in (first, second):
+        path.parent.mkdir()
+        path.write_bytes((tmp_path / ("b" if path is first else "r")).with_suffix(
+            ".safetensors").read_bytes())  # fmt: skip
+    sources = ("--random", "r.safetensors", "--pretrained", "a.safetensors")
+    both = (*sources, "--finetuned", "mnist/w.safetensors", "--finetuned", "usps/w.safetensors")
+    out = run("layer-transferability", *both, "--plot", "p.png")
+    assert out.index("mnist/w.safetensors") < out.index("usps/w.safetensors")
+    assert out.count("overall (mean without the head)") == 2
+    assert shows_data(tmp_path / "p.png")
+    found = json.loads(run("layer-transferability", *both, "--format", "json"))
+    assert list(found) == ["mnist/w.safetensors", "usps/w.safetensors"]
+    alone = run("layer-transferability", *sources, *FILES[2:], "--format", "json")
+    assert found["mnist/w.safetensors"] == json.loads(alone)
+    twice = (*both, "--finetuned", "usps/w.safetensors")
+    assert "a checkpoint twice" in run("layer-transferability", *twice, check=2)
+
+
+def test_the_published_runs_and_regressions_are_one_command(run):
+    out = run("predict-transferability")
+    for name in ("CIFAR-10", "DomainNet-c", "ResNet-50", "ResNet-34", "DenseNet-121", "ViT-S"):
+        assert name in out
+    assert "regression on 12 runs" in out
+    assert "expected transferability" not in out
+    new = ("--domain-gap", 1, "--intraclass-variance", 0.2, "--n-samples", 3000)
+    assert "expected transferability" in run("predict-transferability", *new)
+    record = json.loads(run("predict-transferability", *new, "--format", "json"))
+    assert record["low"] < record["transferability"] < record["high"]
+    assert "Give all three" in run("predict-transferability", *new[:2], check=2)
+
+
 @pytest.mark.needs("torch")
 def test_distance_refuses(run):
     assert "cannot be opened" in run("layer-transferability", "--random", "x.pth", *FILES, check=2)

@@ -597,6 +597,25 @@ def check_blocks(model: Any) -> set[str]:
     return set(by_block)
 
 
+def test_transitions_stand_behind_the_stage_of_their_number():
+    dense = [f"features.denseblock{i}.denselayer{j}" for i in range(1, 5) for j in (2, 11)]
+    dense += [f"features.transition{i}" for i in range(1, 4)]
+    ordered = in_order(["head", *sorted(dense), "stem"])
+    assert [name.removeprefix("features.") for name in ordered] == [
+        "stem",
+        *("denseblock1.denselayer2", "denseblock1.denselayer11", "transition1"),
+        *("denseblock2.denselayer2", "denseblock2.denselayer11", "transition2"),
+        *("denseblock3.denselayer2", "denseblock3.denselayer11", "transition3"),
+        *("denseblock4.denselayer2", "denseblock4.denselayer11", "head"),
+    ]
+    high_resolution = ["layer1.0", "stage2.0", "stage3.0", "transition1.0.0", "transition2.2.0"]
+    assert in_order(high_resolution) == [
+        *("layer1.0", "transition1.0.0", "stage2.0", "transition2.2.0", "stage3.0"),
+    ]
+    alone = ["transition1", "transition2", "transition10"]
+    assert in_order(reversed(alone)) == alone
+
+
 @pytest.mark.parametrize("name", TIMM)
 def test_every_parameter_of_timm_lands_in_one_block(name):
     with torch.device("meta"):

@@ -120,7 +120,7 @@ RELATED = Relatedness(
     steepness_path=(SteepnessPoint(0.5, 1.0, 0.25),), trace=(2.0, 1.5), view=None,
     target_terms=None, held_out_rows=None, seconds=1.0, warnings=("few samples",),
 )  # fmt: skip
-RUN = TrainingRun(0.1, 0.0, 0, "runs/0", 3, 5, 0.9, 0.3, None, None, 12.0)
+RUN = TrainingRun(0.1, 0.0, 0, "runs/0", 3, 5, 0.9, 0.3, None, None, None, 12.0)
 TAU = {"weighted_tau": Estimate(0.5, 0.1, 0.75), "rel@1": Estimate(None, reason="tied")}
 AGREEMENT = Agreement(
     {"pets": {"logme": TAU}},
@@ -160,7 +160,7 @@ EXAMPLES = {
         DatasetFactors(None, 0.5, 100, 10, "frechet", "relative", ("no reference",)),
         TransferabilityForecast(1.5, 1.0, 2.0, {"constant": {"value": 1.0, "low": 0.5, "high": 1.5,
                                 "p_value": 0.01}}, 0.9, 12, {"resnet50": {"constant": 0.5}}, "how"),
-        FineTuningResult("a", "pets", "accuracy", "full", 0.9, None, 0.1, 0.0, (RUN,),
+        FineTuningResult("a", "pets", "accuracy", "full", 0.9, 0.3, None, 0.1, 0.0, (RUN,),
                          8, 2, 5, 1.0),
         SELECTION,
         ProbeResult(0.9, 1.0, (0.1, 1.0), (0.8, 0.9), (0.5, 0.3), 8, 2, 5, 1.0),

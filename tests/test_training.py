@@ -23,7 +23,13 @@ from transferscope.datasets import Dataset, open_dataset  # noqa: E402
 from transferscope.encoders import ImagePreprocessing, from_module, load_encoder  # noqa: E402
 from transferscope.errors import EncoderError, FeatureError, InputError, StoreError  # noqa: E402
 from transferscope.results import FineTuningResult  # noqa: E402
-from transferscope.training import finetune, fit_logistic, pretrain, probe  # noqa: E402
+from transferscope.training import (  # noqa: E402
+    _descent,
+    finetune,
+    fit_logistic,
+    pretrain,
+    probe,
+)
 from transferscope.training._data import Data, augmented  # noqa: E402
 from transferscope.training._fine_tuning import hold_out  # noqa: E402
 from transferscope.training._objective import Objective  # noqa: E402
@@ -335,6 +341,80 @@ def test_pretraining_keeps_both_ends(train, test_part, tmp_path):
     assert frozen.value > finetune(encoder, train, epochs=3, mode="head", **QUICK).value
     with pytest.raises(EncoderError, match="does not hold the weights of mini/vit-random"):
         load_encoder(f"checkpoint:{path}?arch=mini/vit-random")
+
+
+def test_both_ends_of_pretraining_have_their_head(train, test_part, tmp_path):
+    one = {"epochs": 1, "learning_rate": 1e-9, "weight_decay": 0.0}
+    pretrain(ENCODER, train, test_part, out=tmp_path, **one)
+    initial, final = (load_file(tmp_path / f"{n}.safetensors") for n in ("initial", "final"))
+    # nothing moved, so the last end has the head that the first one has
+    assert torch.allclose(initial["target_head.weight"], final["target_head.weight"], atol=1e-6)
+    assert initial["target_head.weight"].std() > 0
+    assert initial["target_head.bias"].tolist() == [0, 0, 0]
+    load_encoder(f"checkpoint:{tmp_path / 'initial.safetensors'}?arch={ENCODER}")
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_the_last_epoch_is_kept_if_asked_for(train, test_part, tmp_path, optimiser):
+    options = {**QUICK, "learning_rates": (1e-2,), "optimiser": optimiser}
+    found = finetune(ENCODER, train, test_part, out=tmp_path, epochs=4, keep="last", **options)
+    (run,) = found.runs
+    assert run.epoch == run.n_epochs == 4
+    log = (tmp_path / run.folder / "log.csv").read_text().splitlines()
+    assert log[-1].split(",")[3] == f"{run.validation_loss:.6g}"
+    best = finetune(ENCODER, train, test_part, epochs=4, keep="best", **options).runs[0]
+    assert best.validation >= run.validation
+    assert found.loss == run.test_loss > 0
+
+
+def test_gradient_descent_has_momentum_and_continues_with_the_same_bits(
+    train, test_part, tmp_path, monkeypatch
+):
+    options = {**QUICK, "learning_rates": (1e-2,), "optimiser": "sgd", "epochs": 3}
+    whole = finetune(ENCODER, train, test_part, out=tmp_path / "a", **options)
+    saved = _descent.Run._save_last
+
+    def killed(self, names, tensors, optimiser, history):
+        saved(self, names, tensors, optimiser, history)
+        moments = [optimiser.state[tensor] for tensor in tensors]
+        assert all(one["momentum_buffer"] is not None for one in moments if one)
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_descent.Run, "_save_last", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(ENCODER, train, test_part, out=tmp_path / "b", **options)
+    again = finetune(ENCODER, train, test_part, out=tmp_path / "b", **options)
+    assert [(r.test, r.test_loss) for r in again.runs] == [
+        (r.test, r.test_loss) for r in whole.runs
+    ]
+    assert (
+        whole.value != finetune(ENCODER, train, test_part, **{**options, "optimiser": "adamw"}).loss
+    )
+
+
+def test_loss_of_a_bounded_head_is_that_of_its_outputs(train, test_part, tmp_path):
+    found = finetune(
+        ENCODER,
+        train,
+        test_part,
+        epochs=2,
+        mode="head",
+        max_gradient_norm=0.1,
+        out=tmp_path,
+        **QUICK,
+    )
+    (kept,) = tmp_path.glob("*/best.safetensors")
+    head = load_file(kept)
+    encoder = load_encoder(ENCODER)
+    images = np.stack([np.asarray(test_part[i]) for i in range(len(test_part))])
+    features = torch.as_tensor(encoder.embed(images).features["pooled"]).float()
+    outputs = features @ head["target_head.weight"].T + head["target_head.bias"]
+    labels = torch.from_numpy(test_part.labels.copy())
+    expected = torch.nn.functional.cross_entropy(outputs, labels)
+    assert found.loss == pytest.approx(float(expected), rel=1e-3)
+    assert torch.pdist(head["target_head.weight"]).max() <= 0.1 + 1e-6
 
 
 def test_hold_out_takes_its_share_of_every_class_and_spares_the_rarest():

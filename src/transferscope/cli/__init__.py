@@ -15,7 +15,11 @@ import typer
 
 from transferscope.cli._agreement import benchmarks, evaluate
 from transferscope.cli._cache import cache
-from transferscope.cli._distance import dataset_factors, layer_transferability
+from transferscope.cli._distance import (
+    dataset_factors,
+    layer_transferability,
+    predict_transferability,
+)
 from transferscope.cli._features import extract, score, trace_ped
 from transferscope.cli._ground_truth import finetune, pretrain, probe
 from transferscope.cli._knowledge import shortlist
@@ -39,7 +43,7 @@ app = typer.Typer(
 COMMANDS = (
     *(rank, report, score, extract, trace_ped),
     *(evaluate, benchmarks, probe, finetune, select, pretrain),
-    *(task_relatedness, layer_transferability, dataset_factors),
+    *(task_relatedness, layer_transferability, dataset_factors, predict_transferability),
     *(encoders, metrics, shortlist),
 )
 for command in COMMANDS:

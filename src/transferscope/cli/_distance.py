@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -44,9 +46,10 @@ def layer_transferability(
         ),
     ],
     finetuned: Annotated[
-        str,
+        list[str],
         typer.Option(
-            help="Fine-tuned weights: the same, or the folder of a LoRA adapter.",
+            help="Fine-tuned weights: the same, or the folder of a LoRA adapter. Several: the "
+            "option again, for a table each and one figure.",
             show_default=False,
         ),
     ],
@@ -91,30 +94,49 @@ def layer_transferability(
             "--random and --arch both name the initialisation; got both. Leave one of them out."
         )
     claim("layer-transferability", plot, force=force, figures=True)
+    names = dict(zip(finetuned, _short_names(finetuned), strict=True))
+    if len(names) < len(finetuned):
+        raise InputError("--finetuned names a checkpoint twice. Name each once.")
+    found = {}
     with stderr.status("comparing the checkpoints"):
-        found = measure_layers(
-            architecture(arch) if arch is not None else random,
-            pretrained,
-            finetuned,
-            measure=measure,
-            group=group,
-            parameters=parameters,
-            seeds=seeds,
-            spectra=spectra,
-            head=head,
-        )
+        for source, name in names.items():
+            found[name] = measure_layers(
+                architecture(arch) if arch is not None else random,
+                pretrained,
+                source,
+                measure=measure,
+                group=group,
+                parameters=parameters,
+                seeds=seeds,
+                spectra=spectra,
+                head=head,
+            )
     if format == "json":
-        write_line(found.to_json())
+        each = [f"{json.dumps(name)}: {one.to_json()}" for name, one in found.items()]
+        only = next(iter(found.values()))
+        write_line(only.to_json() if len(found) == 1 else f"{{{', '.join(each)}}}")
     else:
-        _show_layers(found, spectra=spectra)
+        for name, one in found.items():
+            if len(found) > 1:
+                stdout.print(f"[bold]{literal(name)}[/]", soft_wrap=True)
+            _show_layers(one, spectra=spectra)
     if plot is not None:
         from transferscope.plots import plot_layer_distances
 
-        name = Path(finetuned).name
         deliver(
             "layer-transferability",
-            (plot, lambda path: figure_content(plot_layer_distances({name: found}), path)),
+            (plot, lambda path: figure_content(plot_layer_distances(found), path)),
         )
+
+
+def _short_names(sources: Sequence[str]) -> list[str]:
+    """The ends of paths that tell them apart."""
+    parts = [Path(source).parts for source in sources]
+    for length in range(1, max(map(len, parts)) + 1):
+        shown = [str(Path(*one[-length:])) for one in parts]
+        if len(set(shown)) == len(set(sources)):
+            return shown
+    return list(sources)
 
 
 def _number(value: float | None) -> str:
@@ -226,6 +248,78 @@ def _records(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} cannot be read as .csv ({error}). Check the file.") from error
 
 
+def predict_transferability(
+    *,
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            help="Runs of your own, a .csv with domain_gap, intraclass_variance, n_samples and "
+            "transferability.  [default: the twelve that are published]"
+        ),
+    ] = None,
+    domain_gap: Annotated[
+        float | None, typer.Option(help="Of a new data set, with the two options below.")
+    ] = None,
+    intraclass_variance: Annotated[float | None, typer.Option(help="Of a new data set.")] = None,
+    n_samples: Annotated[int | None, typer.Option(min=1, help="Of a new data set.")] = None,
+    format: FormatOption = "table",
+) -> None:
+    """Show the runs and the regression of transferability on factors of data sets."""
+    from transferscope.parameter_distance import predict_transferability as predict
+    from transferscope.parameter_distance import published_runs
+
+    new = {
+        "domain_gap": domain_gap,
+        "intraclass_variance": intraclass_variance,
+        "n_samples": n_samples,
+    }
+    given = [name for name, value in new.items() if value is not None]
+    if given and len(given) < len(new):
+        raise InputError(
+            f"a new data set needs --domain-gap, --intraclass-variance and --n-samples; got "
+            f"{', '.join(given)} alone. Give all three or none."
+        )
+    runs = published_runs().reset_index() if records is None else _records(records)
+    found = predict(new if given else None, runs)
+    if format == "json":
+        write_line(found.to_json())
+        return
+    table = Table(header_style="bold", pad_edge=False)
+    for name in runs.columns:
+        is_number = name in (*new, "transferability")
+        table.add_column(literal(str(name)), justify="right" if is_number else "left")
+    for row in runs.itertuples(index=False, name=None):
+        table.add_row(
+            *(f"{x:,.6g}" if isinstance(x, float | int) else literal(str(x)) for x in row)
+        )
+    stdout.print(table)
+    _show_forecast(found)
+    show_notes(found.warnings)
+
+
+def _show_forecast(forecast: TransferabilityForecast) -> None:
+    if forecast.transferability is not None:
+        interval = f"{_number(forecast.low)} to {_number(forecast.high)}"
+        stdout.print(
+            f"expected transferability of the weights: {_number(forecast.transferability)} "
+            f"(95 %: {interval})"
+        )
+    stdout.print(f"regression on {forecast.n_records} runs, R² {forecast.r_squared:.2f}")
+    table = Table(header_style="bold", pad_edge=False)
+    for name in ("term of ln T", "value", "95 % interval", "p", *forecast.published):
+        table.add_column(name, no_wrap=True)
+    for term, ours in forecast.coefficients.items():
+        table.add_row(
+            term,
+            _number(ours["value"]),
+            f"{ours['low']:.3g} to {ours['high']:.3g}",
+            f"{ours['p_value']:.2g}",
+            *(_number(theirs[term]) for theirs in forecast.published.values()),
+        )
+    stdout.print(table)
+    stdout.print(literal(forecast.remark), soft_wrap=True)
+
+
 def _show_factors(factors: DatasetFactors, forecast: TransferabilityForecast | None) -> None:
     gap = "- (give --reference)" if factors.domain_gap is None else f"{factors.domain_gap:.4g}"
     stdout.print(f"domain gap ({factors.gap}): {gap}")
@@ -233,23 +327,6 @@ def _show_factors(factors: DatasetFactors, forecast: TransferabilityForecast | N
     stdout.print(f"samples: {factors.n_samples:,} in {factors.n_classes} classes")
     warnings = list(factors.warnings)
     if forecast is not None:
-        interval = f"{_number(forecast.low)} to {_number(forecast.high)}"
-        stdout.print(
-            f"expected transferability of the weights: {_number(forecast.transferability)} "
-            f"(95 %: {interval}), from {forecast.n_records} runs, R² {forecast.r_squared:.2f}"
-        )
-        table = Table(header_style="bold", pad_edge=False)
-        for name in ("term of ln T", "value", "95 % interval", "p", *forecast.published):
-            table.add_column(name, no_wrap=True)
-        for term, ours in forecast.coefficients.items():
-            table.add_row(
-                term,
-                _number(ours["value"]),
-                f"{ours['low']:.3g} to {ours['high']:.3g}",
-                f"{ours['p_value']:.2g}",
-                *(_number(theirs[term]) for theirs in forecast.published.values()),
-            )
-        stdout.print(table)
-        stdout.print(literal(forecast.remark), soft_wrap=True)
+        _show_forecast(forecast)
         warnings += forecast.warnings
     show_notes(warnings)

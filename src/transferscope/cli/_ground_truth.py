@@ -57,6 +57,13 @@ GradientOption = Annotated[
     float | None,
     typer.Option(help="Bound on the gradient of each sample's loss in its features."),
 ]
+OptimiserOption = Annotated[
+    Literal["adamw", "sgd"], typer.Option(help="AdamW, or gradient descent with momentum.")
+]
+KeepOption = Annotated[
+    Literal["best", "last"],
+    typer.Option(help="Epoch that is kept: the best on what is held out, or the last."),
+]
 
 
 @with_option_records
@@ -132,6 +139,8 @@ def finetune(
         int, typer.Option(min=0, help="Stop after this many epochs without gain; 0: never.")
     ] = 5,
     max_gradient_norm: GradientOption = None,
+    optimiser: OptimiserOption = "adamw",
+    keep: KeepOption = "best",
     part: Annotated[
         str, typer.Option(help="2/4: only every fourth run of the sweep, from the second on.")
     ] = "1/1",
@@ -177,6 +186,8 @@ def finetune(
                     augment=augment,
                     patience=patience or None,
                     max_gradient_norm=max_gradient_norm,
+                    optimiser=optimiser,
+                    keep=keep,
                     out=None if out is None else out / clean_file_name(encoder),
                     part=(int(first), int(every)),
                     device=device,
@@ -206,11 +217,13 @@ def pretrain(
     ],
     test_split: TestSplitOption = None,
     learning_rate: Annotated[float, typer.Option(help="Of the largest step.")] = 1e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 1e-2,
+    weight_decay: Annotated[float, typer.Option(help="Of the optimiser.")] = 1e-2,
     epochs: EpochsOption = 30,
     batch_size: StepOption = 64,
     augment: AugmentOption = "none",
     max_gradient_norm: GradientOption = None,
+    optimiser: OptimiserOption = "adamw",
+    keep: KeepOption = "best",
     format: FormatOption = "table",
     device: DeviceOption = None,
     data: DatasetOptions,
@@ -231,6 +244,8 @@ def pretrain(
             batch_size=batch_size,
             augment=augment,
             max_gradient_norm=max_gradient_norm,
+            optimiser=optimiser,
+            keep=keep,
             device=device,
             seed=data.seed,
             progress=progress,
@@ -280,13 +295,15 @@ def _show_table(records: list[dict[str, object]], chosen: tuple[str, str]) -> No
     key, title = chosen
     table = Table(header_style="bold", pad_edge=False)
     table.add_column("encoder", overflow="fold")
-    for name in (str(records[0]["measure"]), title, "seconds"):
+    with_loss = "loss" in records[0]
+    for name in (str(records[0]["measure"]), *(["loss"] if with_loss else []), title, "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for record in records:
         spread = record.get("spread")
         value = f"{record['value']:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
         seconds = f"{record['seconds']:.1f}"
-        table.add_row(literal(str(record["encoder"])), value, f"{record[key]:g}", seconds)
+        loss = [f"{record['loss']:.4f}"] if with_loss else []
+        table.add_row(literal(str(record["encoder"])), value, *loss, f"{record[key]:g}", seconds)
     stdout.print(table)
     first = records[0]
     stdout.print(

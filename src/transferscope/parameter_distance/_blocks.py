@@ -28,6 +28,7 @@ _STEM = re.compile(
 )
 _SHORTCUT = re.compile(r"(\w*downsample|\w*shortcut|skip|skip_conv|projection|proj_conv|identity)")
 _TABLE = re.compile(r"(\w*embeddings?|wte|wpe|embed_tokens|embed_positions|shared|\w*_embed)")
+_TRANSITION = re.compile(r"trans(?:ition)?_?(\d+)")
 _STATISTICS = ("running_mean", "running_var")
 #: Floating-point buffers that architectures derive from their settings and never train.
 _DERIVED = re.compile(
@@ -179,13 +180,29 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 def in_order(blocks: Iterable[str]) -> list[str]:
     """Blocks from the stem to the head."""
+    known = set(blocks)
 
     def place(block: str) -> tuple[int, list[tuple[int, int, str]]]:
         if block in (STEM, HEAD):
             return (0 if block == STEM else 3), []
-        return (2 if _HEAD.fullmatch(block.split(".")[0]) else 1), natural(block)
+        kind = 2 if _HEAD.fullmatch(block.split(".")[0]) else 1
+        return kind, natural(_after_its_stage(block, known))
 
-    return sorted(set(blocks), key=place)
+    return sorted(known, key=place)
+
+
+def _after_its_stage(block: str, known: set[str]) -> str:
+    """A name that sorts a transition behind the stage of its number: transition1, denseblock1."""
+    parts = block.split(".")
+    for depth, part in enumerate(parts):
+        if not (match := _TRANSITION.fullmatch(part)):
+            continue
+        prefix = "".join(f"{one}." for one in parts[:depth])
+        stage = re.compile(rf"{re.escape(prefix)}((?!trans)[a-z_]+{match[1]})(\.|$)")
+        stages = sorted({found[1] for one in known if (found := stage.match(one))})
+        if stages:
+            return ".".join([*parts[:depth], stages[0], "~", *parts[depth:]])
+    return block
 
 
 def counts(name: str, shape: tuple[int, ...], parameters: Parameters) -> bool:

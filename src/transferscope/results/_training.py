@@ -22,10 +22,11 @@ class TrainingRun:
     folder : str
         Name of its folder.
     epoch, n_epochs : int
-        The best epoch, from 1, and how many there were.
+        The epoch that is kept, from 1, and how many there were.
     validation, test : float or None
-        The measure at the best epoch; None if the run diverged.
-    validation_loss : float or None
+        The measure at that epoch; None if the run diverged.
+    validation_loss, test_loss : float or None
+        What is minimised, on the same samples.
     gradient_norm : float or None
         Largest gradient of a test sample's loss in its features.
     seconds : float
@@ -40,6 +41,7 @@ class TrainingRun:
     validation: float | None
     validation_loss: float | None
     test: float | None
+    test_loss: float | None
     gradient_norm: float | None
     seconds: float
 
@@ -56,6 +58,8 @@ class FineTuningResult(Record):
     value : float
         Mean of the measure over the seeds of the chosen hyper-parameters, on the test part. A seed
         that diverged does not count; it stands in `runs` without a test value.
+    loss : float
+        Mean over the same seeds of what is minimised, on the test part.
     spread : float or None
         Standard deviation over the seeds; None for a single one.
     learning_rate, weight_decay : float
@@ -71,6 +75,7 @@ class FineTuningResult(Record):
     measure: str
     mode: str
     value: float
+    loss: float
     spread: float | None
     learning_rate: float
     weight_decay: float

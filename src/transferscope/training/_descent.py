@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from transferscope.encoders import TrainableEncoder, named_failures
 from transferscope.errors import EncoderError
+from transferscope.numerics.targets import TaskType
 from transferscope.progress import ProgressCallback
 from transferscope.results import TrainingRun
 from transferscope.storage.atomic import remove_stale_files
@@ -41,11 +42,15 @@ from transferscope.training._saving import (
 NumpyArray = npt.NDArray[Any]
 FineTuningMode = Literal["full", "last-block", "head"]
 Augmentation = Literal["none", "shift", "flip"]
+Optimiser = Literal["adamw", "sgd"]
+Kept = Literal["best", "last"]
 
 #: Share of all steps over which the learning rate rises, before it falls along a cosine.
 WARM_UP = 0.1
 #: Gradients longer than this are shortened to it.
 LONGEST_GRADIENT = 5.0
+#: Of stochastic gradient descent.
+MOMENTUM = 0.9
 HEAD = "target_head."
 #: What a `TrainingRun` says besides the outcome.
 OF_THE_PLAN = {"learning_rate", "weight_decay", "seed", "folder"}
@@ -69,6 +74,8 @@ class Hyperparameters:
     augment: Augmentation
     patience: int | None
     max_gradient_norm: float | None
+    optimiser: Optimiser = "adamw"
+    keep: Kept = "best"
 
     @property
     def name(self) -> str:
@@ -78,7 +85,7 @@ class Hyperparameters:
 
 @dataclass
 class Advance:
-    """How far a run has come: epochs, those that were there before, and the best one of them.
+    """How far a run has come: epochs, those that were there before, and the one that is kept.
 
     `validation`, its loss and the scores of each sample are None if the run diverged.
     """
@@ -102,7 +109,7 @@ class Run:
     Parameters
     ----------
     encoder : TrainableEncoder
-        Its module holds the weights to start from, and the best ones afterwards.
+        Its module holds the weights to start from, and those that are kept afterwards.
     parts : dict of str to Data
         ``train``, ``validation``, ``test``.
     about : str
@@ -122,7 +129,7 @@ class Run:
         self._best, self._last = (self.folder / f"{n}.safetensors" for n in ("best", "last"))
 
     def train(self) -> dict[str, Any]:
-        """Run the epochs that are missing, then measure the best one on the test part."""
+        """Run the epochs that are missing, then measure the one that is kept on the test part."""
         finished = self.folder / "run.json"
         if finished.exists():
             with reading(finished):
@@ -149,7 +156,7 @@ class Run:
             history, targets = self._train(until, may_take)
             if not history:
                 return Advance(0, 0, [], None, None, None)
-            best = max(history, key=validation_order)
+            best = self._kept(history)
             found = Advance(len(history), self._n_resumed, history, None, None, None)
             if math.isfinite(best["validation"]):
                 self.load_best()
@@ -187,18 +194,17 @@ class Run:
         with self._named_failures():
             width = self.encoder.feature_dim
         device = next(module.parameters()).device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hyper.seed)
-            self._head = nn.Linear(width, self.objective.n_outputs)
-        nn.init.zeros_(self._head.bias)
-        self._head.to(device)
-        self._bound_head()
+        self._head = drawn_head(width, self.objective.n_outputs, hyper.seed).to(device)
+        bound_head(self._head, hyper.max_gradient_norm, self.objective.task)
         trained = self._choose_parameters()
         tensors = [*trained.values(), *self._head.parameters()]
         names = [*trained, *(HEAD + name for name, _ in self._head.named_parameters())]
-        optimiser = torch.optim.AdamW(
-            tensors, lr=hyper.learning_rate, betas=(0.9, 0.999), weight_decay=hyper.weight_decay
-        )
+        rate, decay = hyper.learning_rate, hyper.weight_decay
+        optimiser: torch.optim.Optimizer
+        if hyper.optimiser == "sgd":
+            optimiser = torch.optim.SGD(tensors, rate, momentum=MOMENTUM, weight_decay=decay)
+        else:
+            optimiser = torch.optim.AdamW(tensors, rate, betas=(0.9, 0.999), weight_decay=decay)
         targets = {
             name: self.objective.targets(p.dataset).to(device) for name, p in self.parts.items()
         }
@@ -229,11 +235,16 @@ class Run:
             rate, seconds = optimiser.param_groups[0]["lr"], time.perf_counter() - start
             found = (epoch + 1, rate, loss, held_out, value, norms, seconds)
             history.append(dict(zip(_HISTORY, found, strict=True)))
-            if max(history, key=validation_order) is history[-1]:
+            if self._kept(history) is history[-1]:
                 save_tensors(self._best, self._weights(), {"identity": self._identity})
             self._save_last(names, tensors, optimiser, history)
             self._log(history)
         return history, targets
+
+    def _kept(self, history: list[dict[str, float]]) -> dict[str, float]:
+        """The epoch whose weights are kept: the best one on the held-out part, or the last."""
+        is_last = self.hyperparameters.keep == "last"
+        return history[-1] if is_last else max(history, key=validation_order)
 
     def _has_diverged(self, history: list[dict[str, float]]) -> bool:
         """Whether the last epoch ended in numbers that are none: a run does not come back."""
@@ -242,7 +253,7 @@ class Run:
     def _result(
         self, history: list[dict[str, float]], targets: dict[str, Tensor]
     ) -> dict[str, Any]:
-        best = max(history, key=validation_order)
+        best = self._kept(history)
         diverged = not math.isfinite(best["validation"])
         result: dict[str, Any] = {
             "epoch": best["epoch"],
@@ -250,6 +261,7 @@ class Run:
             "validation": None if diverged else best["validation"],
             "validation_loss": None if diverged else best["validation_loss"],
             "test": None,
+            "test_loss": None,
             "gradient_norm": None,
             "seconds": sum(row["seconds"] for row in history),
         }
@@ -257,6 +269,7 @@ class Run:
             self.load_best()
             outputs, norms = self._outputs("test", targets["test"])
             result["test"] = self.objective.value(outputs, targets["test"].cpu())
+            result["test_loss"] = float(self.objective.loss(outputs, targets["test"].cpu()))
             result["gradient_norm"] = norms
         return result
 
@@ -338,26 +351,9 @@ class Run:
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(tensors, LONGEST_GRADIENT)
                 optimiser.step()
-                self._bound_head()
+                bound_head(self._head, hyper.max_gradient_norm, self.objective.task)
         self.encoder.module.eval()
         return sum(losses) / len(targets)
-
-    @torch.no_grad()
-    def _bound_head(self) -> None:
-        """Scale the head so that no sample's loss has a longer gradient than `max_gradient_norm`.
-
-        The gradient of a cross-entropy is a mean of differences between the weights of two
-        classes, so it is never longer than the longest of these; that of k binary ones is no
-        longer than the spectral norm of the weights over sqrt(k).
-        """
-        limit, weight = self.hyperparameters.max_gradient_norm, self._head.weight
-        if limit is None:
-            return
-        if self.objective.task == "classification":
-            longest = torch.pdist(weight).max()
-        else:
-            longest = torch.linalg.matrix_norm(weight, 2) / len(weight) ** 0.5
-        weight.mul_((limit / longest).clamp(max=1.0))
 
     def _features(self, batch: Any) -> Tensor:
         if self.hyperparameters.mode == "head":
@@ -392,7 +388,7 @@ class Run:
         return {name: value.detach() for name, value in state.items()}
 
     def load_best(self) -> None:
-        """Put the weights of the best epoch into the encoder's module and the head."""
+        """Put the weights of the epoch that is kept into the encoder's module and the head."""
         with reading(self._best):
             weights, about = load_tensors(self._best)
             if "identity" in about:  # as earlier versions did not write
@@ -413,7 +409,7 @@ class Run:
         optimiser: torch.optim.Optimizer,
         history: list[dict[str, float]],
     ) -> None:
-        """Weights, Adam's moments and the history: one file, so that they belong together."""
+        """Weights, the optimiser's moments and the history: one file, as they belong together."""
         kept = {f"weights|{name}": value for name, value in self._weights().items()}
         for name, tensor in zip(names, tensors, strict=True):
             for key, value in optimiser.state.get(tensor, {}).items():
@@ -458,6 +454,32 @@ def _outcome(result: dict[str, Any]) -> dict[str, Any]:
     ):
         raise ValueError(f"its result must have {', '.join(sorted(known))}, all numbers")
     return result
+
+
+def drawn_head(width: int, n_outputs: int, seed: int) -> nn.Linear:
+    """The head that a run with this seed begins with, before it is bounded."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = nn.Linear(width, n_outputs)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+@torch.no_grad()
+def bound_head(head: nn.Linear, limit: float | None, task: TaskType) -> None:
+    """Scale a head so that no sample's loss has a longer gradient than `limit`.
+
+    The gradient of a cross-entropy is a mean of differences between the weights of two classes, so
+    it is never longer than the longest of these; that of k binary ones is no longer than the
+    spectral norm of the weights over sqrt(k).
+    """
+    if limit is None:
+        return
+    if task == "classification":
+        longest = torch.pdist(head.weight).max()
+    else:
+        longest = torch.linalg.matrix_norm(head.weight, 2) / len(head.weight) ** 0.5
+    head.weight.mul_((limit / longest).clamp(max=1.0))
 
 
 def validation_order(row: Mapping[str, float]) -> tuple[float, float]:

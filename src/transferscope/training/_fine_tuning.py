@@ -53,6 +53,8 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
     augment: Literal["none", "shift", "flip"] = "none",
     patience: int | None = 5,
     max_gradient_norm: float | None = None,
+    optimiser: Literal["adamw", "sgd"] = "adamw",
+    keep: Literal["best", "last"] = "best",
     out: str | Path | None = None,
     part: tuple[int, int] = (1, 1),
     device: str | None = None,
@@ -61,7 +63,7 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
 ) -> FineTuningResult:
     """Fine-tune an encoder: what a transferability score is worth is measured against this.
 
-    A linear head on the pooled features is trained together with the encoder (`mode`) by AdamW;
+    A linear head on the pooled features is trained together with the encoder (`mode`);
     the learning rate rises over the first tenth of the steps and falls to zero along a cosine. A
     fifth of each class of `train` is held out; on it the best epoch of a run is chosen, and with
     the first seed the best pair of hyper-parameters, which then runs with the other seeds.
@@ -90,6 +92,11 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
     max_gradient_norm : float, optional
         Keep the head so small that no sample's loss can have a longer gradient in the features
         than this (τ of task-relatedness); not for regression, whose loss has no such bound.
+    optimiser : {"adamw", "sgd"}
+        The latter with a momentum of 0.9.
+    keep : {"best", "last"}
+        Which epoch's weights are kept and measured: the best one on the held-out fifth, or the
+        last, with which `patience` does not count.
     out : path, optional
         Folder in which each run keeps its log and its checkpoint, so that the same call goes on
         after a kill; afterwards ``<run>/best.safetensors`` holds the weights of the chosen runs:
@@ -109,7 +116,8 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
     -------
     FineTuningResult
         Its `value` is the mean over seeds of accuracy (classification), R² (regression) or mean
-        average precision (multi-label) on the test part.
+        average precision (multi-label) on the test part; `loss` is that of the cross-entropy (mean
+        squared error of standardised numbers for regression).
 
     Raises
     ------
@@ -129,7 +137,12 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
     On the CPU a run that was killed and repeated ends with the same bits.
     """
     _check(learning_rates, weight_decays, n_seeds, epochs, batch_size, part, max_gradient_norm)
-    for name, value, known in (("mode", mode, MODES), ("augment", augment, AUGMENTATIONS)):
+    for name, value, known in (
+        ("mode", mode, MODES),
+        ("augment", augment, AUGMENTATIONS),
+        ("optimiser", optimiser, ("adamw", "sgd")),
+        ("keep", keep, ("best", "last")),
+    ):
         if value not in known:
             raise InputError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
     if out is not None:
@@ -151,8 +164,10 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
         "batch_size": batch_size,
         "mode": mode,
         "augment": augment,
-        "patience": patience,
+        "patience": None if keep == "last" else patience,
         "max_gradient_norm": max_gradient_norm,
+        "optimiser": optimiser,
+        "keep": keep,
     }
     pairs = list(itertools.product(learning_rates, weight_decays))
     with restored(trained.module) as initial, tempfile.TemporaryDirectory() as temporary:
@@ -179,12 +194,14 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
                     (folder / run.folder / "best.safetensors").unlink(missing_ok=True)
         measure = sweep.objective.measure
     values = [run.test for run in chosen if run.test is not None]
+    losses = [run.test_loss for run in chosen if run.test_loss is not None]
     return FineTuningResult(
         encoder=trained.identifier,
         dataset=train.name,
         measure=measure,
         mode=mode,
         value=float(np.mean(values)),
+        loss=float(np.mean(losses)),
         spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
         learning_rate=best.learning_rate,
         weight_decay=best.weight_decay,
@@ -208,6 +225,8 @@ def pretrain(  # noqa: PLR0913  data, hyper-parameters and how it is run
     batch_size: int = 64,
     augment: Literal["none", "shift", "flip"] = "none",
     max_gradient_norm: float | None = None,
+    optimiser: Literal["adamw", "sgd"] = "adamw",
+    keep: Literal["best", "last"] = "best",
     device: str | None = None,
     seed: int = 0,
     progress: ProgressCallback | None = None,
@@ -223,15 +242,18 @@ def pretrain(  # noqa: PLR0913  data, hyper-parameters and how it is run
         As in `finetune`.
     out : path
         Folder for ``initial.safetensors`` and ``final.safetensors``: the weights before and after
-        (θ_r and θ_A of parameter distance), with the log. The same call continues a killed run.
+        (θ_r and θ_A of parameter distance), each with its head as ``target_head``, and the log.
+        The same call continues a killed run.
     learning_rate, weight_decay : float
     epochs, batch_size : int
     augment : {"none", "shift", "flip"}
     max_gradient_norm : float, optional
+    optimiser : {"adamw", "sgd"}
+    keep : {"best", "last"}
     device : str, optional
     seed : int
     progress : callable, optional
-        All as in `finetune`, the best epoch on the held-out fifth being kept.
+        All as in `finetune`.
 
     Returns
     -------
@@ -243,6 +265,8 @@ def pretrain(  # noqa: PLR0913  data, hyper-parameters and how it is run
         As `finetune` does.
     """
     require("torch", extra="vision", purpose="pre-train")
+    from transferscope.training._descent import HEAD, bound_head, drawn_head
+    from transferscope.training._objective import Objective
     from transferscope.training._saving import load_facts, refuse_other_run, save_tensors
 
     initial, final = (Path(out) / f"{name}.safetensors" for name in ("initial", "final"))
@@ -258,6 +282,8 @@ def pretrain(  # noqa: PLR0913  data, hyper-parameters and how it is run
         "batch_size": batch_size,
         "augment": augment,
         "max_gradient_norm": max_gradient_norm,
+        "optimiser": optimiser,
+        "keep": keep,
         "seed": seed,
     }
     if initial.exists() or final.exists():
@@ -265,7 +291,11 @@ def pretrain(  # noqa: PLR0913  data, hyper-parameters and how it is run
         found = load_facts(initial).get("identity") if initial.exists() else None
         refuse_other_run(initial if initial.exists() else final, found, identity)
     else:
-        save_tensors(initial, loaded.module.state_dict(), {"identity": identity})
+        objective = Objective(dataset)
+        head = drawn_head(loaded.feature_dim, objective.n_outputs, seed)
+        bound_head(head, max_gradient_norm, objective.task)
+        heads = {HEAD + name: value for name, value in head.state_dict().items()}
+        save_tensors(initial, {**loaded.module.state_dict(), **heads}, {"identity": identity})
     result = finetune(
         loaded,
         dataset,
@@ -278,6 +308,8 @@ def pretrain(  # noqa: PLR0913  data, hyper-parameters and how it is run
         augment=augment,
         patience=None,
         max_gradient_norm=max_gradient_norm,
+        optimiser=optimiser,
+        keep=keep,
         out=out,
         device=device,
         seed=seed,
