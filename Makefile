@@ -44,6 +44,12 @@ test: install
 test-base: .venv-base/installed
 	.venv-base/bin/python $(TESTS)
 
+# the report in headless Chromium, looked at by axe
+test-browser: install
+	command -v chromium || (apt-get update && apt-get install --yes chromium)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --group browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_browser.py
+
 # the same with the oldest versions that pyproject.toml allows
 test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/python $(TESTS)

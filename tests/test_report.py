@@ -446,6 +446,27 @@ def test_hard_classes_are_named():
     assert "of the classes below" in page
 
 
+def test_the_next_cheaper_is_named_with_its_loss():
+    ranking = ranked(9)
+    text = Outline(report_html(ranking)).text
+    chosen = ranking.encoders[0]
+    cheaper = [
+        row
+        for row in ranking.encoders
+        if row.scores and row.expected.seconds_per_sample < chosen.expected.seconds_per_sample
+    ]
+    best = min(cheaper, key=lambda row: row.expected.loss)
+    found = best.expected
+    share = found.seconds_per_sample / chosen.expected.seconds_per_sample
+    loss = (
+        f"{100 * found.loss:.1f} ({100 * found.loss_low:.1f} to {100 * found.loss_high:.1f}) "
+        f"points less, for {share:.2f} of the milliseconds per sample"
+    )
+    assert f"next cheaper {best.encoder}: {loss}" in text
+    alone = replace(ranking, encoders=(chosen,))
+    assert "no measured candidate costs less" in Outline(report_html(alone)).text
+
+
 def test_what_more_samples_bring_is_drawn():
     page = report_html(ranked(5))
     assert "What more samples bring" in page
@@ -654,7 +675,7 @@ def test_tables_and_figures_explain_themselves(rankings):
     figures = [a for t, a in found.elements if t == "svg" and a.get("aria-hidden") != "true"]
     assert figures
     assert all(a["role"] == "img" and len(a["aria-labelledby"].split()) == 2 for a in figures)
-    assert all(a.get("tabindex") == "0" for _, a in found.elements if a.get("role") == "region")
+    assert all(a.get("tabindex") == "0" for _, a in found.elements if a.get("role") == "group")
     for table in (t for t in tables if "aria-sort" in t):
         heads = re.search(r"<thead>.*?</thead>", table, re.S)[0]
         assert heads.count("<th ") == heads.count('<button type="button"')

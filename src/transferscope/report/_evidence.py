@@ -137,9 +137,8 @@ def samples_view(found: SampleViews | None, prefix: str) -> SamplesView | None:
     first, *others = found.maps
     figures = []
     for i, one in enumerate(found.maps):
-        words = (
-            f"{percent(one.explained)} % of the variance; "
-            f"{len(one.misjudged)} samples that it misjudges most are ringed"
+        words = f"{percent(one.explained)} % of the variance" + (
+            f"; ringed: the {len(one.misjudged)} it misjudges most" if one.misjudged else ""
         )
         drawn = sample_figure(one, samples, styles, f"{prefix}map{i}", words)
         figures.append((one.encoder, words, drawn))

@@ -34,6 +34,7 @@ from transferscope.report._figures import (
 )
 from transferscope.report._text import (
     count,
+    interval,
     number,
     percent,
     probability,
@@ -281,7 +282,7 @@ def _answer(ranking: Ranking, row: EncoderResult | None) -> list[Fact]:
         if not found.n_results:
             facts.append(Fact("published results of it", "none"))
     if row.p_best is not None:
-        facts.append(Fact("p(best)", probability(row.p_best)))
+        facts.append(Fact("probability that no other is better", probability(row.p_best)))
     group = [one for one in ranking.ranked if one.in_group]
     if verdict is not None:
         facts.append(
@@ -294,6 +295,7 @@ def _answer(ranking: Ranking, row: EncoderResult | None) -> list[Fact]:
         )
     elif group:
         facts.append(Fact("as good as the first", f"{len(group)} of {len(ranking.ranked)}"))
+    facts += _cheaper_fact(ranking, row)
     facts += _hard_facts(ranking, row)
     speed = _speed(row)
     if speed.text:
@@ -305,6 +307,28 @@ def _answer(ranking: Ranking, row: EncoderResult | None) -> list[Fact]:
     if row.layer is not None:
         facts.append(Fact("layer", row.layer))
     return facts
+
+
+def _cheaper_fact(ranking: Ranking, row: EncoderResult) -> list[Fact]:
+    """What the next cheaper encoder of the efficient frontier would cost in accuracy."""
+    there = priced(ranking)
+    cost = next((one.cost for one in there if one.row.encoder == row.encoder), None)
+    if ranking.verdict is None or cost is None:
+        return []
+    measured = [
+        one for one in there if one.row.expected is not None and one.row.expected.probe is not None
+    ]
+    cheaper = frontier([one for one in measured if one.cost < cost])
+    if not cheaper:
+        return [Fact("next cheaper", "none: no measured candidate costs less")]
+    found = cheaper[-1]
+    assert found.row.expected is not None
+    loss = found.row.expected
+    said = (
+        f"{found.row.encoder}: {interval(loss.loss, loss.loss_low, loss.loss_high)} points less, "
+        f"for {number(found.cost / cost, 2)} of the {COSTS[ranking.verdict.prefer]}"
+    )
+    return [Fact("next cheaper", said)]
 
 
 def _hard_facts(ranking: Ranking, row: EncoderResult) -> list[Fact]:
