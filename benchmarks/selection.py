@@ -7,8 +7,10 @@
 The truth is that of benchmarks/agreement.py: the bundled zoo on real data sets of ../shared/data,
 four pairs of hyper-parameters and two more seeds of 12 epochs each. `select` sees the same images,
 the same learning rates and as many epochs, and of the test part only what it measures its winner
-on. No prior is given. `schedules` compares runs that are paused on their way with runs that anneal
-before each pause, on other data sets; what `select` assumes of gains is taken from it.
+on. With `--expected` it begins with what `rank --all` expects of each encoder, learned without
+anything published about the set (the folder is that of benchmarks/choice.py). `schedules` compares
+runs that are paused on their way with runs that anneal before each pause, on other data sets; what
+`select` assumes of gains is taken from it.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from typing import Any
 import numpy as np
 
 import agreement
+import choice
 from transferscope.results import Selection
 from transferscope.training import select
 
@@ -35,13 +38,13 @@ HERE = Path(__file__).parent
 EPOCHS, RUNS = 12, 6  # of the truth: four pairs, and two further seeds of the best one
 
 
-def run(folder: Path, sets: list[str], seed: int) -> None:
+def run(folder: Path, sets: list[str], seed: int, measured: Path | None) -> None:
     """Select on each set of which no result is there yet."""
     import torch
 
     torch.set_num_threads(1)
     for name in sets:
-        place = folder / name / f"seed{seed}"
+        place = folder / name / f"seed{seed}{'' if measured is None else '-expected'}"
         result = place / "result.json"
         if result.exists():
             continue
@@ -51,6 +54,7 @@ def run(folder: Path, sets: list[str], seed: int) -> None:
             agreement.encoders_for(name),
             out=place,
             test=test,
+            expected=None if measured is None else expected_of(name, measured),
             learning_rates=(1e-3, 4e-3),
             weight_decay=1e-3,
             epochs=EPOCHS,
@@ -59,6 +63,14 @@ def run(folder: Path, sets: list[str], seed: int) -> None:
         )
         result.write_text(found.to_json(), encoding="utf-8")
         print(f"{name}: {found.headline}", flush=True)
+
+
+def expected_of(name: str, folder: Path) -> dict[str, tuple[float, float]]:
+    """What `rank --all` expects of each encoder when nothing is published about the set."""
+    case = choice.own_case(folder, name)
+    foreseen = choice.draws(case, range(len(case.encoders)))
+    pairs = zip(foreseen.mean(axis=0).tolist(), foreseen.std(axis=0).tolist(), strict=True)
+    return dict(zip(case.encoders, pairs, strict=True))
 
 
 #: Epochs of each cosine: one that is paused at 3 and 6, and three that end there.
@@ -191,42 +203,42 @@ def chance_regret(row: dict[str, tuple[float, float]], seed: int = 0) -> float:
 def report(folder: Path) -> str:
     """The table."""
     lines = [
-        "| set | seed | encoders | taken | its truth | best truth | regret, points "
-        "| one seed of all "
-        "| said | measured (95 %) | epochs | cost | seconds |",
+        "| set | expected | encoders | taken | its truth | best truth | regret, points "
+        "| one seed of all | said | measured (95 %) | epochs | cost | seconds |",
         "|" + " --- |" * 13,
     ]
-    known, rows = truth(), []
-    results = [
-        (name, result)
-        for name in agreement.TARGETS
-        for result in sorted((folder / name).glob("seed*/result.json"))
-    ]
-    for name, result in results:
-        found = Selection.from_json(result.read_text(encoding="utf-8"))
-        row = known[name]
-        best = max(row, key=lambda encoder: row[encoder][0])
-        assert found.winner is not None
-        assert found.value is not None
-        assert found.low is not None
-        assert found.high is not None
-        regret = 100 * (row[best][0] - row[found.winner][0])
-        epochs, cost = share_of_cost(found)
-        said = found.candidates[0].expected_regret or 0.0
-        rows.append((regret, chance_regret(row), 100 * said, epochs, cost, found.seconds))
-        lines.append(
-            f"| {name} | {found.seed} | {len(found.candidates)} "
-            f"| {found.winner} | {100 * row[found.winner][0]:.1f} "
-            f"| {best} {100 * row[best][0]:.1f} ± {100 * row[best][1]:.1f} | {regret:.2f} "
-            f"| {rows[-1][1]:.2f} | {100 * said:.2f} | {100 * found.value:.1f} "
-            f"({100 * found.low:.1f} to {100 * found.high:.1f}) | {epochs:.0%} | {cost:.0%} "
-            f"| {found.seconds:.0f} |"
-        )
-    mean = np.mean(rows, axis=0)
-    lines.append(
-        f"| **mean** | | | | | | **{mean[0]:.2f}** | {mean[1]:.2f} | {mean[2]:.2f} | "
-        f"| {mean[3]:.0%} | {mean[4]:.0%} | {mean[5]:.0f} |"
-    )
+    known = truth()
+    for title, run_name in (("nothing", "seed0"), ("by rank", "seed0-expected")):
+        rows = []
+        for name in agreement.TARGETS:
+            result = folder / name / run_name / "result.json"
+            if not result.exists():
+                continue
+            found = Selection.from_json(result.read_text(encoding="utf-8"))
+            row = known[name]
+            best = max(row, key=lambda encoder: row[encoder][0])
+            assert found.winner is not None
+            assert found.value is not None
+            assert found.low is not None
+            assert found.high is not None
+            regret = 100 * (row[best][0] - row[found.winner][0])
+            epochs, cost = share_of_cost(found)
+            said = found.candidates[0].expected_regret or 0.0
+            rows.append((regret, chance_regret(row), 100 * said, epochs, cost, found.seconds))
+            lines.append(
+                f"| {name} | {title} | {len(found.candidates)} "
+                f"| {found.winner} | {100 * row[found.winner][0]:.1f} "
+                f"| {best} {100 * row[best][0]:.1f} ± {100 * row[best][1]:.1f} | {regret:.2f} "
+                f"| {rows[-1][1]:.2f} | {100 * said:.2f} | {100 * found.value:.1f} "
+                f"({100 * found.low:.1f} to {100 * found.high:.1f}) | {epochs:.0%} | {cost:.0%} "
+                f"| {found.seconds:.0f} |"
+            )
+        if rows:
+            mean = np.mean(rows, axis=0)
+            lines.append(
+                f"| **mean of {len(rows)}** | {title} | | | | | **{mean[0]:.2f}** | {mean[1]:.2f} "
+                f"| {mean[2]:.2f} | | {mean[3]:.0%} | {mean[4]:.0%} | {mean[5]:.0f} |"
+            )
     lines.append("")
     lines.append(
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, one thread of a busy machine of two "
@@ -241,9 +253,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("select_runs"))
     parser.add_argument("--sets", default="hymenoptera,caltech101_c43,usps,mnist")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--expected", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
     if arguments.stage == "run":
-        run(arguments.folder, arguments.sets.split(","), arguments.seed)
+        sets = arguments.sets.split(",")
+        run(arguments.folder, sets, arguments.seed, arguments.expected)
     elif arguments.stage == "schedules":
         schedules(arguments.folder)
     else:

@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,16 @@ from transferscope.numerics.arrays import NumpyArray
 
 Modality: TypeAlias = Literal["image", "text"]
 MODALITIES: tuple[Modality, ...] = ("image", "text")
+#: Words of the pre-training that mean pairs of images and texts.
+TEXTS = (
+    *("openai", "clip", "laion", "datacomp", "dfn", "metaclip", "webli", "merged2b", "yfcc"),
+    "cc12m",
+)
+#: Words of the pre-training that mean images without labels.
+IMAGES = (
+    *("dino", "lvd", "sat493m", "mae", "fcmae", "mim", "masked", "moco", "ijepa", "seer", "simclr"),
+    *("byol", "swav", "deepcluster", "infomin", "insdis", "pcl", "sela", "rotation"),
+)
 
 
 @dataclass(frozen=True)
@@ -258,14 +269,31 @@ def facts_matrix(encoders: Sequence[KnownEncoder]) -> tuple[NumpyArray, NumpyArr
             columns.append(missing.astype(float))
     columns.append(np.array([float(e.instructions) for e in encoders]))
     n_numbers = len(columns)
-    words = [{f"family {e.family}", f"of {publisher(e)}", *e.pretraining.split()} for e in encoders]
-    for word in sorted(set().union(*words)):
+    words = [
+        {f"family {e.family}", f"of {publisher(e)}", way_of(e), *e.pretraining.split()}
+        for e in encoders
+    ]
+    for word in sorted(set().union(*words) - {""}):
         column = np.array([float(word in some) for some in words])
         if column.sum() > 1:
             columns.append(column)
     penalty = np.full(len(columns), 3.0)
     penalty[:n_numbers], penalty[0] = 1.0, 1e-6
     return np.stack(columns, axis=1), penalty
+
+
+def way_of(encoder: KnownEncoder) -> str:
+    """What an encoder of images was taught with besides labels; empty if nothing is known.
+
+    Tables name the data, of which each publisher has its own; this is what they have in common.
+    """
+    words = encoder.pretraining.split()
+    name = encoder.name.lower()
+    if any(word.startswith(TEXTS) for word in words) or "clip" in name or "align-" in name:
+        return "taught with texts"
+    if any(word.startswith(IMAGES) for word in words) or re.search("dino|moco|mae|ijepa", name):
+        return "taught with images alone"
+    return ""
 
 
 def publisher(encoder: KnownEncoder) -> str:
