@@ -9,11 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from transferscope.errors import InputError, StoreError, require
 from transferscope.results import (
+    ALIKE,
+    ALL,
     COSTS,
+    SMALLER,
     Agreement,
     LayerDistances,
+    MetricStudy,
     PedTrace,
     Ranking,
     Relatedness,
@@ -189,6 +195,135 @@ def plot_scores(agreement: Agreement) -> Figure:
             if j == 0:
                 axes.set_ylabel("accuracy", fontsize=7)
             axes.set_xlabel(metric, fontsize=7)
+    return figure
+
+
+def plot_robustness(study: MetricStudy) -> Figure:
+    """Draw how far each metric's agreement holds when encoders are left out.
+
+    Parameters
+    ----------
+    study : MetricStudy
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    metrics = study.metrics[::-1]
+    figure = _figure(8, 1.8 + 0.28 * len(metrics))
+    axes = figure.subplots()
+    for row, metric in enumerate(metrics):
+        low, high = study.leaving_one_out(metric)
+        if low is not None and high is not None:
+            label = "any one encoder left out" if row == 0 else None
+            axes.plot([low, high], [row, row], color="0.7", linewidth=6, label=label, zorder=1)
+    for case, marker, colour in ((ALL, "o", "C0"), (SMALLER, "v", "C1"), (ALIKE, "s", "C2")):
+        taus = [study.tau(case, metric) for metric in metrics]
+        known = [(tau, row) for row, tau in enumerate(taus) if tau is not None]
+        if known:
+            name = "all encoders" if case == ALL else case
+            taus_known, rows = zip(*known, strict=True)
+            axes.scatter(taus_known, rows, marker=marker, color=colour, s=28, label=name)
+    axes.axvline(0, color="0.4", linewidth=0.8)
+    axes.set_yticks(range(len(metrics)), metrics)
+    axes.set_xlabel("weighted tau, mean over data sets")
+    axes.set_title("Does the order survive when encoders are left out?", fontsize=10)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def plot_metric_correlation(study: MetricStudy) -> Figure:
+    """Draw how like each other the orders are in which two metrics put the encoders.
+
+    Parameters
+    ----------
+    study : MetricStudy
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    frame = study.correlation_frame()
+    n = len(frame)
+    figure = _figure(3 + 0.36 * n, 2 + 0.36 * n)
+    from matplotlib import colormaps
+
+    axes = figure.subplots()
+    colours = colormaps["RdBu_r"].with_extremes(bad="0.85")
+    image = axes.imshow(frame.to_numpy(), cmap=colours, vmin=-1, vmax=1)
+    if n <= NAMED_CLASSES:
+        for (i, j), value in np.ndenumerate(frame.to_numpy()):
+            text = f"{value:.2f}" if value == value else "-"
+            shade = "white" if abs(value) > 0.6 else "black"
+            axes.text(j, i, text, ha="center", va="center", fontsize=6, color=shade)
+    axes.set_xticks(range(n), list(frame.columns), rotation=90, fontsize=8)
+    axes.set_yticks(range(n), list(frame.index), fontsize=8)
+    figure.colorbar(image, ax=axes, label="Spearman, mean over data sets")
+    axes.set_title("Which metrics say the same?", fontsize=10)
+    return figure
+
+
+def plot_samples(study: MetricStudy) -> Figure:
+    """Draw each metric's agreement against the number of samples that it was computed of.
+
+    Parameters
+    ----------
+    study : MetricStudy
+        With `curves`.
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    InputError
+        If it has none.
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    if not study.curves:
+        raise InputError("there are no curves to draw; measure with several numbers of samples.")
+    numbers = sorted({one.n_samples for one in study.curves if one.n_samples is not None})
+    places: dict[int | None, int] = {n: i for i, n in enumerate(numbers)}
+    places[None] = len(numbers)
+    metrics = [m for m in study.metrics if any(one.metric == m for one in study.curves)]
+    figure = _figure(8.5, 1.5 + max(3.5, 0.2 * len(metrics)))
+    from matplotlib import colormaps
+
+    axes = figure.subplots()
+    for i, metric in enumerate(metrics):
+        points = sorted(
+            (places[one.n_samples], one.weighted_tau)
+            for one in study.curves
+            if one.metric == metric and one.weighted_tau is not None
+        )
+        axes.plot(
+            [place for place, _ in points],
+            [tau for _, tau in points],
+            marker="o",
+            markersize=3,
+            linewidth=1.2,
+            color=colormaps["tab20"](i % 20),
+            linestyle=("-", "--", ":")[i // 20 % 3],
+            label=metric,
+        )
+    axes.set_xticks(range(len(places)), [*(f"{n:,}" for n in numbers), "all"])
+    axes.axhline(0, color="0.4", linewidth=0.8)
+    axes.set_xlabel("samples of each data set")
+    axes.set_ylabel("weighted tau, mean over data sets")
+    axes.set_title("How few samples are enough?", fontsize=10)
+    figure.legend(loc="outside right upper", fontsize=7)
     return figure
 
 

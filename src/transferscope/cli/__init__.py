@@ -14,6 +14,7 @@ import warnings
 import typer
 
 from transferscope.cli._agreement import benchmarks, evaluate
+from transferscope.cli._benchmark import benchmark
 from transferscope.cli._cache import cache
 from transferscope.cli._distance import (
     dataset_factors,
@@ -42,7 +43,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(rank, report, score, extract, trace_ped),
-    *(evaluate, benchmarks, probe, finetune, select, pretrain),
+    *(evaluate, benchmark, benchmarks, probe, finetune, select, pretrain),
     *(task_relatedness, layer_transferability, dataset_factors, predict_transferability),
     *(encoders, metrics, shortlist),
 )

@@ -8,6 +8,7 @@ from transferscope.evaluation._benchmarks import (
     list_benchmarks,
 )
 from transferscope.evaluation._measures import CORRELATIONS, MEASURES
+from transferscope.evaluation._study import study_metrics
 from transferscope.evaluation._tables import (
     Accuracies,
     Scores,
@@ -31,4 +32,5 @@ __all__ = [
     "read_accuracy",
     "read_measured",
     "read_scores",
+    "study_metrics",
 ]

@@ -26,7 +26,7 @@ LARGEST = 1e150
 #: Number of resampled sets of encoders.
 REPLICATES = 1_000
 #: Scores that know nothing of the data set.
-BASELINES = ("expectation", "imagenet_accuracy", "n_parameters")
+BASELINES = ("expectation", "imagenet_accuracy", "n_parameters", "other_datasets")
 #: Width of the intervals, in percent.
 CONFIDENCE = 95
 #: Sign flips of the paired test: all of them up to 13 data sets, else this many drawn ones.

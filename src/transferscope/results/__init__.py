@@ -17,6 +17,15 @@ from transferscope.results._evidence import (
 )
 from transferscope.results._expectation import Expectation, ExpectedEncoder
 from transferscope.results._loading import Loading, loading, loading_line
+from transferscope.results._metric_study import (
+    ALIKE,
+    ALL,
+    SMALLER,
+    WITHOUT,
+    MetricStudy,
+    Robustness,
+    SamplePoint,
+)
 from transferscope.results._parameter_distance import (
     DatasetFactors,
     LayerDistance,
@@ -48,8 +57,12 @@ from transferscope.results._training import (
 )
 
 __all__ = [
+    "ALIKE",
+    "ALL",
     "COSTS",
     "HARDEST_PAIRS",
+    "SMALLER",
+    "WITHOUT",
     "Agreement",
     "Comparison",
     "ConfusedPair",
@@ -65,13 +78,16 @@ __all__ = [
     "LayerDistance",
     "LayerDistances",
     "Loading",
+    "MetricStudy",
     "Misjudged",
     "PedTrace",
     "Priced",
     "ProbeResult",
     "Ranking",
     "Relatedness",
+    "Robustness",
     "SampleMap",
+    "SamplePoint",
     "SampleViews",
     "Score",
     "ScoreTable",
