@@ -70,8 +70,17 @@ def benchmark(  # noqa: PLR0913  what to measure, against what, and how it is co
         Numbers of samples to measure on as well, the same stratified ones for all encoders. A data
         set with fewer samples is left out of that number.
     reference : data set, optional
-    store, batch_size, device, seed, exact
+        As in `rank`: for PED, and for the metrics that compare with it.
+    store : "cache", path, FeatureStore or None
+        Where features are kept, as in `rank`.
+    batch_size : int
+        Samples per forward pass.
+    device : str, optional
         As in `rank`.
+    seed : int
+        Of everything random.
+    exact : bool
+        Run encoders as they were built.
     progress : callable, optional
         Called as ``progress(text, done, total)`` while it works.
     report : callable, optional
@@ -89,6 +98,22 @@ def benchmark(  # noqa: PLR0913  what to measure, against what, and how it is co
         encoders there, or a number of samples is not positive. All of this is looked at first.
     EncoderError, DatasetError, MissingExtraError, StoreError, UnknownNameError
         As in `rank`.
+
+    Notes
+    -----
+    Cost: that of `rank` on every data set with all encoders and all samples, then of the metrics
+    alone for each number of samples, and of `evaluate`.
+
+    Examples
+    --------
+    >>> import transferscope
+    >>> from transferscope.ranking import benchmark
+    >>> digits = transferscope.open_dataset("sklearn/digits", per_class=12)
+    >>> names = ["mini/resnet-random", "mini/vit-random", "mini/resnet-mnist-supervised"]
+    >>> truth = {"digits": dict(zip(names, (0.90, 0.88, 0.97)))}
+    >>> found = benchmark({"digits": digits}, names, "knn", accuracy=truth, store=None)
+    >>> found.study.agreement["digits", "knn"]["regret@1"].value
+    0.0
     """
     opened = _opened(datasets)
     names = [encoder_name(spec) for spec in expand_encoders(encoders)]
