@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -119,10 +120,8 @@ NETWORKS: dict[str, tuple[Any, int, int]] = {
 
 
 def planned(encoder: TorchEncoder, layers: tuple[str, ...] = ("pooled",)) -> PassPlan:
-    def run(batch: Any) -> dict[str, Tensor]:
-        return encoder._outputs(batch, layers)
-
-    return PassPlan(run, BATCH[:1], CPU, pack=True)
+    encoder.module.eval()
+    return PassPlan(partial(encoder._outputs, layers=layers), BATCH[:1], CPU)
 
 
 @needs_onednn
@@ -223,6 +222,18 @@ def test_features_are_ordinary_tensors():
 def test_nothing_is_packed_where_it_would_differ(monkeypatch):
     monkeypatch.setattr(_fast_pass, "TOLERANCE", -1.0)
     encoder = example()
+    plan = planned(encoder)
+    assert plan.n_packed == 0
+    assert torch.equal(plan(BATCH)["pooled"], encoder.embed(BATCH).features["pooled"])
+
+
+@needs_onednn
+def test_nothing_is_packed_beyond_the_memory_for_it(monkeypatch):
+    encoder = example()
+    n_bytes = sum(p.nbytes for p in encoder.module.parameters() if p.ndim == 4)
+    monkeypatch.setattr(_fast_pass, "PACKED_BYTES", n_bytes)
+    assert planned(encoder).n_packed == 2
+    monkeypatch.setattr(_fast_pass, "PACKED_BYTES", n_bytes - 1)
     plan = planned(encoder)
     assert plan.n_packed == 0
     assert torch.equal(plan(BATCH)["pooled"], encoder.embed(BATCH).features["pooled"])

@@ -21,6 +21,7 @@ import text_checkpoints as tiny  # noqa: E402
 
 from transferscope.datasets import Word  # noqa: E402
 from transferscope.encoders import Encoder, load_encoder  # noqa: E402
+from transferscope.encoders._fast_pass import PassPlan  # noqa: E402
 from transferscope.encoders._text_tokens import PassSize, TextPreprocessing  # noqa: E402
 from transferscope.errors import EncoderError, UnknownNameError  # noqa: E402
 
@@ -59,6 +60,9 @@ def test_features_are_those_of_each_text_alone_and_unpadded(
     got = embedded(encoder, samples, encoder.layers)
     assert got.logits is None
     assert not got.truncated.any()
+    quicker = encoder.fast_embed(encoder.layers)(encoder.preprocessing.collate(samples))
+    for layer in encoder.layers:
+        torch.testing.assert_close(quicker.features[layer], got.features[layer], rtol=0, atol=1e-5)
     for row, sample in enumerate(samples):
         states = tiny.literal_states(model, words, sample)
         for layer, state in zip(encoder.layers, [*states, states[-1]], strict=True):
@@ -66,6 +70,27 @@ def test_features_are_those_of_each_text_alone_and_unpadded(
             np.testing.assert_allclose(got.features[layer][row], expected, atol=1e-5)
     assert encoder.feature_dim == 32
     assert encoder.input_size is None
+
+
+@pytest.mark.skipif(not torch._C._has_mkldnn, reason="torch without oneDNN")
+@pytest.mark.parametrize("architecture", ["bert", "t5"])
+def test_the_quicker_pass_computes_with_packed_weights(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[PassPlan] = []
+    make = PassPlan.__init__
+
+    def noting(plan: PassPlan, *given: Any, **options: Any) -> None:
+        make(plan, *given, **options)
+        plans.append(plan)
+
+    monkeypatch.setattr(PassPlan, "__init__", noting)
+    encoder: Any = load_encoder(tiny.saved(tmp_path, architecture))
+    batch = encoder.preprocessing.collate(SAMPLES)
+    first, second = encoder.fast_embed()(batch), encoder.fast_embed()(batch)
+    assert torch.equal(first.features["pooled"], second.features["pooled"])
+    # query, key, value, what follows attention, and two around the activation; in three layers
+    assert [plan.n_packed for plan in plans] == [18, 18]
 
 
 @pytest.mark.parametrize("how", ["mean", "first", "last", "weighted-mean"])

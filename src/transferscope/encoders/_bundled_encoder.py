@@ -84,13 +84,12 @@ class BundledEncoder(TorchEncoder):
     def _precision(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalised(self, pixels: Tensor) -> Tensor:
         # step by step, as in their training: one product and one sum would round differently
         mean, std = (
-            torch.tensor(values, device=images.device).reshape(-1, 1, 1)
-            for values in (self.card.mean, self.card.std)
+            torch.tensor(values, device=pixels.device) for values in (self.card.mean, self.card.std)
         )
-        return images.div_(255).sub_(mean).div_(std)
+        return pixels.div_(255).sub_(mean).div_(std)
 
 
 def load_bundled(name: str) -> BundledEncoder:

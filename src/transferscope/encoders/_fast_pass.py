@@ -40,7 +40,10 @@ PART_BYTES = 32 * 2**20
 #: is promised of features.
 TOLERANCE = 2e-5
 
-#: From a batch of images to everything that is wanted of it.
+#: Bytes that packed weights may take; what would need more stays as it is.
+PACKED_BYTES = 2**30
+
+#: From a batch to everything that is wanted of it.
 Pass: TypeAlias = Callable[[Batch], Mapping[str, Tensor]]
 
 _Function: TypeAlias = Callable[..., Any]
@@ -94,33 +97,35 @@ class PassPlan:
     Parameters
     ----------
     run : callable
-        The plain pass, from a batch of images to named outputs.
-    image : array or Tensor
-        A batch of one image.
+        The plain pass, from a batch to named outputs.
+    sample : batch
+        A batch of one sample.
     device : torch.device
         Of the network. Elsewhere than on the CPU a batch is cut only if it finds no room, and
         weights are left as they are.
-    pack : bool
-        Whether weights may be packed on the CPU.
+    cut : bool, default True
+        Whether a batch may be cut into parts. If not, it is passed through as it is.
     """
 
-    def __init__(self, run: Pass, image: Batch, device: torch.device, *, pack: bool) -> None:
+    def __init__(self, run: Pass, sample: Batch, device: torch.device, *, cut: bool = True) -> None:
         self._run = run
         self._device = device
+        self._cut = cut
         self._packed: dict[int, _Packed] = {}
         self.part: int | None = None
         if device.type != "cpu":
             return
         with torch.inference_mode(), _Watch() as watch:
-            plain = run(image)
+            plain = run(sample)
         if any(_takes_statistics(call) for call in watch.calls):
             return  # features depend on what else is in the batch: it must stay whole
-        self.part = part_length(watch.largest)
-        if pack and torch.backends.mkldnn.enabled and torch._C._has_mkldnn:
+        if cut:
+            self.part = part_length(watch.largest)
+        if torch.backends.mkldnn.enabled and torch._C._has_mkldnn:
             try:
                 with torch.inference_mode():
-                    self._packed = _pack(watch.calls, self.part)
-                self._require_equal(plain, image)
+                    self._packed = _pack(watch.calls, self.part or 1)
+                self._require_equal(plain, sample)
             except Exception as error:  # noqa: BLE001  operators that this torch lacks, or a hook's
                 _logger.info("weights are not packed: %s", first_line(error))
                 self._packed = {}
@@ -131,11 +136,11 @@ class PassPlan:
         return len(self._packed)
 
     def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Pass images through, part by part.
+        """Pass samples through, part by part.
 
         Parameters
         ----------
-        batch : array or Tensor of n images
+        batch : batch of n samples
 
         Returns
         -------
@@ -144,9 +149,9 @@ class PassPlan:
         Raises
         ------
         torch.OutOfMemoryError
-            If not even one image finds room on the device.
+            If not even one sample finds room on the device, or the batch may not be cut.
         """
-        while True:
+        while self._cut:
             part = len(batch) if self.part is None else self.part
             try:
                 parts = [self._once(batch[k : k + part]) for k in range(0, len(batch), part)]
@@ -159,6 +164,7 @@ class PassPlan:
             # not above, where the exception still holds what the failed pass computed
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
+        return self._once(batch)
 
     def _once(self, batch: Batch) -> Mapping[str, Tensor]:
         if not self._packed:
@@ -169,10 +175,10 @@ class PassPlan:
             return self._run(batch)
         return outputs
 
-    def _require_equal(self, plain: Mapping[str, Tensor], image: Batch) -> None:
+    def _require_equal(self, plain: Mapping[str, Tensor], sample: Batch) -> None:
         """Raise ArithmeticError where the packed pass gives something else than the plain one."""
         with _Replacing(self._packed) as replacing:
-            packed = self._run(image)
+            packed = self._run(sample)
         for name, expected in plain.items():
             error = (packed[name] - expected).abs().max()
             # the negation is true of NaN as well
@@ -283,6 +289,9 @@ def _pack(calls: Sequence[_Call], part: int) -> dict[int, _Packed]:
         and len(readers[key]) == len(several)
         and all(one.key == several[0].key for one in several)
     }
+    n_bytes = sum(one.call.argument(1, "weight").nbytes for one, *_ in found.values())
+    if n_bytes > PACKED_BYTES:
+        raise MemoryError(f"they would take {n_bytes:,} bytes")
     return {
         key: _convolution(one, part) if one.call.function is torch.conv2d else _linear(one, part)
         for key, (one, *_) in found.items()

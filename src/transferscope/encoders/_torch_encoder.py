@@ -182,7 +182,8 @@ class TorchEncoder(ModuleEncoder[Preprocessing]):
     def embed(self, batch: Batch, layers: Sequence[str] = (POOLED,)) -> Embedded:
         """Compute features of the named layers, and logits of a head, in one forward pass."""
         self._require_layers(layers)
-        return _embedded(self._outputs(batch, layers), layers)
+        with evaluating(self._module):
+            return _embedded(self._outputs(batch, layers), layers)
 
     def fast_embed(self, layers: Sequence[str] = (POOLED,)) -> Callable[[Batch], Embedded]:
         """Make a quicker `embed` of the network as it is now, for many batches.
@@ -207,24 +208,25 @@ class TorchEncoder(ModuleEncoder[Preprocessing]):
         noise = np.random.default_rng(0).integers(
             0, 256, (1, *self._preprocessing.size, 3), dtype=np.uint8
         )
+        run = partial(self._outputs, layers=layers)
         try:
-            plan = PassPlan(
-                partial(self._outputs, layers=layers),
-                noise,
-                self._device,
-                pack=self._dtype == torch.float32,
-            )
+            with evaluating(self._module):
+                plan = PassPlan(run, noise, self._device)
         except Exception as error:  # noqa: BLE001  what is wrong will be said of the first batch
             _logger.info("%s has no quicker pass: %s", self._identifier, first_line(error))
             return partial(self.embed, layers=layers)
-        return lambda batch: _embedded(plan(batch), layers)
+
+        def embed(batch: Batch) -> Embedded:
+            with evaluating(self._module):  # once for all parts: it looks at every submodule
+                return _embedded(plan(batch), layers)
+
+        return embed
 
     def _outputs(self, batch: Batch, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Features of the named layers by name, and logits."""
+        """Features of the named layers by name, and logits, in the mode in which the module is."""
         inputs = self._input(batch)
         wanted = {name: self._layers[name] for name in layers if name != POOLED}
         with (
-            evaluating(self._module),
             torch.inference_mode(),
             self._precision(),
             _recording(self._module, wanted) as features,
@@ -272,12 +274,15 @@ class TorchEncoder(ModuleEncoder[Preprocessing]):
             )
         # the bytes travel, and become four times as many on the device only;
         # NHWC seen as NCHW is channels_last, and stays so
-        images = batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2).to(self._dtype)
-        return self._normalised(images)
+        pixels = batch.to(self._device, non_blocking=True).contiguous().to(self._dtype)
+        return self._normalised(pixels).permute(0, 3, 1, 2)
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        """Normalise float pixels from 0 to 255 in place."""
-        return images.mul_(self._scale).add_(self._shift)
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """Normalise float pixels (n, height, width, 3) from 0 to 255 in place."""
+        # a row of the image at once: a loop over three channels would not be vectorised
+        scale, shift = (one.flatten().repeat(pixels.shape[2]) for one in (self._scale, self._shift))
+        pixels.flatten(2).mul_(scale).add_(shift)
+        return pixels
 
     def _checked(self, pooled: object) -> Tensor:
         if not isinstance(pooled, Tensor) or pooled.ndim != 2:
