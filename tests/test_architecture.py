@@ -22,6 +22,8 @@ FLOORS = {
     "errors": 0,
     "results": 0,
     "progress": 0,
+    "executor": 0,
+    "ray_executor": 0,
     # floor 1: arrays of any library
     "numerics": 1,
     # floor 2: scores of features at hand
@@ -66,7 +68,7 @@ NO_METRICS = {
 #: What files of metrics share.
 SHARED = {"_metric", "_measurement", "_documentation"}
 #: outside package -> the only room that imports it.
-ONLY_IN = {"matplotlib": "plots", "jinja2": "report", "markupsafe": "report"}
+ONLY_IN = {"matplotlib": "plots", "jinja2": "report", "markupsafe": "report", "ray": "ray_executor"}
 NO_SUCH_FILES = {"utils", "helpers", "common", "misc"}
 SPEAKING = {"cli", "__main__"}
 

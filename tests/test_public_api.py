@@ -21,6 +21,7 @@ PUBLIC = [
     "FeatureStore",
     "ImagePreprocessing",
     "Ranking",
+    "RayExecutor",
     "Score",
     "ScoreTable",
     "Selection",

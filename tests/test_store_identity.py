@@ -88,13 +88,13 @@ def _one_thread() -> Iterator[None]:
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the encoders that computed a batch."""
     names: list[str] = []
-    take = _pass._Job.take
+    take = _pass.Job.take
 
     def noted(job: Any, *given: Any) -> None:
         names.append(job.encoder.identifier)
         take(job, *given)
 
-    monkeypatch.setattr(_pass._Job, "take", noted)
+    monkeypatch.setattr(_pass.Job, "take", noted)
     return names
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transferscope.metrics import get_metric, list_metrics, score
     from transferscope.parameter_distance import layer_transferability
     from transferscope.ranking import rank
+    from transferscope.ray_executor import RayExecutor
     from transferscope.relatedness import task_relatedness
     from transferscope.results import (
         Agreement,
@@ -49,6 +50,7 @@ __all__ = [
     "FeatureStore",
     "ImagePreprocessing",
     "Ranking",
+    "RayExecutor",
     "Score",
     "ScoreTable",
     "Selection",
@@ -84,6 +86,7 @@ _ROOMS = {
     "metrics": ("get_metric", "list_metrics", "score"),
     "parameter_distance": ("layer_transferability",),
     "ranking": ("rank",),
+    "ray_executor": ("RayExecutor",),
     "relatedness": ("task_relatedness",),
     "results": ("Agreement", "Expectation", "Ranking", "Score", "ScoreTable", "Selection"),
     "storage.feature_store": ("FeatureStore",),

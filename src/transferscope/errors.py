@@ -12,6 +12,7 @@
     │       └── SkippedMetricError     a score was asked for that could not be computed
     ├── FeatureError(ValueError)       an encoder's features are NaN, infinite or constant
     ├── StoreError(OSError)            the feature store cannot be written or read
+    ├── WorkerError(RuntimeError)      workers cannot be had, or die again and again
     ├── BoundError(ArithmeticError)    a bound came out below what it bounds
     └── MissingExtraError(ImportError) an optional dependency is not installed
 
@@ -70,6 +71,10 @@ class FeatureError(TransferscopeError, ValueError):
 
 class StoreError(TransferscopeError, OSError):
     """Raised when the feature store cannot be written or read (disk full, no permission)."""
+
+
+class WorkerError(TransferscopeError, RuntimeError):
+    """Raised when the workers of a cluster cannot be had, or die again and again."""
 
 
 class BoundError(TransferscopeError, ArithmeticError):

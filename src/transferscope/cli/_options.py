@@ -11,6 +11,7 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, get_type_hints
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from typer._click.core import Context
 
     from transferscope.datasets import Dataset
+    from transferscope.executor import Executor
     from transferscope.extraction import Extracted
 
 _ENCODERS = typer.Option(
@@ -75,6 +77,26 @@ DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps."
 ExactOption = Annotated[
     bool,
     typer.Option("--exact", help="Run encoders as they were built: slower, other rounding."),
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Run encoders on the workers of a Ray cluster: local (of this machine), auto (the one "
+        "that this machine belongs to), or HOST:6379.",
+    ),
+]
+RayWorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--ray-workers", min=1, help="How many.  [default: as many as the cluster has room for]"
+    ),
+]
+RayCpusOption = Annotated[
+    float, typer.Option("--ray-cpus", min=0, help="Processors of each worker.")
+]
+RayGpusOption = Annotated[
+    float, typer.Option("--ray-gpus", min=0, help="GPUs of each worker; 0.25: four share one.")
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 
@@ -172,6 +194,14 @@ class ExtractionOptions:
     batch_size: BatchOption = 64
     device: DeviceOption = None
     exact: ExactOption = False
+    ray: RayOption = None
+    ray_workers: RayWorkersOption = None
+    ray_cpus: RayCpusOption = 1
+    ray_gpus: RayGpusOption = 0
+
+    def executor(self) -> AbstractContextManager[Executor | None]:
+        """The workers that were asked for, or None; they end with the block."""
+        return ray_executor(self.ray, self.ray_workers, self.ray_cpus, self.ray_gpus)
 
     def extract(
         self, datasets: Sequence[Dataset], encoders: Sequence[str], seed: int
@@ -179,7 +209,7 @@ class ExtractionOptions:
         """Features of each data set, per encoder, with a progress bar."""
         from transferscope.extraction import ExtractionSettings, extract_together
 
-        with progress_bar() as progress:
+        with progress_bar() as progress, self.executor() as executor:
             settings = ExtractionSettings(
                 self.store or "cache",
                 batch_size=self.batch_size,
@@ -187,6 +217,7 @@ class ExtractionOptions:
                 seed=seed,
                 progress=progress,
                 exact=self.exact,
+                executor=executor,
             )
             return list(extract_together(datasets, encoders, settings))
 
@@ -211,6 +242,22 @@ class ExtractionOptions:
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _COUNTS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
+
+
+def ray_executor(
+    address: str | None, workers: int | None, cpus: float, gpus: float
+) -> AbstractContextManager[Executor | None]:
+    """Workers of a Ray cluster, which end with the block; None where there is no address."""
+    from transferscope.ray_executor import RayExecutor
+
+    if address is None:
+        if workers is not None or cpus != 1 or gpus:
+            raise InputError(
+                "--ray-workers, --ray-cpus and --ray-gpus say what workers of --ray are like, "
+                "which is not given. Write --ray local, auto or HOST:6379, too."
+            )
+        return nullcontext()
+    return RayExecutor(address, workers=workers, cpus=cpus, gpus=gpus)
 
 
 def duration(text: str, option: str) -> float:

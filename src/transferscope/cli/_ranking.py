@@ -224,7 +224,10 @@ def rank(
     machine = format if out is None and format != "table" else None
     try:
         if_stopped = "nothing was kept" if no_store else WHAT_IS_KEPT
-        with progress_below_table(if_stopped) as (progress, show):
+        with (
+            progress_below_table(if_stopped) as (progress, show),
+            extraction.executor() as executor,
+        ):
 
             def follow(so_far: Ranking) -> None:
                 known[:] = [so_far]
@@ -246,6 +249,7 @@ def rank(
                 seed=data.seed,
                 exact=extraction.exact,
                 samples=samples,
+                executor=executor,
                 progress=progress,
                 report=follow,
             )

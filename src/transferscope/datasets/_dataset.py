@@ -154,6 +154,24 @@ class Dataset:
             whole.update(self.labels.astype(self.labels.dtype.newbyteorder("<")).tobytes())
         return whole.hexdigest()
 
+    def digest(self, index: int) -> str:
+        """Hex digest of one sample as stored, as it is now.
+
+        Parameters
+        ----------
+        index : int
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        DatasetError
+            If it cannot be read.
+        """
+        return self._digests(self._indices[[index]])[0].hex()
+
     def _digests(self, indices: npt.NDArray[np.int64]) -> tuple[bytes, bool]:
         """Digests of samples, and whether one is an image of more than 8 bits."""
         digests, deep = [], False

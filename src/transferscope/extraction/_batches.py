@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import groupby, islice
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -25,6 +25,11 @@ _Given = TypeVar("_Given")
 
 #: Rows of one shard of the store: what a killed run can lose.
 SHARD_ROWS = 512
+#: Shards whose sums are taken together where features are not stored, and that a worker is given at
+#: once: so many that the moments of 2 048 features take less room than the features.
+RANGE_SHARDS = 8
+#: Ranges of one encoder and data set are made longer rather than more than these.
+MOST_RANGES = 8_192
 #: Batches that are decoded ahead of the encoders.
 BATCHES_AHEAD = 3
 #: More threads than this wait for Python's lock more than they decode.
@@ -48,6 +53,16 @@ def shard_rows(shard: int, n_samples: int) -> range:
     range
     """
     return range(shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, n_samples))
+
+
+def least_length(n_shards: int) -> int:
+    """Shards of a range, so that there are no more than `MOST_RANGES`."""
+    return -(-n_shards // MOST_RANGES) or 1
+
+
+def cut_into_ranges(shards: Sequence[int], length: int) -> list[list[int]]:
+    """Shards in ranges: those in ascending order that lie between two multiples of `length`."""
+    return [list(group) for _, group in groupby(shards, lambda shard: shard // length)]
 
 
 def check_batch_size(batch_size: int) -> None:

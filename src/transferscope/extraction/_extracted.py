@@ -140,6 +140,13 @@ class Extracted:
         self.sinks = {}
         self.__dict__.pop("_read", None)
 
+    def finish(self) -> None:
+        """Note what is known when all features are there."""
+        sink = self._sink(None)
+        seconds = sink.seconds
+        self.feature_dim = sink.feature_dim
+        self.samples_per_second = sink.n_rows / seconds if seconds > 0 else None
+
     def fail(self, reason: str) -> None:
         """Note why there are no features.
 

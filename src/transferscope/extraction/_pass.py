@@ -32,6 +32,7 @@ from transferscope.errors import (
     UnknownNameError,
     require,
 )
+from transferscope.executor import Executor
 from transferscope.extraction._batches import (
     Batch,
     Prepared,
@@ -73,7 +74,7 @@ PARAMETERS_AT_ONCE = 500_000_000
 Encoders: TypeAlias = "str | Encoder | nn.Module | Sequence[str | Encoder | nn.Module]"
 
 
-def extract(
+def extract(  # noqa: PLR0913  of what, where it is kept, and how it is computed
     dataset: object,
     encoders: Encoders,
     *,
@@ -83,6 +84,7 @@ def extract(
     device: str | None = None,
     seed: int = 0,
     exact: bool = False,
+    executor: Executor | None = None,
     progress: ProgressCallback | None = None,
 ) -> Iterator[Extracted]:
     """Compute the features of a data set with several encoders.
@@ -119,6 +121,9 @@ def extract(
         convolutions: the same features up to rounding (1e-4 of the largest) in half the time.
         Features of exact passes have keys of their own in the store. With both, bits are the same
         from run to run on one kind of processor and number of threads.
+    executor : Executor, optional
+        Workers to compute on, such as `transferscope.RayExecutor`: the same features, to the bit
+        where they have the same kind of processor and number of threads.
     progress : callable, optional
         Called as ``progress(text, done, total)``.
 
@@ -140,6 +145,8 @@ def extract(
         If there is no encoder of a name.
     MissingExtraError
         If torch is not installed.
+    WorkerError
+        If `executor` has no workers.
 
     Examples
     --------
@@ -150,7 +157,9 @@ def extract(
     (True, (200,))
     """
     data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    settings = ExtractionSettings(store, layers, batch_size, device, seed, progress, exact=exact)
+    settings = ExtractionSettings(
+        store, layers, batch_size, device, seed, progress, exact=exact, executor=executor
+    )
     return (item for (item,) in extract_together([data], encoders, settings))
 
 
@@ -174,6 +183,7 @@ class ExtractionSettings:
     keys: dict[str, str] = field(default_factory=dict)
     named: bool = True
     exact: bool = False
+    executor: Executor | None = None
 
 
 def extract_together(
@@ -204,22 +214,42 @@ def extract_together(
     if given.seed < 0:
         raise InputError(f"seed must not be negative, got {given.seed}; 0 is the default.")
     specs = expand_encoders(encoders)
-    settings = _Settings(
+    settings = Settings(
         parse_layers(given.layers),
         open_store(given.store),
         given.batch_size,
-        given.device or best_device(),
+        _device(given),
         given.seed,
         given.n_shards,
         given.named,
         given.exact,
     )
     sources = [one if isinstance(one, Source) else Source(one) for one in datasets]
+    if given.executor is not None:
+        # late: it uses what stands below
+        from transferscope.extraction._elsewhere import extract_elsewhere
+
+        return extract_elsewhere(
+            given.executor, sources, specs, settings, given.keys, given.progress
+        )
     return _extract_in_groups(sources, specs, settings, given.keys, given.progress)
 
 
+def _device(given: ExtractionSettings) -> str:
+    """Where encoders run: on the workers, where there are such."""
+    if given.executor is None:
+        return given.device or best_device()
+    kind = given.executor.device
+    if given.device is not None and given.device.partition(":")[0] != kind:
+        raise InputError(
+            f"device {given.device!r} is not that of the workers, which is {kind}. Leave it out, "
+            "and give workers GPUs, or none."
+        )
+    return kind
+
+
 @dataclass(frozen=True)
-class _Settings:
+class Settings:
     """The settings, looked into: the same for all encoders and data sets."""
 
     layers: ParsedLayers
@@ -252,19 +282,19 @@ def best_device() -> str:
 def _extract_in_groups(
     sources: Sequence[Source],
     specs: Iterable[str | Encoder | nn.Module],
-    settings: _Settings,
+    settings: Settings,
     keys: dict[str, str],
     progress: ProgressCallback | None,
 ) -> Iterator[tuple[Extracted, ...]]:
     """Load encoders until there is no room for more, read all data sets with them, and go on."""
-    rows: list[list[_Job | Extracted]] = []
+    rows: list[list[Job | Extracted]] = []
     n_parameters = 0
     for spec in specs:
         if progress is not None:
             progress(f"loading {encoder_name(spec)}", 0, 0)
-        rows.append(_load(spec, sources, settings, keys))
+        rows.append(load_jobs(spec, sources, settings, keys))
         n_parameters += next(
-            (one.encoder.n_parameters for one in rows[-1] if isinstance(one, _Job)), 0
+            (one.encoder.n_parameters for one in rows[-1] if isinstance(one, Job)), 0
         )
         if n_parameters >= PARAMETERS_AT_ONCE:
             yield from _read_and_free(rows, settings.batch_size, progress)
@@ -273,24 +303,24 @@ def _extract_in_groups(
 
 
 def _read_and_free(
-    rows: list[list[_Job | Extracted]], batch_size: int, progress: ProgressCallback | None
+    rows: list[list[Job | Extracted]], batch_size: int, progress: ProgressCallback | None
 ) -> list[tuple[Extracted, ...]]:
     """Walk over each data set with all encoders of `rows`, then empty it: it holds the weights."""
     for column in zip(*rows, strict=True):
-        jobs = [one for one in column if isinstance(one, _Job)]
+        jobs = [one for one in column if isinstance(one, Job)]
         if jobs:
-            _walk(jobs[0].item.dataset, jobs, batch_size, progress)
-    items = [tuple(one.item if isinstance(one, _Job) else one for one in row) for row in rows]
+            walk(jobs[0].item.dataset, jobs, batch_size, progress)
+    items = [tuple(one.item if isinstance(one, Job) else one for one in row) for row in rows]
     rows.clear()
     return items
 
 
-def _load(
+def load_jobs(
     spec: str | Encoder | nn.Module,
     sources: Sequence[Source],
-    settings: _Settings,
+    settings: Settings,
     keys: dict[str, str],
-) -> list[_Job | Extracted]:
+) -> list[Job | Extracted]:
     """One encoder's part in the pass over each data set; where it has none, the reason.
 
     `keys` are those of the encoders before it, with their names.
@@ -302,14 +332,14 @@ def _load(
         key = None
         if settings.store is not None:
             key = store_key(encoder, settings.device, exact=settings.exact)
-        _refuse_shared_key(key, name, keys)
+        refuse_shared_key(key, name, keys)
         shared_as = preparation_key(encoder.preprocessing)
     except Exception as error:
         # whatever it is, it must not stop the others
         if _concerns_all(error, spec, named=settings.named):
             raise
         return [Extracted(name, source, error=_reason(error)) for source in sources]
-    row: list[_Job | Extracted] = []
+    row: list[Job | Extracted] = []
     for place, source in enumerate(sources):
         some = settings if place == 0 else replace(settings, n_shards=None)
         try:
@@ -321,7 +351,7 @@ def _load(
     return row
 
 
-def _refuse_shared_key(key: str | None, name: str, keys: dict[str, str]) -> None:
+def refuse_shared_key(key: str | None, name: str, keys: dict[str, str]) -> None:
     """Refuse an encoder that the store would take for another one of the same run."""
     if key is not None and (other := keys.setdefault(key, name)) != name:
         raise EncoderError(
@@ -348,8 +378,8 @@ def _reason(error: Exception) -> str:
 
 
 def _job(
-    passes: _Passes, source: Source, key: str | None, settings: _Settings, shared_as: str
-) -> _Job:
+    passes: _Passes, source: Source, key: str | None, settings: Settings, shared_as: str
+) -> Job:
     encoder = passes.encoder
     refuse_other_modality(encoder, source.dataset)
     sinks: dict[str, Sink] = {}
@@ -357,7 +387,14 @@ def _job(
         sinks[layer] = (
             StreamSink(source.dataset, settings.seed)
             if settings.store is None
-            else StoreSink(source, encoder, key, layer, settings.store, n_shards=settings.n_shards)
+            else StoreSink(
+                source,
+                encoder.identifier,
+                key,
+                layer,
+                settings.store,
+                n_shards=settings.n_shards,
+            )
         )
     item = Extracted(
         encoder.identifier,
@@ -368,7 +405,7 @@ def _job(
         sinks=sinks,
     )
     missing = {layer: frozenset(sink.missing()) for layer, sink in sinks.items()}
-    return _Job(item, encoder, passes, shared_as, missing)
+    return Job(item, encoder, passes, shared_as, missing)
 
 
 class _Passes:
@@ -392,7 +429,7 @@ class _Passes:
 
 
 @dataclass
-class _Job:
+class Job:
     """One encoder's part in a pass over one data set."""
 
     item: Extracted
@@ -495,8 +532,8 @@ def _require_finite(outputs: Mapping[str, NumpyArray], start: int) -> None:
             )
 
 
-def _walk(
-    dataset: Dataset, jobs: Sequence[_Job], batch_size: int, progress: ProgressCallback | None
+def walk(
+    dataset: Dataset, jobs: Sequence[Job], batch_size: int, progress: ProgressCallback | None
 ) -> None:
     """Walk over the data once and fill the sinks of every job."""
     shards = sorted({shard for job in jobs for those in job.missing.values() for shard in those})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import secrets
 import warnings
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, TypeAlias, TypedDict
 
@@ -19,7 +20,12 @@ from transferscope.embedding import INFLUENCE_SAMPLES, ClassMoments, Embedding, 
 from transferscope.encoders import Encoder
 from transferscope.errors import FeatureError, InputError, StoreWarning, TransferscopeError
 from transferscope.extraction import _batches
-from transferscope.extraction._batches import n_shards, shard_rows
+from transferscope.extraction._batches import (
+    cut_into_ranges,
+    least_length,
+    n_shards,
+    shard_rows,
+)
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import NumpyArray
 from transferscope.numerics.sampling import stratified_rows
@@ -171,7 +177,7 @@ class StoreSink:
     def __init__(
         self,
         source: Source,
-        encoder: Encoder,
+        encoder: str,
         key: str | None,
         layer: str,
         store: FeatureStore,
@@ -180,7 +186,7 @@ class StoreSink:
     ) -> None:
         self._dataset = source.dataset
         self._n_shards = n_shards
-        about = {"dataset": self._dataset.name, "encoder": encoder.identifier}
+        about = {"dataset": self._dataset.name, "encoder": encoder}
         self.entry: StoreEntry = store.entry(
             dataset=source.fingerprint,
             encoder=key or f"one run: {secrets.token_hex(16)}",
@@ -283,27 +289,61 @@ class _SourceCounts:
         self.counts += other.counts
 
 
+@dataclass
+class Part:
+    """What is kept of some samples that stand one after the other: sums, and the rows of a few."""
+
+    moments: ClassMoments | TargetMoments | None = None
+    source: _SourceCounts | None = None
+    kept: dict[str, list[NumpyArray]] = field(default_factory=dict)
+    truncated: tuple[int, int] | None = None
+    seconds: float = 0.0
+    feature_dim: int = 0
+
+    def add(self, later: Part) -> None:
+        """Add what was kept of the samples that follow.
+
+        Parameters
+        ----------
+        later : Part
+            Its sums may be taken over.
+        """
+        if self.moments is None or later.moments is None:
+            self.moments = self.moments or later.moments
+        else:  # both are of one kind: that of the labels
+            self.moments = self.moments.merge(later.moments)  # type: ignore[arg-type]
+        if self.source is not None and later.source is not None:
+            self.source.add(later.source)
+        else:
+            self.source = self.source or later.source
+        for name, values in later.kept.items():
+            self.kept.setdefault(name, []).extend(values)
+        if later.truncated is not None:
+            before = self.truncated or (0, 0)
+            count, longest = later.truncated
+            self.truncated = (before[0] + count, max(before[1], longest))
+        self.seconds += later.seconds
+        self.feature_dim = later.feature_dim or self.feature_dim
+
+
 class StreamSink:
-    """Keeps moments of all samples and the features of a stratified few, in memory."""
+    """Keeps moments of all samples and the features of a stratified few, in memory.
+
+    Sums are taken over ranges of shards, and these are added up in order: the same numbers come
+    out where the ranges were computed by several processes.
+    """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.seconds, self.feature_dim, self.n_rows = 0.0, 0, len(dataset)
-        self.truncated: tuple[int, int] | None = None
-        self._n_samples = len(dataset)
+        self.n_rows = self._n_samples = len(dataset)
         self._labels: NumpyArray | None = dataset.labels
         self._targets = _targets(dataset.task, dataset.labels)
-        self._moments: ClassMoments | TargetMoments | None = None
-        self._source: _SourceCounts | None = None
-        self._kept: dict[str, list[NumpyArray]] = {}
         classes = None
         if "labels" in self._targets:
             # numbered without gaps, as Embedding numbers them
             classes = np.unique(self._targets["labels"], return_inverse=True)[1]
             self._targets = {"labels": classes}
-            self._moments = ClassMoments()
         elif "targets" in self._targets:
             self._targets = {"targets": self._targets["targets"].reshape(len(dataset), -1)}
-            self._moments = TargetMoments()
         self._rows = stratified_rows(classes, len(dataset), INFLUENCE_SAMPLES, seed)
         if classes is not None:
             # a class too rare for a share of the sample is in it all the same: the sample's
@@ -311,6 +351,35 @@ class StreamSink:
             first = np.unique(classes, return_index=True)[1]
             rare = np.bincount(classes[self._rows], minlength=len(first)) == 0
             self._rows = np.union1d(self._rows, first[rare])
+        self.whole, self._part = Part(), Part()
+        self._ends = {shards[-1] for shards in self.ranges()}
+
+    def emptied(self) -> StreamSink:
+        """One of the same data set that has taken nothing yet.
+
+        Returns
+        -------
+        StreamSink
+        """
+        other = copy.copy(self)
+        other.whole, other._part = Part(), Part()
+        return other
+
+    def taken(self) -> Part:
+        """All that was taken, also of a range that is not complete.
+
+        Returns
+        -------
+        Part
+        """
+        self.whole.add(self._part)
+        self._part = Part()
+        return self.whole
+
+    def ranges(self) -> list[list[int]]:
+        """The shards, in the ranges over which sums are taken."""
+        length = max(_batches.RANGE_SHARDS, least_length(n_shards(self._n_samples)))
+        return cut_into_ranges(self.missing(), length)
 
     @property
     def rows(self) -> NumpyArray:
@@ -322,36 +391,50 @@ class StreamSink:
         return list(range(n_shards(self._n_samples)))
 
     def write(self, shard: int, outputs: Mapping[str, NumpyArray], seconds: float) -> None:
-        """Add a shard to the moments and keep its share of the sample."""
+        """Add a shard to the sums of its range, and a range that is complete to those before."""
+        self._part.add(self._of(shard, outputs, seconds))
+        if shard in self._ends:
+            self.whole.add(self._part)
+            self._part = Part()
+
+    def _of(self, shard: int, outputs: Mapping[str, NumpyArray], seconds: float) -> Part:
         rows = shard_rows(shard, self._n_samples)
         taken = slice(rows.start, rows.stop)
-        if isinstance(self._moments, ClassMoments):
+        features = outputs["features"]
+        part = Part(seconds=seconds, feature_dim=int(features.shape[1]))
+        if "labels" in self._targets:
             labels = self._targets["labels"][taken]
-            self._moments.update(outputs["features"], labels)
+            part.moments = ClassMoments.from_arrays(features, labels)
             if "logits" in outputs:
-                self._count(outputs["logits"], labels)
-        elif self._moments is not None:
-            self._moments.update(outputs["features"], self._targets["targets"][taken])
+                n_classes = int(self._targets["labels"].max()) + 1
+                part.source = _SourceCounts.of(outputs["logits"], labels, n_classes)
+        elif "targets" in self._targets:
+            part.moments = TargetMoments.from_arrays(features, self._targets["targets"][taken])
         if "truncated" in outputs:
-            before, now = self.truncated or (0, 0), _count_truncated(outputs["truncated"])
-            self.truncated = (before[0] + now[0], max(before[1], now[1]))
+            part.truncated = _count_truncated(outputs["truncated"])
         first, last = np.searchsorted(self._rows, (rows.start, rows.stop))
         inside = self._rows[first:last] - rows.start
-        for name, values in outputs.items():
-            self._kept.setdefault(name, []).append(values[inside])
-        self.feature_dim = int(outputs["features"].shape[1])
-        self.seconds += seconds
+        part.kept = {name: [values[inside]] for name, values in outputs.items()}
+        return part
 
-    def _count(self, logits: NumpyArray, labels: NumpyArray) -> None:
-        more = _SourceCounts.of(logits, labels, int(self._targets["labels"].max()) + 1)
-        if self._source is None:
-            self._source = more
-        else:
-            self._source.add(more)
+    @property
+    def feature_dim(self) -> int:
+        """Dimension of the features."""
+        return self.whole.feature_dim
+
+    @property
+    def seconds(self) -> float:
+        """Computing time, in seconds."""
+        return self.whole.seconds
+
+    @property
+    def truncated(self) -> tuple[int, int] | None:
+        """How many samples lost tokens and at most how many; None where nothing can be cut off."""
+        return self.whole.truncated
 
     def read(self) -> tuple[LayerArrays, NumpyArray | None]:
         """The stratified few."""
-        kept = {name: np.concatenate(parts) for name, parts in self._kept.items()}
+        kept = {name: np.concatenate(parts) for name, parts in self.whole.kept.items()}
         return _layer_arrays(kept), None if self._labels is None else self._labels[self._rows]
 
     def embedding(self, seed: int, reference: ReferenceTask) -> Embedding:
@@ -365,9 +448,9 @@ class StreamSink:
         return Embedding(
             kept["features"],
             source_logits=kept.get("logits"),
-            moments=self._moments,
-            source_joint=None if self._source is None else self._source.joint,
-            source_counts=None if self._source is None else self._source.counts,
+            moments=self.whole.moments,
+            source_joint=None if self.whole.source is None else self.whole.source.joint,
+            source_counts=None if self.whole.source is None else self.whole.source.counts,
             seed=seed,
             **targets,
             **reference,

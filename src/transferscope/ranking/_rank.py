@@ -15,6 +15,7 @@ import numpy as np
 from transferscope.datasets import Dataset, open_dataset, open_reference
 from transferscope.encoders import encoder_name, expand_encoders
 from transferscope.errors import InputError
+from transferscope.executor import Executor
 from transferscope.extraction import (
     Encoders,
     ExtractionSettings,
@@ -62,6 +63,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     seed: int = 0,
     exact: bool = False,
     samples: bool = False,
+    executor: Executor | None = None,
     progress: ProgressCallback | None = None,
     report: Callable[[Ranking], None] | None = None,
 ) -> Ranking:
@@ -126,6 +128,9 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         Keep in the ranking how the best encoders see some 200 samples, with small copies of the
         images or the beginnings of the texts, and the twenty samples that each misjudges most:
         among these are wrong labels. They get into JSON and into the report; of classes alone.
+    executor : Executor, optional
+        Workers that run the encoders, such as `transferscope.RayExecutor`; scores are computed
+        here.
     progress : callable, optional
         Called as ``progress(text, done, total)`` while it works.
     report : callable, optional
@@ -150,6 +155,8 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         If there is no encoder or metric of a name.
     StoreError
         If the store cannot be written.
+    WorkerError
+        If `executor` has no workers.
     DatasetError
         If the data set cannot be read; what was extracted before stays in the store.
 
@@ -177,10 +184,11 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         store,
         layers,
         batch_size,
-        device or best_device(),
+        device or (best_device() if executor is None else executor.device),
         seed,
         named=encoders is not None,
         exact=exact,
+        executor=executor,
     )
     notes: tuple[str, ...] = ()
     if specs is None:

@@ -130,6 +130,11 @@ class StoreEntry:
         self._swept = False
         self._mark = self.folder / "manifest.json"
 
+    def __getstate__(self) -> dict[str, object]:
+        """For other processes, which may work in another folder."""
+        absolute = {"folder": self.folder.absolute(), "_mark": self._mark.absolute()}
+        return {**vars(self), **absolute}
+
     def shard_rows(self, k: int) -> slice:
         """Rows of shard `k`: fixed by its number, so that every run cuts at the same places.
 
@@ -211,6 +216,17 @@ class StoreEntry:
         with suppress(OSError):
             self._mark = mark_in_use(self.folder)
             weakref.finalize(self, _let_go, self._mark)
+
+    def sees_hold(self) -> bool:
+        """Whether this process, perhaps on another machine, sees the folder that `hold` marked.
+
+        Returns
+        -------
+        bool
+            Of a copy of the entry that was held: whether what is written to it is seen by its
+            holder.
+        """
+        return self._mark.name != "manifest.json" and self._mark.exists()
 
     def write(self, k: int, arrays: Mapping[str, NumpyArray], seconds: float) -> None:
         """Write shard `k` whole or not at all.

@@ -1,0 +1,330 @@
+"""Ray: the same bits as in one process, whoever dies meanwhile; what cannot work is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("torch", reason="extraction runs encoders in torch")
+
+from transferscope import (
+    RayExecutor,
+    from_module,
+    load_encoder,
+    open_dataset,
+    rank,
+    ray_executor,
+)
+from transferscope import extract as extract_features
+from transferscope.cli import _options, app
+from transferscope.datasets import Dataset
+from transferscope.errors import (
+    DatasetError,
+    InputError,
+    MissingExtraError,
+    UnknownNameError,
+    WorkerError,
+)
+from transferscope.extraction import Extracted, _sinks
+from transferscope.storage.feature_store import FeatureStore, StoreEntry
+
+ENCODERS = "mini/resnet-random,mini/vit-random"
+needs_ray = pytest.mark.needs("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two machines of one processor each, the first with a GPU by name."""
+    utils = pytest.importorskip("ray.cluster_utils", reason="could not import 'ray'")
+    with pytest.MonkeyPatch.context() as patch:
+        # each worker one thread, as here: with more, sums are taken in another order
+        patch.setenv("OMP_NUM_THREADS", "1")
+        cluster = utils.Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False},
+        )
+        cluster.add_node(num_cpus=1)
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def workers(cluster: Any) -> Iterator[RayExecutor]:
+    with RayExecutor(cluster.address) as executor:
+        yield executor
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return open_dataset("sklearn/digits")
+
+
+@pytest.fixture(scope="module")
+def here(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[Extracted]:
+    """What one process finds."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    store = tmp_path_factory.mktemp("here")
+    found = list(extract_features(digits, ENCODERS, store=store, device="cpu"))
+    torch.set_num_threads(before)
+    return found
+
+
+def assert_same(there: list[Extracted], here: list[Extracted]) -> None:
+    for one, other in zip(there, here, strict=True):
+        assert (one.identifier, one.error) == (other.identifier, None)
+        assert (one.n_parameters, one.feature_dim) == (other.n_parameters, other.feature_dim)
+        np.testing.assert_array_equal(one.features, other.features)
+
+
+def kill_workers() -> int:
+    """Kill the processes that hold work, as a machine without memory does."""
+    killed = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            title = (process / "cmdline").read_bytes()
+            if title.startswith(b"ray::_Held"):
+                os.kill(int(process.name), signal.SIGKILL)
+                killed += 1
+    return killed
+
+
+@needs_ray
+def test_workers_that_see_the_store_write_to_it(workers, digits, here, tmp_path, monkeypatch):
+    written: list[int] = []
+    monkeypatch.setattr(StoreEntry, "write", lambda *_: written.append(1))
+    seen: list[tuple[int, int]] = []
+    there = list(
+        extract_features(
+            digits,
+            ENCODERS,
+            store=tmp_path,
+            executor=workers,
+            progress=lambda _, done, total: seen.append((done, total)),
+        )
+    )
+    assert_same(there, here)
+    assert not written  # nothing by this process
+    assert seen[-1] == (2 * len(digits), 2 * len(digits))
+    assert FeatureStore(tmp_path).verify() == []
+
+
+@needs_ray
+def test_what_is_in_the_store_is_not_computed_again(workers, digits, here, tmp_path):
+    list(extract_features(digits, ENCODERS, store=tmp_path, executor=workers))
+    shards = sorted(tmp_path.rglob("shard-*"))
+    assert len(shards) == 8
+    shards[1].unlink()
+    before = {path: path.stat().st_mtime_ns for path in shards if path.exists()}
+    seen: list[int] = []
+    there = list(
+        extract_features(
+            digits,
+            ENCODERS,
+            store=tmp_path,
+            executor=workers,
+            progress=lambda *now: seen.append(now[2]),
+        )
+    )
+    assert_same(there, here)
+    assert max(seen) == 512
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@needs_ray
+def test_workers_that_see_no_store_send_features_back(workers, digits, here, tmp_path, monkeypatch):
+    plain = StoreEntry.__getstate__
+
+    def elsewhere(self: StoreEntry) -> dict[str, object]:
+        state = plain(self)
+        folder = self.folder.parent / "not here" / self.folder.name
+        return {**state, "folder": folder, "_mark": folder / self._mark.name}
+
+    monkeypatch.setattr(StoreEntry, "__getstate__", elsewhere)
+    there = list(extract_features(digits, ENCODERS, store=tmp_path, executor=workers))
+    assert_same(there, here)
+
+
+@needs_ray
+def test_moments_are_the_same_bits(workers, digits, monkeypatch):
+    # more ranges than one
+    monkeypatch.setattr(_sinks._batches, "RANGE_SHARDS", 1)
+    (one,) = extract_features(digits, "mini/vit-random", store=None, device="cpu")
+    (two,) = extract_features(digits, "mini/vit-random", store=None, executor=workers)
+    assert_same([two], [one])
+    ours, theirs = one.embedding().moments, two.embedding().moments
+    for name, values in ours.to_arrays().items():
+        np.testing.assert_array_equal(theirs.to_arrays()[name], values)
+
+
+@needs_ray
+def test_a_ranking_is_the_same(workers, digits, tmp_path):
+    alone = rank(digits, ENCODERS, "logme", store=tmp_path / "alone", device="cpu")
+    spread = rank(digits, ENCODERS, "logme", store=tmp_path / "spread", executor=workers)
+    for one, other in zip(spread.encoders, alone.encoders, strict=True):
+        assert one.encoder == other.encoder
+        assert one.scores["logme"].value == other.scores["logme"].value
+        assert replace(one.expected, seconds_per_sample=0) == replace(
+            other.expected, seconds_per_sample=0
+        )
+
+
+@needs_ray
+def test_data_that_a_worker_cannot_see_are_refused(workers, tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    for name, level in (("dark", 40), ("light", 200)):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            image.new("RGB", (32, 32), (level, level + i, level)).save(tmp_path / name / f"{i}.png")
+    monkeypatch.chdir(tmp_path)  # workers began elsewhere
+    with pytest.raises(DatasetError, match=r"dark.0\.png.*where all machines see them"):
+        list(extract_features(Path(), "mini/vit-random", store=None, executor=workers))
+    data = open_dataset(tmp_path)
+    monkeypatch.setattr(Dataset, "digest", lambda *_: "another")
+    with pytest.raises(DatasetError, match="holds something else for a worker on"):
+        list(extract_features(data, "mini/vit-random", store=None, executor=workers))
+
+
+@needs_ray
+def test_encoders_that_fail_give_their_reasons(workers, digits):
+    mini = load_encoder("mini/vit-random")
+
+    def nothing(batch: Any) -> Any:
+        return np.full((len(batch), 3), np.nan, np.float32)
+
+    empty = from_module(nothing, mini.preprocessing, identifier="empty")
+    absent = "checkpoint:absent.pth?arch=mini/vit-random"
+    one, two = extract_features(digits, [empty, absent], store=None, executor=workers)
+    assert one.error.startswith("features of sample 0 hold NaN or infinity")
+    assert "absent.pth" in two.error
+    with pytest.raises(UnknownNameError, match="nobody/knows"):
+        list(extract_features(digits, "nobody/knows", store=None, executor=workers))
+    with pytest.raises(InputError, match="device 'cuda' is not that of the workers"):
+        extract_features(digits, ENCODERS, store=None, device="cuda", executor=workers)
+    with pytest.raises(InputError, match="cannot be sent to workers"):
+        list(workers.run(threading.Lock().acquire, {"": deque([()])}))
+
+
+@needs_ray
+def test_workers_are_placed_by_what_they_take(cluster, tmp_path):
+    def together(name: str) -> tuple[int, str]:  # sent by value: workers cannot import this file
+        (tmp_path / name).touch()
+        for _ in range(600):
+            if len(list(tmp_path.iterdir())) == 2:
+                return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+            time.sleep(0.1)
+        raise TimeoutError
+
+    with RayExecutor(cluster.address, cpus=0, gpus=0.5) as executor:
+        assert executor.device == "cuda"
+        found = list(executor.run(together, {name: deque([(name,)]) for name in ("a", "b")}))
+    assert len({process for _, (process, _) in found}) == 2
+    assert {visible for _, (_, visible) in found} == {"0"}  # both on the one GPU
+    with (
+        RayExecutor(cluster.address, gpus=3) as executor,
+        pytest.raises(WorkerError, match=r"no machine of the cluster has room .* 3 GPUs"),
+    ):
+        list(executor.run(together, {"": deque([("c",)])}))
+
+
+@needs_ray
+def test_other_versions_are_refused(workers, monkeypatch):
+    theirs = ray_executor._versions()
+    monkeypatch.setattr(ray_executor, "_versions", lambda: {**theirs, "torch": "1.0"})
+    with pytest.raises(WorkerError, match=r"has torch \S+ instead of 1\.0"):
+        list(workers.run(len, {"": deque([("",)])}))
+
+
+@needs_ray
+def test_the_command_runs_on_workers(workers, tmp_path, monkeypatch):
+    asked: list[tuple[object, ...]] = []
+
+    def these(*given: object) -> contextlib.nullcontext[RayExecutor]:
+        asked.append(given)
+        return contextlib.nullcontext(workers)
+
+    monkeypatch.setattr(_options, "ray_executor", these)
+    options = ["--encoders", "mini/vit-random", "--per-class", "20", "--store", str(tmp_path / "s")]
+    ray = ["--ray", "auto", "--ray-workers", "3", "--ray-cpus", "2", "--ray-gpus", "0.5"]
+    for command in (["extract", "--out", str(tmp_path / "out")], ["rank"]):
+        done = CliRunner().invoke(app, [*command, "sklearn/digits", *options, *ray])
+        assert done.exit_code == 0, done.output
+    assert asked == [("auto", 3, 2.0, 0.5)] * 2
+    assert (tmp_path / "out" / "mini_vit-random.safetensors").exists()
+
+
+def test_what_workers_are_like_needs_workers():
+    with pytest.raises(InputError, match="--ray local, auto or HOST:6379"):
+        _options.ray_executor(None, None, 1, 0.5)
+    assert isinstance(_options.ray_executor("auto", 2, 1, 0), RayExecutor)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 0}, "workers must be a number of at least 1; got 0"),
+        ({"cpus": -1}, "cpus must be a number of at least 0; got -1"),
+        ({"gpus": 1.5}, "gpus must be a share of one GPU or a whole number"),
+        ({"cpus": 0}, "both are 0"),
+        ({"memory": 0}, "memory must be a number of at least 1; got 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        RayExecutor(**options)
+
+
+def test_without_ray_its_extra_is_named(monkeypatch, digits):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"transferscope\[ray\]"):
+        list(extract_features(digits, "mini/vit-random", store=None, executor=RayExecutor()))
+
+
+@needs_ray
+def test_an_encoder_that_kills_its_workers_fails_alone(workers, digits, here, monkeypatch):
+    monkeypatch.setattr(ray_executor, "DEATHS", 1)
+    mini = load_encoder("mini/vit-random")
+    deadly = from_module(lambda _: os._exit(9), mini.preprocessing, identifier="deadly")
+    bad, good = extract_features(
+        digits, [deadly, "mini/resnet-random"], store=None, executor=workers
+    )
+    assert re.search("1 workers died of it, the last one so: .*process has died", bad.error)
+    assert good.error is None
+
+
+@needs_ray
+@pytest.mark.skipif(platform.system() != "Linux", reason="processes are found in /proc")
+def test_workers_and_a_machine_die(cluster, workers, digits, here, tmp_path):
+    lost: list[str] = []
+
+    def disturb(_: str, done: int, total: int) -> None:
+        if done and not lost:
+            assert kill_workers()
+            lost.append("workers")
+        elif done > 1024 and "machine" not in lost:
+            cluster.remove_node(*cluster.worker_nodes, allow_graceful=False)
+            lost.append("machine")
+
+    there = list(
+        extract_features(digits, ENCODERS, store=tmp_path, executor=workers, progress=disturb)
+    )
+    assert lost == ["workers", "machine"]
+    assert_same(there, here)
+    assert FeatureStore(tmp_path).verify() == []
