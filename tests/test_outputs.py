@@ -138,6 +138,7 @@ def test_one_file_for_two_results_and_other_endings_are_refused(run, features):
     pytest.importorskip("matplotlib")
     command = command_writing("evaluate", "x.png")
     assert "two outputs" in run(*command, "--plot", "./x.png", status=2).err
+    assert "two outputs" in run(*RANK, "--out", "x.svg", "--plot", "./x.svg", status=2).err
     assert ".svg" in run("trace-ped", features, "--plot", "x.docx", status=2).err
 
 

@@ -60,7 +60,7 @@ def evaluate(
             "evaluate compares --scores with --accuracy FILE or with --benchmark NAME; give one of "
             "the two (a benchmark alone shows its baselines)."
         )
-    claim("evaluate", plot, scatter, force=force, figures=True)
+    claim("evaluate", figures=(plot, scatter), force=force)
     values = evaluation.read_scores(*scores, dataset=dataset) if scores else None
     published_tau: dict[str, dict[str, float]] = {}
     if benchmark is not None:

@@ -93,7 +93,7 @@ def layer_transferability(
         raise InputError(
             "--random and --arch both name the initialisation; got both. Leave one of them out."
         )
-    claim("layer-transferability", plot, force=force, figures=True)
+    claim("layer-transferability", figures=(plot,), force=force)
     names = dict(zip(finetuned, _short_names(finetuned), strict=True))
     if len(names) < len(finetuned):
         raise InputError("--finetuned names a checkpoint twice. Name each once.")

@@ -154,7 +154,7 @@ def trace_ped(
     from transferscope.metrics import trace_ped as trace
     from transferscope.storage.feature_files import read_feature_file
 
-    claim("trace-ped", plot, force=force, figures=True)
+    claim("trace-ped", figures=(plot,), force=force)
     arrays = read_feature_file(file)
     if "labels" not in arrays:
         raise InputError(f"{file} must hold labels; it has {', '.join(arrays)}. Add them.")

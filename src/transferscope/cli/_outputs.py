@@ -33,8 +33,8 @@ _ELSEWHERE = "choose another file"
 def claim(
     command: str,
     *paths: Path | None,
+    figures: Sequence[Path | None] = (),
     force: bool,
-    figures: bool = False,
     shown: bool = True,
 ) -> None:
     """Look at the files that a command will write, before its work begins.
@@ -50,15 +50,18 @@ def claim(
     StoreError
         If a file cannot be written, and its content is not shown.
     """
-    named = [path for path in paths if path is not None]
-    if figures and named:
+    drawn = [path for path in figures if path is not None]
+    named = [path for path in paths if path is not None] + drawn
+    if drawn:
         from transferscope.plots import require_matplotlib
 
         require_matplotlib()
-    if len({os.path.realpath(path) for path in named}) < len(named):
-        raise InputError(f"{named[0]} is named for two outputs. Name a file for each.")
+    places = [os.path.realpath(path) for path in named]
+    for path, place in zip(named, places, strict=True):
+        if places.count(place) > 1 and not _is_device(path):
+            raise InputError(f"{path} is named for two outputs. Name a file for each.")
     for path in named:
-        if figures and path.suffix.lower() not in _FIGURES:
+        if path in drawn and path.suffix.lower() not in _FIGURES:
             raise InputError(f"figure {path} must end in {', '.join(_FIGURES)}. Rename it.")
         if _is_device(path):
             continue

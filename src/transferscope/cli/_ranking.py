@@ -210,8 +210,7 @@ def rank(
             "--samples shows samples in the report and in JSON, and neither is asked for. Add "
             "--report PAGE.html, or --format json."
         )
-    claim("rank", out, report, force=force)
-    claim("rank", plot, force=force, figures=True)
+    claim("rank", out, report, figures=(plot,), force=force)
     dataset = data.open()
     if plot is not None and layers in ("last", "mean") and dataset.task != "classification":
         raise InputError(

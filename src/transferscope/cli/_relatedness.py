@@ -138,7 +138,7 @@ def task_relatedness(
     """
     from transferscope.relatedness import task_relatedness as relate
 
-    claim("task-relatedness", plot, plot_path, force=force, figures=True)
+    claim("task-relatedness", figures=(plot, plot_path), force=force)
     steepness = _steepness(tau)
     head = None if reference_head is None else _head(reference_head)
     sources = [data.dataset, *(also or [])]
