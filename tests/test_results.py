@@ -102,4 +102,5 @@ def test_two_digits_of_the_typical_interval(halves, digits):
 def test_scores_for_people():
     assert format_score(None, 3) == "-"
     assert format_score(Score(0.12345), 3) == "0.123"
+    assert format_score(Score(-0.0001), 3) == "0.000"
     assert format_score(Score(0.5, (), 0.0, 0.4, 0.6), 2) == "0.50 ± 0.10"

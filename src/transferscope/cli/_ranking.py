@@ -444,7 +444,7 @@ def _explanation(ranking: Ranking) -> Table:
                 literal(row.encoder),
                 "" if found.probe is None else f"{100 * found.probe:.1f}",
                 f"{found.n_probed:,}" if found.probe is not None else "",
-                f"{100 * found.loss_before:.1f}".replace("-0.0", "0.0"),
+                f"{100 * found.loss_before:z.1f}",
                 f"{found.n_results:,}",
             )
     return table

@@ -199,8 +199,7 @@ def _points(rows: Sequence[EncoderResult], i: int, against: int | None = None) -
 
 
 def _number(share: float) -> str:
-    text = f"{100 * share:.1f}"
-    return "0.0" if text == "-0.0" else text
+    return f"{100 * share:z.1f}"
 
 
 def _compared(one: Candidate, other: Candidate, prefer: str) -> str:

@@ -449,7 +449,7 @@ def format_expected(found: ExpectedAccuracy) -> tuple[str, str]:
     """
 
     def shown(middle: float, low: float, high: float) -> str:
-        return f"{100 * middle:.1f} ({100 * low:.1f} to {100 * high:.1f})".replace("-0.0", "0.0")
+        return f"{100 * middle:z.1f} ({100 * low:z.1f} to {100 * high:z.1f})"
 
     return (
         shown(found.mean, found.low, found.high),

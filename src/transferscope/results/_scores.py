@@ -207,5 +207,5 @@ def format_score(score: Score | None, digits: int) -> str:
     if score is None:
         return "-"
     if score.low is None or score.high is None:
-        return f"{score.value:.{digits}f}"
-    return f"{score.value:.{digits}f} ± {(score.high - score.low) / 2:.{digits}f}"
+        return f"{score.value:z.{digits}f}"
+    return f"{score.value:z.{digits}f} ± {(score.high - score.low) / 2:.{digits}f}"
