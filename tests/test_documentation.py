@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import documentation  # noqa: E402
+import figures  # noqa: E402
 import transferscope  # noqa: E402
 
 
@@ -18,7 +19,9 @@ import transferscope  # noqa: E402
 def pages(tmp_path_factory):
     pytest.importorskip("torch", reason="the reference imports every room")
     folder = tmp_path_factory.mktemp("generated") / "pages"
-    documentation.write_pages(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "draw_all", lambda *_: None)  # twenty seconds
+        documentation.write_pages(folder)
     return folder
 
 
@@ -38,7 +41,8 @@ def test_commands_and_metrics_are_all_there(pages):
     assert all(f"`{name}`" in metrics for name in transferscope.metrics.METRICS)
 
 
-def test_pages_that_did_not_change_keep_their_time(pages):
+def test_pages_that_did_not_change_keep_their_time(pages, monkeypatch):
+    monkeypatch.setattr(figures, "draw_all", lambda *_: None)
     before = {path: path.stat().st_mtime_ns for path in pages.rglob("*.*")}
     documentation.write_pages(pages)
     assert before == {path: path.stat().st_mtime_ns for path in pages.rglob("*.*")}
@@ -78,3 +82,27 @@ def test_styles_are_read_for_what_they_load(tmp_path):
     (tmp_path / "site.css").write_text("@import 'https://fonts.example.org';", encoding="utf-8")
     (found,) = documentation.complaints(tmp_path)
     assert found.startswith("site.css loads https://fonts.example.org")
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.needs("matplotlib")
+def test_figures_show_data():
+    digits = transferscope.open_dataset("sklearn/digits", per_class=5)
+    for figure in (figures.draw_ped(digits), figures.draw_features(digits)):
+        assert all(axes.has_data() for axes in figure.axes)
+    (axes,) = figures.draw_knowledge().axes
+    before, after = (container.lines[0].get_xdata() for container in axes.containers)
+    assert after[0] == 80
+    assert (after[1:] != before[1:]).all()
+
+
+@pytest.mark.needs("torch")
+def test_picture_of_the_terminal_loads_no_font_and_cuts_no_line():
+    digits = transferscope.open_dataset("sklearn/digits", per_class=5)
+    ranking = transferscope.rank(digits, "mini/vit-random,mini/resnet-random", store=None)
+    drawn = figures.draw_terminal(ranking, "transferscope rank sklearn/digits")
+    assert "@font-face" not in drawn
+    assert "url(http" not in drawn
+    words = drawn.replace("&#160;", " ")
+    assert "transferscope rank sklearn/digits" in words
+    assert ranking.verdict.reason.split()[-1] in words

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 
+import figures
 import transferscope
 from transferscope.cli import app
 from transferscope.metrics import METRICS
@@ -24,7 +25,7 @@ from transferscope.metrics import METRICS
 ROOMS = (
     *("datasets", "encoders", "extraction", "metrics", "ranking", "results", "report", "plots"),
     *("knowledge", "training", "evaluation", "relatedness", "parameter_distance"),
-    *("storage", "embedding", "errors"),
+    *("ray_executor", "storage", "embedding", "errors"),
 )
 
 
@@ -33,6 +34,7 @@ def write_pages(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     _write(folder / "metrics.md", metric_table())
     _write(folder / "commands.md", "# Commands\n\n" + "\n".join(command_pages()))
+    figures.draw_all(folder / "figures")
     (folder / "reference").mkdir(exist_ok=True)
     for name, text in reference_pages().items():
         _write(folder / "reference" / f"{name}.rst", text)

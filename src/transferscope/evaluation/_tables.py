@@ -66,7 +66,7 @@ def read_scores(
     --------
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "scores.csv")
-    >>> _ = path.write_text("dataset,encoder,logme,knn\npets,vit,0.5,0.9\n")
+    >>> _ = path.write_text("dataset,encoder,logme,knn\\npets,vit,0.5,0.9\\n")
     >>> read_scores(path)
     {'pets': {'logme': {'vit': 0.5}, 'knn': {'vit': 0.9}}}
     """
@@ -107,7 +107,7 @@ def read_accuracy(
     --------
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "accuracy.csv")
-    >>> _ = path.write_text("encoder,pets,cars\nvit,93.1,88\nresnet,90.2,\n")
+    >>> _ = path.write_text("encoder,pets,cars\\nvit,93.1,88\\nresnet,90.2,\\n")
     >>> read_accuracy(path)
     {'pets': {'vit': 93.1, 'resnet': 90.2}, 'cars': {'vit': 88.0}}
     """
