@@ -33,6 +33,8 @@ from transferscope.results import (
     ProbeResult,
     Ranking,
     Relatedness,
+    RelatednessPair,
+    RelatednessPairs,
     Robustness,
     SampleMap,
     SamplePoint,
@@ -155,6 +157,10 @@ EXAMPLES = {
     for example in (
         judged(),
         AGREEMENT,
+        RelatednessPairs(
+            (RelatednessPair("mnist", "usps", 1.5, 1.25, None),),
+            {name: {"spearman": None, "pearson": 0.5} for name in ("target_loss", "x")},
+        ),
         MetricStudy(
             AGREEMENT, (Robustness("all", "logme", 0.5, 3),), {"logme": {"logme": 1.0}},
             (SamplePoint("logme", None, 0.5, None, None),),

@@ -23,6 +23,7 @@ from transferscope.results import (
     PedTrace,
     Ranking,
     Relatedness,
+    RelatednessPairs,
     frontier,
     priced,
 )
@@ -601,6 +602,58 @@ def plot_relatedness(results: Relatedness | Mapping[str, Relatedness]) -> Figure
         plane.set_ylabel("second axis")
         plane.set_title("Held-out samples, in the reference's space", fontsize=9)
         plane.legend(fontsize=8)
+    return figure
+
+
+def plot_relatedness_pairs(found: RelatednessPairs) -> Figure:
+    """Draw bounds against losses and accuracies, a point per pair, a colour per reference.
+
+    Parameters
+    ----------
+    found : RelatednessPairs
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    InputError
+        If no pair has a loss: the targets had no labels.
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    if all(pair.target_loss is None for pair in found.pairs):
+        raise InputError("there is no loss to draw the bounds against; relate targets with labels.")
+    figure = _figure(11, 4.8)
+    from matplotlib import colormaps
+
+    references = list(dict.fromkeys(pair.reference for pair in found.pairs))
+    for axes, (field, label) in zip(
+        figure.subplots(1, 2),
+        (("target_loss", "held-out loss, nats"), ("target_accuracy", "held-out accuracy")),
+        strict=True,
+    ):
+        for i, reference in enumerate(references):
+            points = [
+                (pair.bound, getattr(pair, field), pair.target)
+                for pair in found.pairs
+                if pair.reference == reference and getattr(pair, field) is not None
+            ]
+            x, y = [x for x, _, _ in points], [y for _, y, _ in points]
+            axes.scatter(x, y, color=colormaps["tab10"](i % 10), s=24, label=reference)
+            for bound, value, target in points:
+                axes.annotate(
+                    target, (bound, value), fontsize=6, xytext=(3, 3), textcoords="offset points"
+                )
+        known = found.correlation[field]
+        said = (f"{name} {'-' if r is None else f'{r:.2f}'}" for name, r in known.items())
+        axes.set_title(f"of a head as steep as the reference's: {', '.join(said)}", fontsize=9)
+        axes.set_xlabel("bound by task-relatedness, nats")
+        axes.set_ylabel(label)
+        axes.margins(0.12)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 

@@ -27,7 +27,7 @@ from transferscope.cli._knowledge import shortlist
 from transferscope.cli._listings import encoders, metrics
 from transferscope.cli._options import OneValueCommand
 from transferscope.cli._ranking import rank, show_ranking
-from transferscope.cli._relatedness import task_relatedness
+from transferscope.cli._relatedness import compare_pairs, task_relatedness
 from transferscope.cli._report import report
 from transferscope.cli._selection import select
 from transferscope.cli._streams import StoppedError, sheltered, stoppable
@@ -44,7 +44,13 @@ app = typer.Typer(
 COMMANDS = (
     *(rank, report, score, extract, trace_ped),
     *(evaluate, benchmark, benchmarks, probe, finetune, select, pretrain),
-    *(task_relatedness, layer_transferability, dataset_factors, predict_transferability),
+    *(
+        task_relatedness,
+        compare_pairs,
+        layer_transferability,
+        dataset_factors,
+        predict_transferability,
+    ),
     *(encoders, metrics, shortlist),
 )
 for command in COMMANDS:

@@ -94,7 +94,7 @@ def benchmark(
     figures = {
         name: out / name for name in _FIGURES if drawn and (numbers or name != "samples.png")
     }
-    claim("benchmark", *files.values(), *figures.values(), force=force)
+    claim("benchmark", *files.values(), figures=list(figures.values()), force=force)
     truth = read_accuracy(*accuracy)
     opened = _opened(datasets, max_samples, seed)
     with progress_bar(WHAT_IS_KEPT) as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from transferscope.datasets import Dataset
     from transferscope.extraction import Extracted
     from transferscope.numerics.arrays import NumpyArray
-    from transferscope.results import Relatedness
+    from transferscope.results import Relatedness, RelatednessPairs
 
 #: What the command reads from a feature file.
 ARRAYS = ("features", "labels", "test_features", "test_labels")
@@ -399,3 +400,78 @@ def _show(results: Mapping[str, Relatedness]) -> None:
     stdout.print(shown)
     for name, one in results.items():
         show_notes(one.warnings if alone else tuple(f"{name}: {text}" for text in one.warnings))
+
+
+def compare_pairs(
+    *,
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="What `task-relatedness --format json` wrote, a file per reference or encoder; "
+            "NAME=FILE names it, else its file name does.",
+            show_default=False,
+        ),
+    ],
+    format: FormatOption = "table",
+    plot: PlotOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Hold the bounds of several references and targets against what heads reach."""
+    from transferscope.relatedness import compare_pairs as compare
+
+    claim("compare-pairs", figures=(plot,), force=force)
+    results: dict[str, dict[str, Relatedness]] = {}
+    for spec in files:
+        named = None if Path(spec).exists() else re.fullmatch(r"([\w.+-]+)=(.+)", spec)
+        name, path = (named[1], named[2]) if named else (Path(spec).stem, spec)
+        if name in results:
+            raise InputError(
+                f"each file needs a name of its own; two are called {name}. Write NAME=FILE."
+            )
+        results[name] = _read_json(Path(path))
+    found = compare(results)
+    if format == "json":
+        write_line(found.to_json())
+    else:
+        _show_pairs(found)
+    if plot is not None:
+        from transferscope.plots import plot_relatedness_pairs
+
+        figure = plot_relatedness_pairs(found)
+        deliver("compare-pairs", (plot, lambda path: figure_content(figure, path)))
+
+
+def _read_json(path: Path) -> dict[str, Relatedness]:
+    """What `_write_json` wrote: of one data set under the name of the file."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} must be what `task-relatedness --format json` wrote; it cannot be read "
+            f"({error}). Check the path."
+        ) from error
+    if not isinstance(plain, dict):
+        raise InputError(f"{path} must be what `task-relatedness --format json` wrote; it is not.")
+    from transferscope.results import Relatedness
+
+    records = {path.stem: plain} if "bound" in plain else plain
+    return {
+        Path(name).stem or name: Relatedness.from_json(json.dumps(one))
+        for name, one in records.items()
+    }
+
+
+def _show_pairs(found: RelatednessPairs) -> None:
+    table = Table(header_style="bold", pad_edge=False)
+    for name in ("reference", "target"):
+        table.add_column(name, overflow="fold")
+    for name in ("bound", "target loss", "target accuracy"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for pair in found.pairs:
+        numbers = (pair.bound, pair.target_loss, pair.target_accuracy)
+        cells = ("-" if value is None else f"{value:.4g}" for value in numbers)
+        table.add_row(literal(pair.reference), literal(pair.target), *cells)
+    stdout.print(table)
+    for name, known in found.correlation.items():
+        said = (f"{kind} {'-' if r is None else f'{r:.3f}'}" for kind, r in known.items())
+        stdout.print(f"bound with {name.replace('_', ' ')}: {', '.join(said)}", soft_wrap=True)

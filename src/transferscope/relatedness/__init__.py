@@ -6,5 +6,6 @@ NeurIPS 2024.
 
 from transferscope.relatedness._bound import MATCHES, SETTINGS, task_relatedness
 from transferscope.relatedness._head import LinearHead
+from transferscope.relatedness._pairs import compare_pairs
 
-__all__ = ["MATCHES", "SETTINGS", "LinearHead", "task_relatedness"]
+__all__ = ["MATCHES", "SETTINGS", "LinearHead", "compare_pairs", "task_relatedness"]

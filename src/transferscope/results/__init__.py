@@ -45,7 +45,12 @@ from transferscope.results._ranking import (
     notes_of,
     priced,
 )
-from transferscope.results._relatedness import Relatedness, SteepnessPoint
+from transferscope.results._relatedness import (
+    Relatedness,
+    RelatednessPair,
+    RelatednessPairs,
+    SteepnessPoint,
+)
 from transferscope.results._scores import PedTrace, Score, ScoreTable, format_score, score_digits
 from transferscope.results._training import (
     FineTuningResult,
@@ -85,6 +90,8 @@ __all__ = [
     "ProbeResult",
     "Ranking",
     "Relatedness",
+    "RelatednessPair",
+    "RelatednessPairs",
     "Robustness",
     "SampleMap",
     "SamplePoint",

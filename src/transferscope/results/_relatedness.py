@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from transferscope.results._record import NOT_IN_JSON, Numbers, Record
+from transferscope.results._record import NOT_IN_JSON, Numbers, Record, frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,3 +192,54 @@ class Relatedness(Record):
             "standard_error": [self.standard_errors.get(name) for name in names],
         }
         return pd.DataFrame(columns, index=index, dtype="float64")
+
+
+@dataclass(frozen=True)
+class RelatednessPair:
+    """One target task under one reference task or encoder.
+
+    Attributes
+    ----------
+    reference, target : str
+    bound : float
+    target_loss, target_accuracy : float or None
+        Of a head on the target as steep as the reference's; None without labels.
+    """
+
+    reference: str
+    target: str
+    bound: float
+    target_loss: float | None
+    target_accuracy: float | None
+
+
+@dataclass(frozen=True, repr=False)
+class RelatednessPairs(Record):
+    """Whether the bound goes with what is reached, over pairs of reference and target.
+
+    Attributes
+    ----------
+    pairs : tuple of RelatednessPair
+    correlation : dict of str to dict of str to float or None
+        ``target_loss`` and ``target_accuracy`` -> ``spearman`` and ``pearson`` with the bound; None
+        where fewer than three pairs have a value or one of the two does not vary.
+    """
+
+    pairs: tuple[RelatednessPair, ...]
+    correlation: dict[str, dict[str, float | None]]
+
+    @property
+    def headline(self) -> str:
+        """How the bound goes with the loss."""
+        found = self.correlation["target_loss"]["spearman"]
+        said = "unknown" if found is None else f"{found:.2f}"
+        return f"Spearman's correlation of bound and loss over {len(self.pairs)} pairs: {said}."
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per pair.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
+        return frame_of(RelatednessPair, self.pairs)
