@@ -41,7 +41,9 @@ from transferscope.errors import (
     WorkerError,
 )
 from transferscope.extraction import Extracted, _sinks
+from transferscope.metrics import METRICS
 from transferscope.storage.feature_store import FeatureStore, StoreEntry
+from transferscope.training import _fine_tuning, finetune
 
 ENCODERS = "mini/resnet-random,mini/vit-random"
 needs_ray = pytest.mark.needs("ray")
@@ -166,10 +168,15 @@ def test_workers_that_see_no_store_send_features_back(workers, digits, here, tmp
 def test_moments_are_the_same_bits(workers, digits, monkeypatch):
     # more ranges than one
     monkeypatch.setattr(_sinks._batches, "RANGE_SHARDS", 1)
-    (one,) = extract_features(digits, "mini/vit-random", store=None, device="cpu")
-    (two,) = extract_features(digits, "mini/vit-random", store=None, executor=workers)
+    supervised = "mini/resnet-mnist-supervised"  # has a head
+    (one,) = extract_features(digits, supervised, store=None, device="cpu")
+    (two,) = extract_features(digits, supervised, store=None, executor=workers)
     assert_same([two], [one])
     ours, theirs = one.embedding().moments, two.embedding().moments
+    for name in ("leep", "nce"):
+        assert METRICS[name].measure(two.embedding()).value == (
+            METRICS[name].measure(one.embedding()).value
+        )
     for name, values in ours.to_arrays().items():
         np.testing.assert_array_equal(theirs.to_arrays()[name], values)
 
@@ -250,6 +257,32 @@ def test_other_versions_are_refused(workers, monkeypatch):
     monkeypatch.setattr(ray_executor, "_versions", lambda: {**theirs, "torch": "1.0"})
     with pytest.raises(WorkerError, match=r"has torch \S+ instead of 1\.0"):
         list(workers.run(len, {"": deque([("",)])}))
+
+
+@needs_ray
+def test_a_sweep_is_carried_out_by_workers(workers, digits, tmp_path):
+    import torch
+
+    data = digits.subsample(300)
+    how = {"learning_rates": (1e-3, 3e-3), "weight_decays": (1e-4,), "n_seeds": 2, "epochs": 2}
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = finetune("mini/vit-random", data, **how, out=tmp_path / "alone", device="cpu")
+    torch.set_num_threads(before)
+    shared = finetune("mini/vit-random", data, **how, out=tmp_path / "shared", executor=workers)
+    assert [replace(run, seconds=0) for run in shared.runs] == [
+        replace(run, seconds=0) for run in alone.runs
+    ]
+    weights = [path.relative_to(tmp_path / "alone") for path in tmp_path.glob("alone/*/best.*")]
+    assert len(weights) == 2
+    for path in weights:
+        assert (tmp_path / "alone" / path).read_bytes() == (tmp_path / "shared" / path).read_bytes()
+    # with the folder's mark gone it is as if a worker did not see the folder
+    plain = _fine_tuning.mark_in_use
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_fine_tuning, "mark_in_use", lambda folder: plain(folder).with_name("other"))
+        with pytest.raises(InputError, match=r"does not see .* in which runs are kept"):
+            finetune("mini/vit-random", data, **how, out=tmp_path / "shared", executor=workers)
 
 
 @needs_ray

@@ -25,7 +25,7 @@ from transferscope.metrics import METRICS
 ROOMS = (
     *("datasets", "encoders", "extraction", "metrics", "ranking", "results", "report", "plots"),
     *("knowledge", "training", "evaluation", "relatedness", "parameter_distance"),
-    *("ray_executor", "storage", "embedding", "errors"),
+    *("executor", "ray_executor", "storage", "embedding", "errors"),
 )
 
 

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, Protocol, TypeAlias
 
+from transferscope.errors import InputError
+
 #: Arguments of one call.
 Call: TypeAlias = tuple[Any, ...]
 #: What is still to be called, by the name of what a worker must hold for it (an encoder). Whoever
@@ -48,3 +50,29 @@ class Executor(Protocol):
         TransferscopeError
             What a call raised.
         """
+
+
+def device_of(executor: Executor, device: str | None) -> str:
+    """Where encoders run on workers, if that is what a caller asked for.
+
+    Parameters
+    ----------
+    executor : Executor
+    device : str or None
+        As the caller named it.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    InputError
+        If it is another kind of device than that of the workers.
+    """
+    if device is not None and device.partition(":")[0] != executor.device:
+        raise InputError(
+            f"device {device!r} is not that of the workers, which is {executor.device}. Leave it "
+            "out, and give workers GPUs, or none."
+        )
+    return executor.device

@@ -30,7 +30,7 @@ from transferscope.executor import Call, Queues
 #: their machine are not counted.
 DEATHS = 4
 #: Seconds for which no worker need be there: as long as a cluster may take to add a machine.
-PATIENCE = 600.0
+PATIENCE = 900.0
 #: Seconds after which it is looked whether the cluster has grown or shrunk.
 LOOK = 5.0
 #: What must be the same on all machines, or the features of one encoder would differ among them.
@@ -110,6 +110,8 @@ class RayExecutor:
         self._connected = False
         #: when the size of the cluster was looked at last, and when a worker was last there
         self._looked = self._seen = -math.inf
+        #: whether one was there in this run
+        self._had = False
 
     def __repr__(self) -> str:
         return (
@@ -178,7 +180,7 @@ class RayExecutor:
             worker.ready, worker.held, worker.call = False, "", None
         running = {worker.actor.hold.remote([sent]): worker for worker in self._pool}
         deaths: Counter[int] = Counter()
-        self._looked, self._seen = -math.inf, time.monotonic()
+        self._looked, self._seen, self._had = -math.inf, time.monotonic(), False
         try:
             while any(queues.values()) or any(worker.call for worker in self._pool):
                 for worker in self._grow(ray, sum(map(len, queues.values()))):
@@ -186,8 +188,7 @@ class RayExecutor:
                 for worker in self._pool:
                     if worker.ready and worker.call is None and _take(queues, worker, self._pool):
                         running[worker.actor.do.remote(worker.call)] = worker
-                ended, _ = ray.wait(list(running), timeout=LOOK)
-                for result in ended:
+                for result in _first_ended(ray, list(running)):
                     worker = running.pop(result)
                     call, outcome = worker.call, self._outcome(ray, result, worker)
                     if isinstance(outcome, _Lost):
@@ -226,7 +227,7 @@ class RayExecutor:
         """Start workers, until there are as many as asked for, or as the cluster has room for."""
         now = time.monotonic()
         if any(worker.ready for worker in self._pool):
-            self._seen = now
+            self._seen, self._had = now, True
         if now - self._seen > PATIENCE:
             raise WorkerError(
                 f"no worker came up within {PATIENCE:.0f} seconds: {self._asked()} asked for, and "
@@ -237,7 +238,7 @@ class RayExecutor:
         self._looked = now
         room = sum(map(self._fitting, ray.nodes()))
         wanted = room if self.workers is None else self.workers
-        if not wanted and not self._pool:
+        if not wanted and not self._pool and not self._had:
             raise WorkerError(
                 f"no machine of the cluster has room for a worker: {self._asked()} asked for, and "
                 f"{_there(ray)}. Ask for less; or, where machines are added when needed, say how "
@@ -378,6 +379,15 @@ def _mourn(lost: _Lost, worker: _Worker, queues: Queues, deaths: Counter[int]) -
         f"{DEATHS} workers died of it, the last one so: {lost.reason}. Give workers more memory, "
         "or leave the encoder out."
     )
+
+
+def _first_ended(ray: Any, running: list[Any]) -> list[Any]:
+    """A result that is there; none where it takes long."""
+    if not running:  # all machines are gone, others may come
+        time.sleep(1)
+        return []
+    ended: list[Any] = ray.wait(running, timeout=LOOK)[0]
+    return ended
 
 
 def _end(ray: Any, worker: _Worker) -> None:

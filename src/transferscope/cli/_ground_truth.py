@@ -21,6 +21,7 @@ from transferscope.cli._options import (
     ExtractionOptions,
     Format,
     FormatOption,
+    RayOptions,
     one_encoder,
     with_option_records,
 )
@@ -149,6 +150,7 @@ def finetune(
     format: FormatOption = "table",
     device: DeviceOption = None,
     data: DatasetOptions,
+    workers: RayOptions,
 ) -> None:
     """Fine-tune encoders, with a sweep over hyper-parameters, and measure them."""
     from transferscope.encoders import expand_encoders
@@ -170,7 +172,8 @@ def finetune(
     records: list[dict[str, object]] = []
     failed: dict[str, str] = {}
     ended: TransferscopeError | None = None
-    with progress_bar(ENDED_EPOCHS if out else "nothing was kept, for want of --out") as progress:
+    if_stopped = ENDED_EPOCHS if out else "nothing was kept, for want of --out"
+    with progress_bar(if_stopped) as progress, workers.executor() as executor:
         for encoder in map(str, expand_encoders(encoders)):
             try:
                 found = fine_tune(
@@ -192,6 +195,7 @@ def finetune(
                     part=(int(first), int(every)),
                     device=device,
                     seed=data.seed,
+                    executor=executor,
                     progress=progress,
                 )
             except (EncoderError, UnknownNameError) as error:

@@ -187,13 +187,9 @@ def _with_notes_shown(dataset: Dataset) -> Dataset:
 
 
 @dataclass(frozen=True)
-class ExtractionOptions:
-    """How features are computed, and where they are kept."""
+class RayOptions:
+    """Workers that compute, where this process is not to do so itself."""
 
-    store: StoreOption = None
-    batch_size: BatchOption = 64
-    device: DeviceOption = None
-    exact: ExactOption = False
     ray: RayOption = None
     ray_workers: RayWorkersOption = None
     ray_cpus: RayCpusOption = 1
@@ -202,6 +198,16 @@ class ExtractionOptions:
     def executor(self) -> AbstractContextManager[Executor | None]:
         """The workers that were asked for, or None; they end with the block."""
         return ray_executor(self.ray, self.ray_workers, self.ray_cpus, self.ray_gpus)
+
+
+@dataclass(frozen=True)
+class ExtractionOptions(RayOptions):
+    """How features are computed, and where they are kept."""
+
+    store: StoreOption = None
+    batch_size: BatchOption = 64
+    device: DeviceOption = None
+    exact: ExactOption = False
 
     def extract(
         self, datasets: Sequence[Dataset], encoders: Sequence[str], seed: int

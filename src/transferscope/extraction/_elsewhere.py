@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import platform
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 from transferscope.encoders import Encoder, encoder_name
@@ -182,8 +183,15 @@ class _Work:
 class _Candidate:
     """An encoder as it is seen from where workers are waited for."""
 
-    def __init__(self, name: str, sources: Sequence[Source], settings: Settings) -> None:
+    def __init__(
+        self,
+        name: str,
+        sources: Sequence[Source],
+        settings: Settings,
+        digest: Callable[[int, int], str],
+    ) -> None:
         self.name, self.sources, self.settings = name, sources, settings
+        self._digest = digest
         self.key: str | None = None
         self.items: list[Extracted] = []
         self._described = False
@@ -250,7 +258,7 @@ class _Candidate:
     def _digests(self, place: int, shards: Sequence[int]) -> dict[int, str]:
         data = self.sources[place].dataset
         rows = [row for shard in shards for row in shard_rows(shard, len(data))]
-        return {row: data.digest(row) for row in rows[:: -(-len(rows) // COMPARED)]}
+        return {row: self._digest(place, row) for row in rows[:: -(-len(rows) // COMPARED)]}
 
     def take(self, task: _Range, found: _Computed | WorkerError) -> None:
         """Note what came of a range."""
@@ -330,7 +338,12 @@ def extract_elsewhere(
     work = _Work(sources, specs, replace(settings, store=None))
     names = [encoder_name(spec) for spec in specs]
     queues: Queues = {name: deque([(i, None, None)]) for i, name in enumerate(names)}
-    candidates = [_Candidate(name, sources, settings) for name in names]
+
+    @cache  # all encoders have the same ranges, or nearly
+    def digest(place: int, row: int) -> str:
+        return sources[place].dataset.digest(row)
+
+    candidates = [_Candidate(name, sources, settings, digest) for name in names]
     text = f"extracting features with {len(names)} encoder{'s' if len(names) > 1 else ''}"
     done = total = given = 0
     if progress is not None:

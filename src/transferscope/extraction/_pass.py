@@ -32,7 +32,7 @@ from transferscope.errors import (
     UnknownNameError,
     require,
 )
-from transferscope.executor import Executor
+from transferscope.executor import Executor, device_of
 from transferscope.extraction._batches import (
     Batch,
     Prepared,
@@ -214,11 +214,15 @@ def extract_together(
     if given.seed < 0:
         raise InputError(f"seed must not be negative, got {given.seed}; 0 is the default.")
     specs = expand_encoders(encoders)
+    if given.executor is None:
+        device = given.device or best_device()
+    else:
+        device = device_of(given.executor, given.device)
     settings = Settings(
         parse_layers(given.layers),
         open_store(given.store),
         given.batch_size,
-        _device(given),
+        device,
         given.seed,
         given.n_shards,
         given.named,
@@ -233,19 +237,6 @@ def extract_together(
             given.executor, sources, specs, settings, given.keys, given.progress
         )
     return _extract_in_groups(sources, specs, settings, given.keys, given.progress)
-
-
-def _device(given: ExtractionSettings) -> str:
-    """Where encoders run: on the workers, where there are such."""
-    if given.executor is None:
-        return given.device or best_device()
-    kind = given.executor.device
-    if given.device is not None and given.device.partition(":")[0] != kind:
-        raise InputError(
-            f"device {given.device!r} is not that of the workers, which is {kind}. Leave it out, "
-            "and give workers GPUs, or none."
-        )
-    return kind
 
 
 @dataclass(frozen=True)

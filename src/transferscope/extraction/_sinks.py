@@ -284,9 +284,9 @@ class _SourceCounts:
         counts = np.bincount(pairs, minlength=n_classes * n_source).reshape(n_classes, n_source)
         return cls(arrays.class_sums(theta, labels, n_classes), counts.astype(np.float64))
 
-    def add(self, other: _SourceCounts) -> None:
-        self.joint += other.joint
-        self.counts += other.counts
+    def merge(self, other: _SourceCounts) -> _SourceCounts:
+        # not in place: what another process sent is read-only
+        return _SourceCounts(self.joint + other.joint, self.counts + other.counts)
 
 
 @dataclass
@@ -306,14 +306,13 @@ class Part:
         Parameters
         ----------
         later : Part
-            Its sums may be taken over.
         """
         if self.moments is None or later.moments is None:
             self.moments = self.moments or later.moments
         else:  # both are of one kind: that of the labels
             self.moments = self.moments.merge(later.moments)  # type: ignore[arg-type]
         if self.source is not None and later.source is not None:
-            self.source.add(later.source)
+            self.source = self.source.merge(later.source)
         else:
             self.source = self.source or later.source
         for name, values in later.kept.items():

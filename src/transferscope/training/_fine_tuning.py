@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import platform
 import tempfile
 import time
+from collections import deque
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -21,14 +24,25 @@ from transferscope.encoders import (
     load_encoder,
     refuse_other_modality,
 )
-from transferscope.errors import EncoderError, InputError, StoreError, first_few, require
+from transferscope.errors import (
+    EncoderError,
+    InputError,
+    StoreError,
+    WorkerError,
+    first_few,
+    require,
+)
+from transferscope.executor import Executor, device_of
 from transferscope.numerics.sampling import by_class
 from transferscope.progress import ProgressCallback
 from transferscope.results import FineTuningResult, TrainingRun
-from transferscope.storage.atomic import refuse_unwritable
+from transferscope.storage.atomic import mark_in_use, refuse_unwritable
 
 if TYPE_CHECKING:
     from torch import nn
+
+#: Learning rate, weight decay and seed of a run.
+Hyper: TypeAlias = tuple[float, float, int]
 
 MODES = ("full", "last-block", "head")
 AUGMENTATIONS = ("none", "shift", "flip")
@@ -59,6 +73,7 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
     part: tuple[int, int] = (1, 1),
     device: str | None = None,
     seed: int = 0,
+    executor: Executor | None = None,
     progress: ProgressCallback | None = None,
 ) -> FineTuningResult:
     """Fine-tune an encoder: what a transferability score is worth is measured against this.
@@ -109,6 +124,9 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
         By default a GPU where torch sees one; there encoders compute in bfloat16 where they can.
     seed : int
         The first seed, and that of what is held out.
+    executor : Executor, optional
+        Workers that carry out the runs, such as `transferscope.RayExecutor`: the same bits where
+        they have the same kind of processor and number of threads. They must see `out`.
     progress : callable, optional
         Called as ``progress(text, done, total)``.
 
@@ -128,6 +146,8 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
         If the encoder cannot be loaded or trained, or every run diverged.
     StoreError
         If `out` cannot be written, or a file in it is damaged.
+    WorkerError
+        If `executor` has no workers, or several died of one run.
 
     Notes
     -----
@@ -151,7 +171,12 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
     from transferscope.training._descent import restored
 
     started = time.perf_counter()
-    trained = trainable(encoder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if executor is None:
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        trained = trainable(encoder, device)
+    else:
+        device = device_of(executor, device)
+        trained = trainable(encoder, "cpu")  # here it is looked at, and trained elsewhere
     refuse_other_modality(trained, train)
     parts = _parts(train, test, seed)
     if max_gradient_norm is not None and train.task == "regression":
@@ -173,8 +198,15 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
     with restored(trained.module) as initial, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if out is None else Path(out)
         sweep = _Sweep(trained, parts, settings, folder, initial, progress)
+
+        def carry_out(calls: Sequence[Hyper]) -> list[TrainingRun]:
+            if executor is None:
+                return [sweep.run(*call) for call in calls]
+            away = _SweepElsewhere(encoder, sweep.about, parts, settings, out, device)
+            return _carry_out_elsewhere(executor, away, trained.identifier, calls, progress)
+
         first, every = part
-        runs = [sweep.run(rate, decay, seed) for rate, decay in pairs[first - 1 :: every]]
+        runs = carry_out([(rate, decay, seed) for rate, decay in pairs[first - 1 :: every]])
         finished = [run for run in runs if run.validation is not None]
         if not finished:
             raise EncoderError(
@@ -184,10 +216,9 @@ def finetune(  # noqa: PLR0913  data, hyper-parameters and how it is run
         best = max(finished, key=_validation_order)
         chosen = [best]
         if part == (1, 1):
-            chosen += [
-                sweep.run(best.learning_rate, best.weight_decay, seed + i)
-                for i in range(1, n_seeds)
-            ]
+            chosen += carry_out(
+                [(best.learning_rate, best.weight_decay, seed + i) for i in range(1, n_seeds)]
+            )
             runs += chosen[1:]
             for run in runs:
                 if run not in chosen:
@@ -368,6 +399,76 @@ class _Sweep:
             self.progress,
         )
         return TrainingRun(learning_rate, weight_decay, seed, folder=chosen.name, **run.train())
+
+
+class _SweepElsewhere:
+    """Runs of a sweep in a worker; `about` is what it is of, `folder` where it is kept."""
+
+    def __init__(
+        self,
+        encoder: str | Encoder | nn.Module,
+        about: str,
+        parts: dict[str, Dataset],
+        settings: dict[str, Any],
+        folder: str | Path | None,
+        device: str,
+    ) -> None:
+        self.encoder, self.about, self.parts = encoder, about, parts
+        self.settings, self.device = settings, device
+        self.folder = None if folder is None else Path(folder).absolute()
+        #: what says that a worker sees the folder
+        self.mark = None if self.folder is None else mark_in_use(self.folder)
+        self._sweep: _Sweep | None = None
+
+    def __call__(self, learning_rate: float, weight_decay: float, seed: int) -> TrainingRun:
+        if self._sweep is None:
+            self._sweep = self._begin()
+        return self._sweep.run(learning_rate, weight_decay, seed)
+
+    def _begin(self) -> _Sweep:
+        if self.mark is not None and not self.mark.exists():
+            raise InputError(
+                f"a worker on {platform.node()} does not see {self.folder}, in which runs are "
+                "kept. Give a folder for out that all machines see, or None."
+            )
+        encoder = trainable(self.encoder, self.device)
+        initial = {k: v.detach().clone() for k, v in encoder.module.state_dict().items()}
+        folder = self.folder
+        if folder is None:
+            self._temporary = tempfile.TemporaryDirectory()
+            folder = Path(self._temporary.name)
+        sweep = _Sweep(encoder, self.parts, self.settings, folder, initial, None)
+        if sweep.about != self.about:
+            raise InputError(
+                f"{encoder.identifier} or the data set is another one for a worker on "
+                f"{platform.node()} than for the process that it works for. Give all machines the "
+                "same files."
+            )
+        return sweep
+
+
+def _carry_out_elsewhere(
+    executor: Executor,
+    work: _SweepElsewhere,
+    name: str,
+    calls: Sequence[Hyper],
+    progress: ProgressCallback | None,
+) -> list[TrainingRun]:
+    """The runs of `calls`, in their order."""
+    found: dict[Hyper, TrainingRun] = {}
+    text = f"fine-tuning {name}: runs"
+    try:
+        with closing(executor.run(work, {name: deque(calls)})) as outcomes:
+            for call, outcome in outcomes:
+                if isinstance(outcome, WorkerError):
+                    raise outcome
+                found[call] = outcome
+                if progress is not None:
+                    progress(text, len(found), len(calls))
+    finally:
+        if work.mark is not None:
+            work.mark.unlink(missing_ok=True)
+    return [found[call] for call in calls]
 
 
 def trainable(spec: str | Encoder | nn.Module, device: str | None) -> TrainableEncoder:
