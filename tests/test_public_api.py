@@ -17,6 +17,7 @@ PUBLIC = [
     "Dataset",
     "Embedding",
     "Encoder",
+    "EncoderFeatures",
     "Expectation",
     "FeatureStore",
     "ImagePreprocessing",

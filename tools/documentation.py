@@ -23,7 +23,8 @@ from transferscope.metrics import METRICS
 
 #: Packages whose names are documented, in the order in which a reader meets them.
 ROOMS = (
-    *("datasets", "encoders", "extraction", "metrics", "ranking", "results", "report", "plots"),
+    *("datasets", "encoders", "extraction", "extraction.estimator", "metrics", "ranking"),
+    *("results", "report", "plots"),
     *("knowledge", "training", "evaluation", "relatedness", "parameter_distance"),
     *("executor", "ray_executor", "storage", "embedding", "errors"),
 )
@@ -164,7 +165,8 @@ def _name_page(full: str, value: object) -> str:
         lines += [
             f".. autoclass:: {name}",
             "   :members:",
-            "   :inherited-members: Exception,tuple",
+            # of scikit-learn's mixins nothing: their texts link to its own site
+            "   :inherited-members: Exception,tuple,_SetOutputMixin,_MetadataRequester",
         ]
     else:
         lines += [f".. autofunction:: {name}"]

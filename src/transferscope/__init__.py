@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transferscope.errors import TransferscopeError, TransferscopeWarning
     from transferscope.evaluation import evaluate
     from transferscope.extraction import extract
+    from transferscope.extraction.estimator import EncoderFeatures
     from transferscope.knowledge import expect
     from transferscope.metrics import get_metric, list_metrics, score
     from transferscope.parameter_distance import layer_transferability
@@ -46,6 +47,7 @@ __all__ = [
     "Dataset",
     "Embedding",
     "Encoder",
+    "EncoderFeatures",
     "Expectation",
     "FeatureStore",
     "ImagePreprocessing",
@@ -82,6 +84,7 @@ _ROOMS = {
     "errors": ("TransferscopeError", "TransferscopeWarning"),
     "evaluation": ("evaluate",),
     "extraction": ("extract",),
+    "extraction.estimator": ("EncoderFeatures",),
     "knowledge": ("expect",),
     "metrics": ("get_metric", "list_metrics", "score"),
     "parameter_distance": ("layer_transferability",),

@@ -8,15 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from transferscope.numerics.arrays import NumpyArray
-from transferscope.results import EncoderResult, ExpectedAccuracy
+from transferscope.results import CHEAPER, EncoderResult, ExpectedAccuracy
 
 #: What cheap may mean: the fewest seconds, parameters or features, or a permissive licence.
 PREFERENCES = ("speed", "size", "dimension", "licence")
 #: Tails of a 90 % interval, in percent.
 TAILS = (5, 95)
-#: Less of a difference in cost than this factor is no reason to give up accuracy; speeds are as
-#: measured, and repeat themselves no better.
-CHEAPER = 1.5
 
 
 @dataclass(frozen=True)

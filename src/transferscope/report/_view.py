@@ -41,6 +41,7 @@ from transferscope.report._text import (
     seconds,
 )
 from transferscope.results import (
+    CHEAPER,
     COSTS,
     EncoderResult,
     Loading,
@@ -290,7 +291,7 @@ def _answer(ranking: Ranking, row: EncoderResult | None) -> list[Fact]:
                 "as good as the best",
                 f"{len(group)} of {len(ranking.ranked)} candidates, within "
                 f"{percent(verdict.tolerance)} points; of these {CHEAPEST[verdict.prefer]} is "
-                "recommended if it is cheaper by half",
+                f"recommended if it costs {CHEAPER:g} times less than the best",
             )
         )
     elif group:
@@ -318,9 +319,9 @@ def _cheaper_fact(ranking: Ranking, row: EncoderResult) -> list[Fact]:
     measured = [
         one for one in there if one.row.expected is not None and one.row.expected.probe is not None
     ]
-    cheaper = frontier([one for one in measured if one.cost < cost])
+    cheaper = frontier([one for one in measured if one.cost * CHEAPER <= cost])
     if not cheaper:
-        return [Fact("next cheaper", "none: no measured candidate costs less")]
+        return [Fact("next cheaper", f"none that was measured costs {CHEAPER:g} times less")]
     found = cheaper[-1]
     assert found.row.expected is not None
     loss = found.row.expected

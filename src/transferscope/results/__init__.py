@@ -33,6 +33,7 @@ from transferscope.results._parameter_distance import (
     TransferabilityForecast,
 )
 from transferscope.results._ranking import (
+    CHEAPER,
     COSTS,
     DatasetSummary,
     EncoderResult,
@@ -64,6 +65,7 @@ from transferscope.results._training import (
 __all__ = [
     "ALIKE",
     "ALL",
+    "CHEAPER",
     "COSTS",
     "HARDEST_PAIRS",
     "SMALLER",

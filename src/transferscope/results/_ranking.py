@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from transferscope.errors import EncoderError, first_few
+from transferscope.errors import EncoderError, InputError, UnknownNameError, first_few
 from transferscope.results._evidence import Confusion, SampleViews
+from transferscope.results._exports import eval_results_yaml
 from transferscope.results._record import ADDED_LATER, Record
 from transferscope.results._scores import Score, format_score, score_digits
 
@@ -22,6 +24,11 @@ COSTS: Mapping[str, str] = {
     "dimension": "feature dimension",
     "licence": "milliseconds per sample",
 }
+
+
+#: Less of a difference in cost than this factor is no reason to give up accuracy; speeds are as
+#: measured, and repeat themselves no better.
+CHEAPER = 1.5
 
 
 @dataclass(frozen=True)
@@ -382,6 +389,95 @@ class Ranking(Record):
         from transferscope.report import report_html
 
         return report_html(self)
+
+    def to_eval_results(
+        self, dataset_id: str, *, task_id: str = "default", encoder: str | None = None
+    ) -> str:
+        """The measured accuracy of an encoder's probe as Hugging Face's ``.eval_results`` YAML.
+
+        What is expected of an encoder is no measurement, and is not in it.
+
+        Parameters
+        ----------
+        dataset_id : str
+            The data set on the hub, ``owner/name``.
+        task_id : str
+            The task within it.
+        encoder : str, optional
+            By default the recommended one.
+
+        Returns
+        -------
+        str
+            The content of a file in the folder ``.eval_results`` of the model's repository.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no measured encoder of that name.
+        InputError
+            If an id is none, or nothing was measured.
+        """
+        row, accuracy = self._probed(encoder)
+        assert row.expected is not None
+        notes = (
+            "leave-one-out accuracy of a linear (ridge) probe on frozen features, "
+            f"{row.expected.n_probed} samples, by transferscope "
+            f"{self.versions.get('transferscope', '')}".rstrip()
+        )
+        return eval_results_yaml(dataset_id, task_id, accuracy, notes)
+
+    def to_mteb(self, *, encoder: str | None = None) -> str:
+        """The measured accuracy of an encoder's probe as JSON in the form of MTEB's results.
+
+        It is a result on data of your own, measured our way: like MTEB's in form, not in protocol.
+
+        Parameters
+        ----------
+        encoder : str, optional
+            By default the recommended one.
+
+        Returns
+        -------
+        str
+            Of one task, with the split as it was ranked.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no measured encoder of that name.
+        InputError
+            If nothing was measured.
+        """
+        row, accuracy = self._probed(encoder)
+        subset = {"hf_subset": "default", "languages": [], "accuracy": accuracy}
+        scores = {name: score.value for name, score in row.scores.items()}
+        result = {
+            "task_name": self.dataset.name,
+            "dataset_revision": self.dataset.fingerprint,
+            "mteb_version": None,
+            "evaluation_time": sum(score.seconds for score in row.scores.values()),
+            "kg_co2_emissions": None,
+            "scores": {self.dataset.split: [{**scores, **subset, "main_score": accuracy}]},
+        }
+        return json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
+
+    def _probed(self, encoder: str | None) -> tuple[EncoderResult, float]:
+        """An encoder whose probe was measured, and its accuracy."""
+        there = {
+            row.encoder: (row, row.expected.probe)
+            for row in self.ranked
+            if row.expected is not None and row.expected.probe is not None
+        }
+        if self.verdict is None or not there:
+            raise InputError(
+                "a measured accuracy needs classes, and a ranking with a verdict; this one is by "
+                f"{self.ranked_by}. to_frame has its scores."
+            )
+        name = self.verdict.recommended if encoder is None else encoder
+        if name not in there:
+            raise UnknownNameError(f"{name} was not measured. Those that were: {first_few(there)}.")
+        return there[name][0], there[name][1]
 
     def to_markdown(self) -> str:
         """A Markdown table, the advice below it.

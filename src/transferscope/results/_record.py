@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Union, get_args, get_origi
 import numpy as np
 import numpy.typing as npt
 
-from transferscope.errors import InputError
+from transferscope.errors import InputError, require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +41,48 @@ class Record(ABC):
         -------
         pandas.DataFrame
         """
+
+    def to_native(self, library: str) -> Any:
+        """The frame of `to_frame` as one of another library.
+
+        Parameters
+        ----------
+        library : str
+            ``"polars"``, ``"pyarrow"`` or whatever else narwhals makes frames of.
+
+        Returns
+        -------
+        frame
+            Of that library, its first columns what `to_frame` has as an index.
+
+        Raises
+        ------
+        InputError
+            If narwhals makes no frames of that library.
+        MissingExtraError
+            If narwhals or the library is not installed.
+        """
+        narwhals = require("narwhals", extra="frames", purpose="make frames of other libraries")
+        try:
+            implementation = narwhals.Implementation.from_backend(library)
+            known = implementation is not narwhals.Implementation.UNKNOWN
+        except (TypeError, ValueError):
+            known = False
+        if not known:
+            raise InputError(
+                f"library must be one that narwhals knows, such as polars or pyarrow; got "
+                f"{library!r}. to_frame gives a pandas frame."
+            )
+        require(library, extra="frames", purpose=f"make frames of {library}")
+        frame = self.to_frame()
+        if any(name is not None for name in frame.index.names):
+            frame = frame.reset_index()
+        columns = {
+            str(name): frame[name].astype(object).where(frame[name].notna(), None).tolist()
+            for name in frame.columns
+        }
+        schema = narwhals.from_native(frame, eager_only=True).schema
+        return narwhals.from_dict(columns, schema, backend=library).to_native()
 
     @property
     @abstractmethod
