@@ -1,10 +1,17 @@
-"""Peak memory of scoring features that lie in a file larger than the memory allowed.
+"""Peak memory: of scoring a file larger than the memory allowed, and of extracting features.
 
 Writes n x d float32 features to a temporary safetensors file, then scores them through the command
 line in a process of its own, and prints its peak resident memory. Bar: 1,000,000 x 512 (2 GB) in
 less than 1.5 GB.
 
     python benchmarks/memory.py [--samples 1000000] [--metrics logme,...]
+
+With --extraction: how much resident memory `extract` takes at most beyond what there was when the
+encoder was loaded with its weights (at random) and the data opened, each in a process of its own.
+192 images of the encoder's size, or texts of 5 to 60 words, in batches of 64, nothing stored;
+packed weights are part of it. Bar: 1.5 GB.
+
+    python benchmarks/memory.py --extraction [--encoders LIST]
 """
 
 from __future__ import annotations
@@ -12,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -51,6 +59,35 @@ def write(path: Path, n_samples: int, n_features: int, n_classes: int) -> None:
         file.write(labels.tobytes())
 
 
+def resident() -> float:
+    """Bytes that this process has in memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def extract_with(name: str) -> None:
+    """Extract with one encoder, and print what memory that took."""
+    import passes  # loads torch
+    import transferscope
+
+    n = 192
+    with tempfile.TemporaryDirectory() as folder:
+        samples: object = passes.sentences(n)
+        if name in passes.TEXT_SHAPES:
+            encoder = passes.language_model(name, folder)
+        else:
+            encoder = passes.wrap_timm(passes.network(name), name)
+            shape = (n, *encoder.input_size, 3)
+            samples = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        dataset = transferscope.open_dataset((samples, np.arange(n) % 4))
+        weights = sum(one.nbytes for one in encoder.module.parameters())
+        before = resident()
+        passes.extract_all(dataset, encoder, exact=False)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    met = "met" if peak - before <= 1.5e9 else "MISSED"
+    print(f"| {name} | {weights / 1e6:.0f} | {(peak - before) / 1e6:.0f} | {met} |", flush=True)
+
+
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -58,7 +95,21 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=512)
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--metrics", default="logme,regularized_h_score,knn,linear_probe")
+    parser.add_argument("--extraction", action="store_true")
+    parser.add_argument("--encoders")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.one:
+        extract_with(given.one)
+        return
+    if given.extraction:
+        from passes import ENCODERS
+
+        columns = "| encoder | weights, MB | beyond them, MB | bar 1,500 MB |"
+        print(f"{columns}\n| --- | ---: | ---: | --- |", flush=True)
+        for name in (given.encoders or ENCODERS).split(","):
+            subprocess.run([sys.executable, __file__, "--one", name], check=True)
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.safetensors"
         write(path, given.samples, given.features, given.classes)

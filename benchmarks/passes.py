@@ -5,13 +5,16 @@
 Three things in turn, round by round, for each encoder:
 
 - plain: `extract(..., exact=True)` in batches of 64, as all extraction was before;
-- tuned: the module alone on float images that lie ready, in the best of nine ways: channels last,
+- tuned: the module alone on float images that lie ready, in the best of six ways: channels last,
   with batch norms folded (torch.fx), or frozen (torch.jit, optimised for inference), in batches of
-  4, 8 or 16, chosen beforehand by the fastest of two turns of 16 images;
-- extract: as it is.
+  4 or 8 (16 never won), chosen beforehand by the faster of two turns of 8 images; of a language
+  model, the module alone on token ids that are sorted by length, as it is or with linear layers
+  that have packed weights, in batches of 4, 8, 16 or 32, chosen by two turns of 32 texts;
+- extract: as it is; "plan" is the share of it that planning the pass takes.
 
-Images lie in memory, so that nothing is decoded. A turn's time is both the clock's and the
-processor's, user and system together: other work on the machine moves the first, hardly the second.
+Images lie in memory, so that nothing is decoded; texts have 5 to 60 words, and are cut into tokens
+by extract only. A turn's time is both the clock's and the processor's, user and system together:
+other work on the machine moves the first much more than the second.
 Ratios are taken within each round, and their medians are shown; `tuned` of both kinds is measured
 on the same calls. Bars: extract at 95 % of the tuned rate or more, and at 1.4 times the plain rate
 in the geometric mean. With --rank, instead, system and user time of a `rank` of 300 photographs.
@@ -25,6 +28,8 @@ import math
 import os
 import resource
 import statistics
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -42,11 +47,29 @@ from transferscope.datasets import Dataset
 from transferscope.encoders._timm import wrap_timm
 from transferscope.extraction import extract
 
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "encoders"))
+import text_checkpoints
+
 ENCODERS = (
     "resnet18,resnet50,efficientnet_lite0,efficientnet_b0,mobilenetv3_large_100,"
-    "vit_small_patch16_224,convnext_tiny"
+    "vit_small_patch16_224,convnext_tiny,bert-base,minilm,t5-small"
 )
-PHOTOS = Path(__file__).parents[1] / "../../shared/data/trees/flower_photos_300"
+TEXT_SHAPES: dict[str, tuple[str, dict[str, int]]] = {
+    "bert-base": (
+        "bert",
+        {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+         "intermediate_size": 3072, "max_position_embeddings": 512},
+    ),
+    "minilm": (
+        "bert",
+        {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
+         "intermediate_size": 1536, "max_position_embeddings": 512},
+    ),
+    "t5-small": (
+        "t5", {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8}
+    ),
+}  # fmt: skip
+PHOTOS = Path(__file__).parents[1] / "../shared/data/trees/flower_photos_300"
 BATCH = 64
 
 
@@ -99,10 +122,10 @@ def passing(module: Any, images: torch.Tensor, batch: int) -> Callable[[], None]
 
 def best_tuned(module: nn.Module, images: torch.Tensor) -> tuple[str, Callable[[], None]]:
     """The way of least processor time."""
-    few, best = images[:16], (math.inf, "", module, 0)
+    few, best = images[:8], (math.inf, "", module, 0)
     with torch.inference_mode():
         for name, way in tuned_ways(module, images[:8]):
-            for batch in (4, 8, 16):
+            for batch in (4, 8):
                 for _ in range(2):  # frozen modules look at their first calls
                     passing(way, few[:batch], batch)()
                 run = passing(way, few, batch)
@@ -112,14 +135,105 @@ def best_tuned(module: nn.Module, images: torch.Tensor) -> tuple[str, Callable[[
     return best[1], passing(best[2], images, best[3])
 
 
+class PackedLinear(nn.Module):
+    """A linear layer with its weight in oneDNN's order."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 1024)
+        self.bias = linear.bias
+
+    def forward(self, rows: torch.Tensor) -> Any:
+        return torch.ops.mkldnn._linear_pointwise.default(
+            rows, self.weight, self.bias, "none", [], ""
+        )
+
+
+def with_packed_linears(module: nn.Module) -> nn.Module:
+    copied = copy.deepcopy(module)
+    for part in list(copied.modules()):
+        for name, child in part.named_children():
+            # T5 looks at the type of this one's weight
+            if isinstance(child, nn.Linear) and name != "wo":
+                setattr(part, name, PackedLinear(child))
+    return copied
+
+
+def padded(tokens: list[list[int]], batch: int) -> list[dict[str, torch.Tensor]]:
+    """Token ids, the longest first, as batches with masks."""
+    tokens = sorted(tokens, key=len, reverse=True)
+    batches = []
+    for start in range(0, len(tokens), batch):
+        some = tokens[start : start + batch]
+        mask = torch.tensor([[int(k < len(one)) for k in range(len(some[0]))] for one in some])
+        ids = torch.tensor([one + [0] * (len(some[0]) - len(one)) for one in some])
+        batches.append({"input_ids": ids, "attention_mask": mask})
+    return batches
+
+
+def reading(module: Any, batches: list[dict[str, torch.Tensor]]) -> Callable[[], None]:
+    def run() -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                module(**batch)
+
+    return run
+
+
+def best_read(module: Any, tokens: list[list[int]]) -> tuple[str, Callable[[], None]]:
+    """The way of least processor time to read texts."""
+    few, best = tokens[:32], (math.inf, "", module, 0)
+    for name, way in (("as it is", module), ("packed", with_packed_linears(module))):
+        for batch in (4, 8, 16, 32):
+            run = reading(way, padded(few, batch))
+            run()
+            needed = min(timed(run, len(few))[1] for _ in range(2))
+            if needed < best[0]:
+                best = needed, f"{name}, {batch}", way, batch
+    return best[1], reading(best[2], padded(tokens, best[3]))
+
+
+def language_model(shape: str, folder: str) -> Any:
+    """A language model of this shape with weights at random."""
+    architecture, settings = TEXT_SHAPES[shape]
+    return transferscope.load_encoder(
+        text_checkpoints.saved(Path(folder), architecture, **settings)
+    )
+
+
+def sentences(n: int) -> list[str]:
+    """Texts of 5 to 60 words."""
+    random = np.random.default_rng(0)
+    words = " ".join(text_checkpoints.TEXTS).split()
+    return [" ".join(random.choice(words, random.integers(5, 61))) for _ in range(n)]
+
+
+def measure_texts(shape: str, n: int, rounds: int) -> tuple[float, float]:
+    """Compare the three passes of one language model; ratios of processor time."""
+    texts = sentences(n)
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = language_model(shape, folder)
+        dataset = transferscope.open_dataset((texts, np.arange(n) % 4))
+        tokenizer = encoder.preprocessing.tokenizer
+        ids = [list(one) for one in tokenizer(texts)["input_ids"]]
+        way, tuned = best_read(encoder.module, ids)
+        return compare(shape, dataset, encoder, way, tuned, rounds)
+
+
 def measure(name: str, n: int, rounds: int) -> tuple[float, float]:
-    """Compare the three passes of one encoder; ratios of processor time."""
+    """Compare the three passes of one image encoder; ratios of processor time."""
     encoder = wrap_timm(network(name), name)
     pixels = np.random.default_rng(0).integers(0, 256, (n, *encoder.input_size, 3), dtype=np.uint8)
     dataset = transferscope.open_dataset((pixels, np.arange(n) % 4))
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().sub_(120).div_(58)
     way, tuned = best_tuned(encoder.module, images)
-    features: dict[str, Any] = {}
+    return compare(name, dataset, encoder, way, tuned, rounds)
+
+
+def compare(
+    name: str, dataset: Dataset, encoder: Any, way: str, tuned: Callable[[], None], rounds: int
+) -> tuple[float, float]:
+    n, features = len(dataset), dict[str, Any]()
 
     def extracting(kind: str) -> Callable[[], None]:
         def run() -> None:
@@ -134,6 +248,9 @@ def measure(name: str, n: int, rounds: int) -> tuple[float, float]:
             times[kind].append(timed(run, n))
     error = np.abs(features["plain"] - features["extract"]).max() / np.abs(features["plain"]).max()
     shown = [statistics.median(one[k] for one in times[kind]) for kind in runs for k in (1, 2)]
+    start = time.process_time()
+    encoder.fast_embed()
+    plan = time.process_time() - start
 
     def ratio(kind: str, k: int) -> float:
         pairs = zip(times[kind], times["extract"], strict=True)
@@ -141,7 +258,8 @@ def measure(name: str, n: int, rounds: int) -> tuple[float, float]:
 
     cells = [
         name, f"{shown[0]:.1f} ({shown[1]:.1f})", f"{shown[2]:.1f} ({shown[3]:.1f})", way,
-        f"{shown[4]:.1f} ({shown[5]:.1f})", f"{ratio('tuned', 1):.2f}", f"{ratio('tuned', 0):.2f}",
+        f"{shown[4]:.1f} ({shown[5]:.1f})", f"{1e3 * plan / n:.1f}",
+        f"{ratio('tuned', 1):.2f}", f"{ratio('tuned', 0):.2f}",
         f"{ratio('plain', 1):.2f}", f"{ratio('plain', 0):.2f}", f"{error:.0e}",
     ]  # fmt: skip
     print("| " + " | ".join(cells) + " |", flush=True)
@@ -180,12 +298,13 @@ def main() -> None:
     if options.rank:
         rank_photographs(options.rank)
         return
-    print(f"load {os.getloadavg()[0]:.1f}; processor ms per image, of these in system mode\n")
-    print("| encoder | plain | tuned | which | extract | of tuned | by the clock | of plain | "
-          "by the clock | error |\n| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | "
-          "---: |")  # fmt: skip
+    print(f"load {os.getloadavg()[0]:.1f}; processor ms per sample, of these in system mode\n")
+    columns = ["encoder", "plain", "tuned", "which", "extract", "plan", "of tuned", "by the clock",
+               "of plain", "by the clock", "error"]  # fmt: skip
+    print("| " + " | ".join(columns) + " |\n| --- | " + "---: | " * (len(columns) - 1))
     ratios = [
-        measure(name, options.samples, options.rounds) for name in options.encoders.split(",")
+        (measure_texts if name in TEXT_SHAPES else measure)(name, options.samples, options.rounds)
+        for name in options.encoders.split(",")
     ]
     tuned, plain = ([ratio[k] for ratio in ratios] for k in (0, 1))
     mean = statistics.geometric_mean(plain)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -638,6 +639,25 @@ def test_nothing_more_is_decoded_when_all_encoders_have_failed(vectors):
     (item,) = run(data, encoder, batch_size=4)
     assert item.error == "RuntimeError: broken"
     assert len(decoded) <= 4 * (_batches.BATCHES_AHEAD + 2)
+
+
+@pytest.mark.parametrize(("room", "ahead"), [(0, 1), (2.5, 2), (100, 3)])
+def test_what_is_decoded_ahead_is_bounded_by_bytes(vectors, monkeypatch, room, ahead):
+    kinds = {"one": encoder_of(Counting(4), "one").preprocessing}
+    batches = _batches.cut_into_batches([0, 1], vectors, 4)
+    n_bytes = kinds["one"].collate([kinds["one"].prepare(vectors[row]) for row in range(4)]).nbytes
+    monkeypatch.setattr(_batches, "BYTES_AHEAD", int(room * n_bytes))
+    started: list[int] = []
+
+    def needed(shard: int) -> Any:
+        started.append(shard)
+        return kinds
+
+    with closing(_batches.decode_ahead(vectors, batches, needed)) as stream:
+        for place in range(3):
+            batch, _ = next(stream)
+            assert batch.rows == range(4 * place, 4 * place + 4)
+            assert len(started) == place + 1 + ahead
 
 
 def test_what_a_failing_encoder_finished_is_kept(vectors, tmp_path):

@@ -56,6 +56,7 @@ def test_scoring_numpy_features_loads_nothing_heavy():
 def test_commands_load_what_they_compute_with_when_they_compute():
     loaded = submodules("transferscope.cli", "transferscope.extraction", "transferscope.metrics")
     assert not loaded & {"scipy.linalg", "scipy.optimize", "scipy.sparse", "scipy.special"}
+    loaded |= submodules("transferscope.ranking")
     assert not loaded & {"scipy.stats", "pandas", "sklearn", "transformers", "torch"}
 
 

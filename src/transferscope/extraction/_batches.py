@@ -30,8 +30,10 @@ SHARD_ROWS = 512
 RANGE_SHARDS = 8
 #: Ranges of one encoder and data set are made longer rather than more than these.
 MOST_RANGES = 8_192
-#: Batches that are decoded ahead of the encoders.
+#: Batches that are decoded ahead of the encoders at most, and bytes that they may take; one is
+#: decoded ahead whatever it takes.
 BATCHES_AHEAD = 3
+BYTES_AHEAD = 128 * 2**20
 #: More threads than this wait for Python's lock more than they decode.
 DECODING_THREADS = 16
 
@@ -150,9 +152,8 @@ def decode_ahead(
     pool = ThreadPoolExecutor(min(cores, DECODING_THREADS), "decode")
     try:
         started = map(start, batches)
-        ahead = deque(islice(started, BATCHES_AHEAD))
+        ahead = deque(islice(started, 1))  # how much room a batch takes is known from the first
         while ahead:
-            ahead.extend(islice(started, 1))
             batch, kinds, futures = ahead.popleft()
             samples = [future.result() for future in futures]
             prepared = {
@@ -160,9 +161,16 @@ def decode_ahead(
                 for key, kind in kinds.items()
             }
             del samples, futures  # collated now: not to be held twice while encoders compute
+            ahead.extend(islice(started, max(0, _batches_ahead(prepared) - len(ahead))))
             yield batch, prepared
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _batches_ahead(prepared: Mapping[str, Prepared]) -> int:
+    """How many batches like this one are decoded ahead."""
+    n_bytes = sum(one.nbytes for one in prepared.values() if isinstance(one, np.ndarray))
+    return min(BATCHES_AHEAD, max(1, BYTES_AHEAD // max(1, n_bytes)))
 
 
 def _collate(kind: Preprocessing, samples: list[Prepared]) -> Prepared:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy
 
 from transferscope.encoders import POOLED
 from transferscope.errors import FeatureError
@@ -144,7 +144,7 @@ def _best_layer(scores: Mapping[str, Mapping[str, Score]], asked: set[str]) -> s
     if not common:
         return list(scores)[-1]
     table = np.array([[scores[layer][name].value for name in sorted(common)] for layer in scores])
-    mean_rank = rankdata(-table, axis=0).mean(axis=1)
+    mean_rank = scipy.stats.rankdata(-table, axis=0).mean(axis=1)
     deepest = int(np.flatnonzero(mean_rank == mean_rank.min())[-1])
     return list(scores)[deepest]
 
