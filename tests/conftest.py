@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib.util
+import io
 import re
+import runpy
+import shutil
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             needed.append("torch")
         if isinstance(item, pytest.DoctestItem) and item.name.startswith("transferscope.report"):
             needed.append("jinja2")
+        if isinstance(item, pytest.DoctestItem) and item.name.startswith("transferscope.progress"):
+            needed.append("tqdm")
         for name in needed:
             if importlib.util.find_spec(name) is None:
                 item.add_marker(pytest.mark.skip(reason=f"{name} is not installed"))
@@ -112,3 +120,24 @@ def as_backend() -> Callable[[str, Any], Any]:
 def backend(request: pytest.FixtureRequest, as_backend: Callable[..., Any]) -> Callable[..., Any]:
     """Turns NumPy arrays into each library's in turn."""
     return lambda array: as_backend(request.param, array)
+
+
+@pytest.fixture(scope="session")
+def _drawn_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for package in ("torch", "transformers", "timm", "matplotlib", "jinja2"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    folder = tmp_path_factory.mktemp("drawn")
+    script = Path(__file__).parents[1] / "tools" / "example_data.py"
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.setattr(sys, "argv", [script.name, str(folder)])
+        runpy.run_path(str(script), run_name="__main__")
+    return folder
+
+
+@pytest.fixture
+def example_data(_drawn_once: Path, tmp_path: Path) -> Path:
+    """A folder of one's own with what tools/example_data.py writes, and all that examples need."""
+    folder = tmp_path / "examples"
+    shutil.copytree(_drawn_once, folder)
+    return folder

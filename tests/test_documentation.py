@@ -106,3 +106,9 @@ def test_picture_of_the_terminal_loads_no_font_and_cuts_no_line():
     words = drawn.replace("&#160;", " ")
     assert "transferscope rank sklearn/digits" in words
     assert ranking.verdict.reason.split()[-1] in words
+
+
+def test_notebooks_become_pages(pages):
+    page = (pages / "notebooks" / "images.md").read_text(encoding="utf-8")
+    assert page.startswith("# Which encoder")
+    assert "```ipython\nranking.verdict\n```" in page

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import doctest
-import importlib.util
 import io
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import warnings
@@ -27,10 +25,6 @@ from numpy.lib.npyio import NpzFile
 from transferscope import cli
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import example_data  # noqa: E402
-
 PAGES = [
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if "generated" not in page.parts),
@@ -84,19 +78,6 @@ def commands(text: str) -> list[tuple[str, str]]:
     return [(command, output) for command, output in found]
 
 
-@pytest.fixture(scope="session")
-def examples(tmp_path_factory):
-    """The folder that tools/example_data.py writes."""
-    for package in ("torch", "transformers", "timm", "matplotlib", "jinja2"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
-    folder = tmp_path_factory.mktemp("examples")
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-        patch.setattr(sys, "argv", ["example_data.py", str(folder)])
-        example_data.main()
-    return folder
-
-
 class Terminal:
     """Runs commands as a person at a terminal in one folder does, in this process if it can."""
 
@@ -147,16 +128,13 @@ def compare(expected: str, printed: str, where: str) -> None:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if any(map(is_run, blocks(p)))], ids=name)
-def test_page_runs(page, examples, tmp_path, tmp_path_factory, monkeypatch):
-    folder = tmp_path / "examples"
-    shutil.copytree(examples, folder)
-    monkeypatch.chdir(folder)
+def test_page_runs(page, example_data, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(example_data)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     # the variable is read when the hub's library is imported, which may have been before
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.syspath_prepend(str(folder))
     terminal = Terminal(monkeypatch)
     names: dict[str, object] = {"__name__": "__page__"}
     try:

@@ -294,11 +294,20 @@ def test_displays_of_many_rows_say_how_many_are_left():
     assert many._repr_html_().count("<tr") <= 32
 
 
+def test_parts_of_records_are_shown_by_field():
+    page = encoder(0)._repr_html_()
+    assert "<th>encoder</th>" in page
+    assert "<th>error</th>" not in page  # it did not fail
+    assert "<th>scores</th><td>logme: " in page
+    assert len(page) < 2_000
+
+
 def test_hostile_strings_stay_strings():
     row = replace(encoder(0), encoder=HOSTILE, error=HOSTILE, warnings=(HOSTILE,))
     pages = [
         replace(ranking(), encoders=(row, encoder(1)), advice=HOSTILE)._repr_html_(),
         ScoreTable(1, 1, 1, {HOSTILE: Score(1.0, (HOSTILE,))}, {"b": HOSTILE})._repr_html_(),
+        replace(row, scores={HOSTILE: Score(1.0, (HOSTILE,))})._repr_html_(),
         replace(EXAMPLES["PedTrace"], class_names=(HOSTILE, "b"))._repr_html_(),
         replace(EXAMPLES["DatasetFactors"], gap=HOSTILE, warnings=(HOSTILE,))._repr_html_(),
     ]

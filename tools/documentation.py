@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import sys
 from html.parser import HTMLParser
@@ -21,12 +22,13 @@ import transferscope
 from transferscope.cli import app
 from transferscope.metrics import METRICS
 
+NOTEBOOKS = Path(__file__).parents[1] / "docs" / "notebooks"
 #: Packages whose names are documented, in the order in which a reader meets them.
 ROOMS = (
     *("datasets", "encoders", "extraction", "extraction.estimator", "metrics", "ranking"),
     *("results", "report", "plots"),
     *("knowledge", "training", "evaluation", "relatedness", "parameter_distance"),
-    *("executor", "ray_executor", "storage", "embedding", "errors"),
+    *("progress", "executor", "ray_executor", "storage", "embedding", "errors"),
 )
 
 
@@ -35,6 +37,9 @@ def write_pages(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     _write(folder / "metrics.md", metric_table())
     _write(folder / "commands.md", "# Commands\n\n" + "\n".join(command_pages()))
+    (folder / "notebooks").mkdir(exist_ok=True)
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        _write(folder / "notebooks" / f"{path.stem}.md", notebook_page(path))
     figures.draw_all(folder / "figures")
     (folder / "reference").mkdir(exist_ok=True)
     for name, text in reference_pages().items():
@@ -68,6 +73,16 @@ def _linked(metric: str) -> str:
     is_function = metric in documented_names(transferscope.metrics)
     place = f"generated/reference/transferscope.metrics.{metric}.rst"
     return f"[`{metric}`]({place})" if is_function else f"`{metric}`"
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook as a page to read, with a link to the notebook itself."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```ipython\n{text}\n```")
+    parts.insert(1, f"[Download this notebook](../../notebooks/{path.name})")
+    return "\n\n".join(parts) + "\n"
 
 
 def command_pages() -> list[str]:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from transferscope.errors import UnknownNameError, first_few
-from transferscope.results._record import Record, frame_of
+from transferscope.results._record import Part, Record, frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True)
-class ExpectedEncoder:
+class ExpectedEncoder(Part):
     """One encoder: what is expected of it, and what is known about it.
 
     Attributes

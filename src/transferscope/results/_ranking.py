@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from transferscope.errors import EncoderError, InputError, UnknownNameError, first_few
 from transferscope.results._evidence import Confusion, SampleViews
 from transferscope.results._exports import eval_results_yaml
-from transferscope.results._record import ADDED_LATER, Record
+from transferscope.results._record import ADDED_LATER, Part, Record
 from transferscope.results._scores import Score, format_score, score_digits
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class ExpectedAccuracy:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Part):
     """Which encoder to fine-tune, and how sure that is.
 
     Attributes
@@ -121,7 +121,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class EncoderResult:
+class EncoderResult(Part):
     """One row of a ranking.
 
     Attributes
@@ -182,7 +182,7 @@ class EncoderResult:
 
 
 @dataclass(frozen=True)
-class DatasetSummary:
+class DatasetSummary(Part):
     """The facts of a data set that a ranking is about.
 
     Attributes

@@ -174,6 +174,33 @@ def _more(frame: pd.DataFrame, shown: int) -> list[str]:
     return [f"... and {hidden} more rows: to_frame() has all"] if hidden > 0 else []
 
 
+class Part:
+    """What a part of a record shows in a notebook: a row for each field that holds anything."""
+
+    def _repr_html_(self) -> str:
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]  # of a dataclass
+        cells = {name: _in_words(getattr(self, name)) for name in names}
+        rows = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(words)}</td></tr>"
+            for name, words in cells.items()
+            if words
+        )
+        return f"<table>{rows}</table>"
+
+
+def _in_words(value: object) -> str:
+    """A value in a few words, none where it holds nothing; of parts of parts the first field."""
+    if is_dataclass(value):
+        return _in_words(getattr(value, fields(value)[0].name))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_in_words(item)}" for name, item in value.items())
+    if isinstance(value, tuple | list):
+        return "; ".join(map(_in_words, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
 def frame_of(kind: type, records: Sequence[object]) -> pd.DataFrame:
     """One row per record of a kind, a typed column per field; texts in tuples are joined."""
     import pandas as pd

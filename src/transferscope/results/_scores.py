@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from transferscope.errors import SkippedMetricError, UnknownNameError
-from transferscope.results._record import Record
+from transferscope.results._record import Part, Record
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Part):
     """One metric of one set of features.
 
     Attributes

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from transferscope.results._record import Record, frame_of
+from transferscope.results._record import Part, Record, frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True)
-class TrainingRun:
+class TrainingRun(Part):
     """One run of gradient descent.
 
     Attributes
@@ -185,7 +185,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class SelectionCandidate:
+class SelectionCandidate(Part):
     """One candidate of a selection.
 
     Attributes
