@@ -22,6 +22,7 @@ from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 import transferscope  # noqa: E402
 from transferscope.encoders import _checkpoints, load_encoder  # noqa: E402
 from transferscope.encoders._checkpoint_architectures import find_architecture  # noqa: E402
+from transferscope.encoders._checkpoint_layouts import names_of_flat_efficientnet  # noqa: E402
 from transferscope.encoders._checkpoint_refusals import COMMON_ARCHS  # noqa: E402
 from transferscope.encoders._timm import wrap_timm  # noqa: E402
 from transferscope.errors import CheckpointError, EncoderError, UnknownNameError  # noqa: E402
@@ -444,6 +445,61 @@ def test_openais_archive_of_a_resnet(tmp_path: Path) -> None:
     model.reset_classifier(0)
     expected = model((torch.as_tensor(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5).detach()
     assert torch.allclose(torch.as_tensor(pooled(encoder, pixels)), expected, atol=1e-5)
+
+
+def flat_efficientnet(names: list[str]) -> dict[str, str]:
+    """What EfficientNet-PyTorch calls the tensors of one of timm's EfficientNets."""
+    stages = sorted({tuple(map(int, n.split(".")[1:3])) for n in names if n.startswith("blocks.")})
+    inside = {
+        "conv_pw": "_expand_conv",
+        "bn1": "_bn0",
+        "conv_dw": "_depthwise_conv",
+        "bn2": "_bn1",
+        "conv_pwl": "_project_conv",
+        "bn3": "_bn2",
+    }
+    first = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    outside = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
+    found = {}
+    for name in names:
+        parts = name.split(".")
+        if parts[0] != "blocks":
+            found[name] = ".".join([(outside | {"classifier": "_fc"})[parts[0]], *parts[1:]])
+            continue
+        stage, block = int(parts[1]), int(parts[2])
+        rest = parts[3:]
+        if rest[0] == "se":
+            rest = ["_" + rest[1].replace("conv", "se"), *rest[2:]]
+        else:
+            rest = [(first if stage == 0 else inside)[rest[0]], *rest[1:]]
+        found[name] = ".".join(["_blocks", str(stages.index((stage, block))), *rest])
+    return found
+
+
+@pytest.mark.parametrize("arch", ["tf_efficientnet_lite0", "tf_efficientnet_b1", "efficientnet_b0"])
+def test_every_name_of_efficientnet_pytorch_has_its_place(arch: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(arch)
+    names = flat_efficientnet(list(model.state_dict()))
+    depths = [len(stage) for stage in model.blocks]
+    found = names_of_flat_efficientnet(names.values(), depths)
+    assert found == {old: new for new, old in names.items()}
+    assert names_of_flat_efficientnet(["_blocks.99._bn1.weight", "_swish.x"], depths) == {}
+
+
+def test_weights_of_efficientnet_pytorch(tmp_path: Path) -> None:
+    model = original("tf_efficientnet_lite0", num_classes=3)
+    names = flat_efficientnet(list(model.state_dict()))
+    state = {names[name]: tensor for name, tensor in model.state_dict().items()}
+    encoder = load({"state_dict": under("module.", state)}, "tf_efficientnet_lite0", tmp_path)
+    assert_holds(encoder, model)
+    assert encoder.report.n_classes == 3
+    (note,) = encoder.report.notes
+    assert "begin with tf_" in note
+    with pytest.raises(
+        CheckpointError, match="does not hold the backbone of tf_efficientnet_lite1"
+    ):
+        load(state, "tf_efficientnet_lite1", tmp_path)
 
 
 # ---------------------------------------------------------------------------------- refusals

@@ -306,7 +306,7 @@ def _bytes_of(shares: NumpyArray) -> NumpyArray:
 def dtd(folder: Path) -> Parts:
     """Parts of the describable textures, first of its ten partitions."""
     lists = {part: folder / "labels" / f"{part}1.txt" for part in ("train", "val", "test")}
-    return {part: partial(_read_dtd, folder, path) for part, path in _there(lists).items()}
+    return {part: partial(_read_dtd, folder, path) for part, path in _there(lists, folder).items()}
 
 
 def _read_dtd(folder: Path, path: Path) -> Part:
@@ -318,7 +318,8 @@ def aircraft(folder: Path) -> Parts:
     """Parts of FGVC-Aircraft, with its 100 variants."""
     names = ("train", "val", "trainval", "test")
     lists = {part: folder / f"images_variant_{part}.txt" for part in names}
-    return {part: partial(_read_aircraft, folder, path) for part, path in _there(lists).items()}
+    there = _there(lists, folder)
+    return {part: partial(_read_aircraft, folder, path) for part, path in there.items()}
 
 
 def _read_aircraft(folder: Path, path: Path) -> Part:
@@ -330,7 +331,8 @@ def _read_aircraft(folder: Path, path: Path) -> Part:
 def pets(folder: Path) -> Parts:
     """Parts of the Oxford-IIIT pets, with its 37 breeds."""
     lists = {part: folder / "annotations" / f"{part}.txt" for part in ("trainval", "test")}
-    return {part: partial(_read_pets, folder, path) for part, path in _there(lists).items()}
+    there = _there(lists, folder)
+    return {part: partial(_read_pets, folder, path) for part, path in there.items()}
 
 
 def _read_pets(folder: Path, path: Path) -> Part:
@@ -366,7 +368,8 @@ def _read_flowers(folder: Path, key: str) -> Part:
 def food(folder: Path) -> Parts:
     """Parts of Food-101."""
     lists = {part: folder / "meta" / f"{part}.json" for part in ("train", "test")}
-    return {part: partial(_read_food, folder, path) for part, path in _there(lists).items()}
+    there = _there(lists, folder)
+    return {part: partial(_read_food, folder, path) for part, path in there.items()}
 
 
 def _read_food(folder: Path, path: Path) -> Part:
@@ -388,7 +391,8 @@ def cars(folder: Path) -> Parts:
     }
     return {
         part: partial(_read_cars, folder, path, folder / f"cars_{part}")
-        for part, path in _there(lists).items()
+        for part, path in lists.items()
+        if path.is_file()
     }
 
 
@@ -432,8 +436,10 @@ def _read_caltech(folder: Path) -> Part:
     return _of_files(folder, files)
 
 
-def _there(lists: Mapping[str, Path]) -> dict[str, Path]:
-    return {part: path for part, path in lists.items() if path.is_file()}
+def _there(lists: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """The lists that are there, if the images are; lists of such names alone may be anybody's."""
+    has_images = (folder / "images").is_dir()
+    return {part: path for part, path in lists.items() if has_images and path.is_file()}
 
 
 def _lines(path: Path) -> list[str]:

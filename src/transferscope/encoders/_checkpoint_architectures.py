@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from transferscope.encoders._checkpoint_layouts import MOCO_V3, OPENAI_CLIP, preference
+from transferscope.encoders._checkpoint_layouts import (
+    MOCO_V3,
+    OPENAI_CLIP,
+    names_of_flat_efficientnet,
+    preference,
+)
 from transferscope.encoders._checkpoint_matching import (
     FileIndex,
     MatchReport,
@@ -45,7 +50,7 @@ Converter: TypeAlias = Callable[..., object]
 # names by which timm's converters know the files of a network's authors
 _OF_AUTHORS = re.compile(
     r"(?<![^.])(visual\.(class_embedding|attnpool\.|trunk\.)|register_tokens$|mask_token$"
-    r"|downsample_layers\.0\.0\.)"
+    r"|downsample_layers\.0\.0\.|_conv_stem\.weight$)"
 )
 # tensors that a converter fits to another size of images or patches by interpolation
 _OF_ANOTHER_SIZE = re.compile(r".*(pos_embed|position|patch_embed).*")
@@ -225,8 +230,24 @@ def _of_timm(arch: str) -> Architecture:
         network,
         blank.pretrained_cfg["input_size"][-1],
         finish,
-        partial(function, model=blank) if function else None,
+        _converter(blank, function),
     )
+
+
+def _converter(blank: TimmModel, function: Converter | None) -> Converter | None:
+    """From the names of a network's authors to timm's."""
+    blocks = getattr(blank, "blocks", None)
+    if not (hasattr(blank, "conv_stem") and isinstance(blocks, nn.Sequential)):
+        return partial(function, model=blank) if function else None
+    depths = [len(stage) for stage in blocks if isinstance(stage, nn.Sequential)]
+
+    def of_efficientnet(named: dict[str, Tensor]) -> object:
+        if "_conv_stem.weight" in named:
+            names = names_of_flat_efficientnet(named, depths)
+            return {new: named[old] for old, new in names.items()}
+        return function(named, model=blank) if function else named
+
+    return of_efficientnet
 
 
 def _of_torchvision(arch: str) -> Architecture:

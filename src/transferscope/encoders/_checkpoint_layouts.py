@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -39,6 +39,7 @@ class Layout:
 MOCO_V3 = "MoCo v3"
 CLIP = "CLIP"
 OPENAI_CLIP = "CLIP of OpenAI"
+FLAT_EFFICIENTNET = "EfficientNet-PyTorch"
 LAYOUTS = (
     Layout("robustness library", r"normalizer\.new_mean$"),
     Layout(MOCO_V3, r"(^|[/.])(base|momentum)_encoder\.", _IMAGENET, projects=True),
@@ -58,6 +59,7 @@ LAYOUTS = (
     # three numbers beside the weights tell its archive from files in the same names
     Layout(OPENAI_CLIP, r"(^|[/.])input_resolution$", projects=True),
     Layout(CLIP, r"[/.]visual\.(class_embedding|trunk\.)", projects=True),
+    Layout(FLAT_EFFICIENTNET, r"(^|[/.])_conv_stem\.weight$"),
     Layout("DINOv2", r"[/.](register_tokens$|blocks\.\d+\.\d+\.norm1\.)", _IMAGENET),
 )
 PLAIN = Layout("plain", "")
@@ -166,6 +168,59 @@ NAMINGS = (
     Naming(_TORCHVISION_VIT, r"(^|\.)conv_proj\."),
     Naming(_CHUNKED_BLOCKS, r"(^|\.)blocks\.\d+\.\d+\.norm1\."),
 )
+
+
+# blocks of EfficientNet-PyTorch: with an expansion, and the first ones, without
+_EXPANDED = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_se_reduce": "se.conv_reduce",
+    "_se_expand": "se.conv_expand",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_PLAIN_BLOCK = {**_EXPANDED, "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_AROUND_BLOCKS = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+
+
+def names_of_flat_efficientnet(
+    names: Iterable[str], blocks_per_stage: Sequence[int]
+) -> dict[str, str]:
+    """Names in timm's EfficientNets of those of EfficientNet-PyTorch, which numbers all blocks.
+
+    Parameters
+    ----------
+    names : iterable of str
+    blocks_per_stage : sequence of int
+        Of the network.
+
+    Returns
+    -------
+    dict of str to str
+        Names that it has not are left out.
+    """
+    given = list(names)
+    places = [f"blocks.{s}.{b}" for s, n in enumerate(blocks_per_stage) for b in range(n)]
+    expanded = {name.split(".")[1] for name in given if "._expand_conv." in name}
+    found = {}
+    for name in given:
+        parts = name.split(".")
+        if parts[0] in _AROUND_BLOCKS:
+            found[name] = ".".join([_AROUND_BLOCKS[parts[0]], *parts[1:]])
+        elif parts[0] == "_blocks" and len(parts) > 3 and parts[1].isdigit():
+            number, part = int(parts[1]), parts[2]
+            inner = (_EXPANDED if parts[1] in expanded else _PLAIN_BLOCK).get(part)
+            if number < len(places) and inner is not None:
+                found[name] = ".".join([places[number], inner, *parts[3:]])
+    return found
 
 
 def layout_of(container: str, names: Iterable[str]) -> Layout:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from transferscope.encoders._checkpoint_layouts import (
     CLIP,
+    FLAT_EFFICIENTNET,
     NAMINGS,
     OPENAI_CLIP,
     PLAIN_NAMES,
@@ -148,6 +149,11 @@ class MatchReport:
             notes = (
                 "OpenAI trained its vision transformers with QuickGELU, OpenCLIP most without: the "
                 "weights are right in an architecture with the same, see its name",
+            )
+        elif self.layout == FLAT_EFFICIENTNET:
+            notes = (
+                "EfficientNet-PyTorch pads images as TensorFlow does: its weights are right in "
+                "architectures whose names begin with tf_",
             )
         elif self.layout == OPENAI_CLIP:
             notes = ("the archive is OpenAI's, so its features are computed with QuickGELU",)
