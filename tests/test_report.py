@@ -424,6 +424,7 @@ def test_all_that_was_run_is_said():
 def test_hard_classes_are_named():
     page = report_html(ranked(4))
     text = Outline(page).text
+    assert "probability that no other is better 0.40" in text
     assert "hardest classes crow (19 of 20 recognised); raven (19 of 20 recognised)" in text
     assert "most often confused crow and raven (1 of 40 samples)" in text
     table = re.search(r'id="pairs-caption".*?</table>', page, re.S)[0]
@@ -483,7 +484,7 @@ def test_samples_are_shown_where_they_were_asked_for(modality):
     text = Outline(page).text
     assert page.count(' data-s="') == 18
     assert "The 2 most misjudged samples" in text
-    assert "Wrong labels are among the first" in text
+    assert "Where labels are wrong, they are among the first" in text
     table = re.search(r'id="misjudged-caption".*?</table>', page, re.S)[0]
     first, second = re.findall("<tr><th.*?</tr>", table, re.S)[1:]
     assert "photos/raven/4.jpg" in first
@@ -561,6 +562,8 @@ def test_without_a_verdict_there_are_scores_alone():
     assert "expected, %" not in text
     assert "Accuracy against cost" not in text
     assert "ranked by consensus of logme, knn" in text
+    assert "probability that its scores come first over other samples 0.40" in text
+    assert "no other is better" not in page
     # 45 less those without scores are fewer than one drawing has rows
     assert page.count("<svg ") == len(METRICS)
 
@@ -825,6 +828,17 @@ def test_rank_writes_a_report(run):
     status, _, err = run(*asked, "--report", "choice.txt")
     assert status == 2
     assert "must end in .html" in err
+    assert "most misjudged" not in page
+    status, _, err = run(*asked, "--report", "samples.html", "--samples")
+    assert status == 0, err
+    assert "data:image/png;base64," in Path("samples.html").read_text("utf-8")
+    for more in ((), ("--format", "csv"), ("--out", "x.md")):
+        status, _, err = run(*asked, "--samples", *more)
+        assert status == 2
+        assert "--samples shows samples in the report and in JSON" in err
+    status, out, _ = run(*asked, "--samples", "--format", "json")
+    assert status == 0
+    assert Ranking.from_json(out).samples is not None
     status, _, err = run(*asked, "--report", "one.html", "--out", "one.html")
     assert status == 2
     assert "two outputs" in err

@@ -68,6 +68,8 @@ WHY_STOPPED = {
     "interrupted": "it was interrupted",
     "not yet": "it was still going on",
 }
+#: What p(best) is the probability of: with a verdict, and without one.
+_P_BEST = ("no other is better", "its scores come first over other samples")
 CHEAPEST = {
     "speed": "the fastest",
     "size": "the one with the fewest parameters",
@@ -283,17 +285,19 @@ def _answer(ranking: Ranking, row: EncoderResult | None) -> list[Fact]:
         if not found.n_results:
             facts.append(Fact("published results of it", "none"))
     if row.p_best is not None:
-        facts.append(Fact("probability that no other is better", probability(row.p_best)))
+        facts.append(Fact(f"probability that {_P_BEST[verdict is None]}", probability(row.p_best)))
     group = [one for one in ranking.ranked if one.in_group]
     if verdict is not None:
-        facts.append(
-            Fact(
-                "as good as the best",
-                f"{len(group)} of {len(ranking.ranked)} candidates, within "
-                f"{percent(verdict.tolerance)} points; of these {CHEAPEST[verdict.prefer]} is "
-                f"recommended if it costs {CHEAPER:g} times less than the best",
-            )
+        said = (
+            f"{len(group)} of {len(ranking.ranked)} candidates, within "
+            f"{percent(verdict.tolerance)} points"
         )
+        if len(group) > 1:
+            said += (
+                f"; of these {CHEAPEST[verdict.prefer]} is recommended if it costs {CHEAPER:g} "
+                "times less than the best"
+            )
+        facts.append(Fact("as good as the best", said))
     elif group:
         facts.append(Fact("as good as the first", f"{len(group)} of {len(ranking.ranked)}"))
     facts += _cheaper_fact(ranking, row)
@@ -374,7 +378,7 @@ def _table(ranking: Ranking, prefix: str) -> Table:
             Column("loss, points", f"less accuracy than {verdict.recommended}, 90 % interval"),
         ]
     columns += [
-        Column("p(best)", "probability that no other candidate is better", FALLS),
+        Column("p(best)", f"probability that {_P_BEST[verdict is None]}", FALLS),
         Column("samples/s", "of the forward pass; ~: judged by published speeds", FALLS),
         Column("parameters", "number of parameters"),
         Column("dim", "feature dimension"),
