@@ -55,6 +55,7 @@ html_additional_pages = {"index": "to_front_page.html"}
 templates_path = ["_templates"]
 html_show_sourcelink = False
 html_copy_source = False
+html_sidebars = {name: [] for name in ("docs/start", "docs/faq")}  # pages without sections
 html_theme_options = {
     "navbar_align": "left",
     "navbar_end": ["theme-switcher"],

@@ -2,7 +2,8 @@
 
 A block of ``python`` is executed, a block of ``console`` runs its lines that begin with ``$``; a
 block of ``text`` right after either, and what follows a command, is compared with what was printed,
-where ``...`` stands for anything. What begins with ``# not run here: REASON`` is shown only.
+where ``...`` stands for anything. A block that begins with ``# not run by our tests: REASON`` is
+shown only.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PAGES = [
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if "generated" not in page.parts),
 ]
 LANGUAGES = {"python", "console", "text", "yaml", "toml", "csv", "bibtex"}
-NOT_RUN = re.compile(r"# not run here: \w+")
+NOT_RUN = re.compile(r"# not run by our tests: \w+")
 #: What only Sphinx reads.
 DIRECTIVE = re.compile(r"\{[\w-]+\}")
 COMPARED = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
