@@ -393,7 +393,8 @@ def test_the_table_is_the_ranking():
         assert ("not measured" in cells[1]) == (row.expected.probe is None)
         assert ("recommended" in cells[1]) == (row.rank == 1)
         assert cells[-len(METRICS) :] == [
-            f"{row.scores[m].value:.1f} ± 3.0" if m in row.scores else "" for m in METRICS
+            f"{row.scores[m].value:.1f} ± 3.0".replace("-0.0", "0.0") if m in row.scores else ""
+            for m in METRICS
         ]
     values = [float(v) for v in re.findall(r'data-v="([^"]+)">9[0-9.]+ \(', page)]
     assert values == [row.expected.mean for row in ranking.encoders if row.expected.mean >= 0.9]
