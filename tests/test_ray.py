@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 pytest.importorskip("torch", reason="extraction runs encoders in torch")
@@ -263,8 +264,8 @@ def test_other_versions_are_refused(workers, monkeypatch):
 def test_a_sweep_is_carried_out_by_workers(workers, digits, tmp_path):
     import torch
 
-    data = digits.subsample(300)
-    how = {"learning_rates": (1e-3, 3e-3), "weight_decays": (1e-4,), "n_seeds": 2, "epochs": 2}
+    data = digits.subsample(150)
+    how = {"learning_rates": (1e-3, 3e-3), "weight_decays": (1e-4,), "n_seeds": 2, "epochs": 1}
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     alone = finetune("mini/vit-random", data, **how, out=tmp_path / "alone", device="cpu")
@@ -301,6 +302,16 @@ def test_the_command_runs_on_workers(workers, tmp_path, monkeypatch):
         assert done.exit_code == 0, done.output
     assert asked == [("auto", 3, 2.0, 0.5)] * 2
     assert (tmp_path / "out" / "mini_vit-random.safetensors").exists()
+
+
+@pytest.mark.parametrize("recipe", ["rayjob.yaml", "slurm.sbatch"])
+def test_recipes_give_options_that_there_are(recipe):
+    text = (Path(__file__).parents[1] / "docs" / "cluster" / recipe).read_text(encoding="utf-8")
+    command = text.partition("transferscope rank ")[2].partition("\n  runtimeEnvYAML")[0]
+    given = set(re.findall(r"--[a-z-]+", command))
+    assert {"--ray", "--ray-gpus", "--ray-cpus", "--store"} <= given
+    rank_command = get_command(app).commands["rank"]
+    assert given <= {name for option in rank_command.params for name in option.opts}
 
 
 def test_what_workers_are_like_needs_workers():

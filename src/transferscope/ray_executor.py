@@ -110,8 +110,8 @@ class RayExecutor:
         self._connected = False
         #: when the size of the cluster was looked at last, and when a worker was last there
         self._looked = self._seen = -math.inf
-        #: whether one was there in this run
-        self._had = False
+        #: whether one was there in this run, and why one died
+        self._had, self._died = False, ""
 
     def __repr__(self) -> str:
         return (
@@ -180,9 +180,10 @@ class RayExecutor:
             worker.ready, worker.held, worker.call = False, "", None
         running = {worker.actor.hold.remote([sent]): worker for worker in self._pool}
         deaths: Counter[int] = Counter()
-        self._looked, self._seen, self._had = -math.inf, time.monotonic(), False
+        self._looked, self._seen = -math.inf, time.monotonic()
+        self._had, self._died = False, ""
         try:
-            while any(queues.values()) or any(worker.call for worker in self._pool):
+            while any(queues.values()) or any(one.call is not None for one in self._pool):
                 for worker in self._grow(ray, sum(map(len, queues.values()))):
                     running[worker.actor.hold.remote([sent])] = worker
                 for worker in self._pool:
@@ -229,9 +230,10 @@ class RayExecutor:
         if any(worker.ready for worker in self._pool):
             self._seen, self._had = now, True
         if now - self._seen > PATIENCE:
+            died = f" The last one died: {self._died}." if self._died else ""
             raise WorkerError(
                 f"no worker came up within {PATIENCE:.0f} seconds: {self._asked()} asked for, and "
-                f"{_there(ray)}. Ask for less, or add machines."
+                f"{_there(ray)}.{died} Ask for less, or add machines."
             )
         if now - self._looked < LOOK:
             return []
@@ -299,8 +301,9 @@ class RayExecutor:
             self._looked = -math.inf
             _end(ray, worker)
             text = str(error)
+            self._died = _cause(text)
             with_machine = getattr(error, "preempted", False) or "node has died" in text
-            return _Lost(_cause(text), with_machine)
+            return _Lost(self._died, with_machine)
         if worker.ready:
             worker.call = None
             if not fine:
