@@ -12,6 +12,7 @@ import pytest
 
 import transferscope
 from transferscope.embedding import Embedding
+from transferscope.errors import InputError
 from transferscope.metrics import leave_one_out, linear_probe
 from transferscope.results import Ranking
 
@@ -94,9 +95,14 @@ def test_of_many_classes_the_hardest_are_kept():
     predicted[np.flatnonzero(labels == 9)[:6]] = 150
     stray = rng.choice(len(labels), 100, replace=False)
     predicted[stray] = rng.integers(0, 200, 100)
-    found = confusion_of([("a", evidence(predicted))], data_of(labels, 200))
+    other = rng.permutation(labels)
+    found = confusion_of([("a", evidence(predicted)), ("b", evidence(other))], data_of(labels, 200))
     assert found.n_classes == 200
+    # however many classes and encoders there are, it stays small
     assert len(found.classes) <= 30
+    kept = [int(name[1:]) for name in found.classes]
+    alike = [((labels == i) & (other == i)).sum() for i in kept]
+    assert [found.counts["b"][i][i] for i in range(len(kept))] == alike
     first, second = found.hardest_pairs("a", 2)
     assert (first.one, first.other) == ("c70", "c71")
     assert (second.one, second.other) == ("c9", "c150")
@@ -189,6 +195,15 @@ def test_nothing_of_the_samples_is_kept_unasked(mislabelled):
     assert "base64" not in plain
     again = Ranking.from_json(ranking.to_json())
     assert again == ranking
+
+
+@pytest.mark.needs("torch")
+def test_samples_are_of_classes():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (12, 8, 8, 3), dtype=np.uint8)
+    data = transferscope.open_dataset((images, np.linspace(0, 1, 12)))
+    with pytest.raises(InputError, match="has regression labels"):
+        transferscope.rank(data, "mini/resnet-random", samples=True, store=None)
 
 
 @pytest.mark.needs("torch")

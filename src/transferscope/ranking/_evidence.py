@@ -28,7 +28,8 @@ from transferscope.results import (
 
 #: So many encoders are looked at closely: the recommended one, and the best others.
 BEST = 3
-#: Up to so many classes all are kept; of more, those of the hardest pairs and the hardest ones.
+#: Up to so many classes all are kept; of more, those of the hardest pairs of the recommended
+#: encoder, and so many that it recognises least.
 ALL_CLASSES, HARDEST_CLASSES = 30, 10
 #: Samples that are shown, and of these the most misjudged of each encoder.
 SHOWN, MOST_MISJUDGED = 200, 20
@@ -122,10 +123,7 @@ def confusion_of(found: Sequence[tuple[str, Evidence]], data: Dataset) -> Confus
     tables = {name: np.unique(true * n + one.predicted, return_counts=True) for name, one in found}
     kept = np.arange(n)
     if n > ALL_CLASSES:
-        hardest: list[int] = []
-        for cells, counts in tables.values():
-            hardest += _hardest(cells, counts, totals)
-        kept = np.unique(hardest)
+        kept = np.unique(_hardest(*tables[found[0][0]], totals))
     at = np.full(n, -1)
     at[kept] = np.arange(len(kept))
     small = {}

@@ -127,7 +127,7 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     samples : bool
         Keep in the ranking how the best encoders see some 200 samples, with small copies of the
         images or the beginnings of the texts, and the twenty samples that each misjudges most:
-        among these are wrong labels. They get into JSON and into the report; of classes alone.
+        where labels are wrong, they are among these. All this gets into JSON and into the report.
     executor : Executor, optional
         Workers that run the encoders, such as `transferscope.RayExecutor`; scores are computed
         here.
@@ -149,8 +149,9 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
     MissingExtraError
         If torch is not installed.
     InputError
-        If `layers` or `store` is none of the above, two encoders have one name, or `tolerance`,
-        `stop_regret`, `budget` or `seed` is out of range.
+        If `layers` or `store` is none of the above, two encoders have one name, `tolerance`,
+        `stop_regret`, `budget` or `seed` is out of range, or `samples` are asked for without
+        classes.
     UnknownNameError
         If there is no encoder or metric of a name.
     StoreError
@@ -178,6 +179,11 @@ def rank(  # noqa: PLR0913  what to rank, by what, and how it is computed
         progress("reading the data set", 0, 0)
     data = open_dataset(dataset)
     task, labels = data.require_labels()
+    if samples and task != "classification":
+        raise InputError(
+            f"samples shows samples by their classes, and {data.name} has {task} labels. Leave it "
+            "out."
+        )
     source = Source(data)
     references = [] if reference is None else [Source(open_reference(reference))]
     settings = ExtractionSettings(

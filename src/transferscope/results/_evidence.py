@@ -42,7 +42,8 @@ class Confusion:
     Attributes
     ----------
     classes : tuple of str
-        All of them where they are few; else those of the hardest pairs, and the hardest ones.
+        All of them where they are few; else those of the hardest pairs of the recommended encoder,
+        and those that it recognises least.
     totals : tuple of int
         Samples of each class that were looked at one by one.
     counts : dict of str to tuple of tuple of int
@@ -70,7 +71,7 @@ class Confusion:
         Returns
         -------
         list of ConfusedPair
-            Most mistaken samples first; none that were never mistaken.
+            Of `classes`. Most mistaken samples first; none that were never mistaken.
         """
         found = self.counts[encoder]
         n = len(self.classes)
