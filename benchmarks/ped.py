@@ -1,7 +1,6 @@
 """Why does PED help little on the bundled zoo? Its constants, chosen without the data set judged.
 
-    python benchmarks/ped.py features DIR     # features of the zoo, once
-    python benchmarks/ped.py report DIR       # the table
+    python benchmarks/ped.py [DIR]     # features of the zoo are kept there
 
 Planned before it was run: every constant of PED is varied by itself, and all together; a setting
 counts as better only if it was chosen on seven data sets and is measured on the eighth. The truth
@@ -13,6 +12,7 @@ from __future__ import annotations
 import csv
 import itertools
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ METRICS = ("logme", "h_score", "regularized_h_score", "gbc", "lda", "within_betw
 #: The authors' constants come first.
 NU, STEPS, EXITS, SCALES = (0.6, 0.3, 1.0), (0.1, 0.4, 1.4), (0.5, 0.0), ("reference", "own")
 SETTINGS = list(itertools.product(NU, STEPS, EXITS, SCALES))
-FOLDER = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE / "ped"
+FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.gettempdir()) / "ped"
 
 
 def features() -> None:
@@ -177,7 +177,7 @@ def report() -> None:
     page = [
         "# PED over its constants",
         f"Made by `benchmarks/ped.py` on {datetime.now(UTC).date()}, 2 cores, no GPU.",
-        (__doc__ or "").split("\n\n")[2],
+        (__doc__ or "").split("\n\n")[2].strip(),
         "## With and without the data set judged",
         "\n".join(lines),
         "## One constant at a time",
@@ -196,4 +196,5 @@ def report() -> None:
 
 
 if __name__ == "__main__":
-    {"features": features, "report": report}[sys.argv[1]]()
+    features()
+    report()

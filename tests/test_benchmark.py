@@ -170,6 +170,10 @@ def test_what_is_wrong_is_said_before_the_work(run, tmp_path):
     assert "names of their own" in run("benchmark", *twice, *common, check=2)
     bad = ("--datasets", "sklearn/digits", "--samples", "ten")
     assert "whole numbers" in run("benchmark", *bad, *common, check=2)
+    full = [*rows, f"digits,{NAMES[2]},0.9"]
+    (tmp_path / "acc.csv").write_text("\n".join(["dataset,encoder,accuracy", *full]))
+    few = ("--datasets", "digits=sklearn/digits", "--samples", "15")
+    assert "at least 20, got 15" in run("benchmark", *few, *common, check=2)
     from transferscope.ranking import benchmark
 
     with pytest.raises(InputError, match="names of their own"):

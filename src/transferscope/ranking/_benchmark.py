@@ -95,7 +95,8 @@ def benchmark(  # noqa: PLR0913  what to measure, against what, and how it is co
     ------
     InputError
         If data sets share a name, `accuracy` lacks a data set or has fewer than three of the
-        encoders there, or a number of samples is not positive. All of this is looked at first.
+        encoders there, or a number of samples is not positive. All of this is looked at first,
+        and whether each number is enough for the classes.
     EncoderError, DatasetError, MissingExtraError, StoreError, UnknownNameError
         As in `rank`.
 
@@ -127,27 +128,32 @@ def benchmark(  # noqa: PLR0913  what to measure, against what, and how it is co
             )
     if any(n < 1 for n in samples):
         raise InputError(f"samples must be positive numbers; got {first_few(samples)}.")
-    rankings: dict[tuple[str, int | None], Ranking] = {}
-    for n in (None, *sorted(set(samples), reverse=True)):
+    # drawn before the work, as too few samples for the classes are refused
+    to_measure: dict[tuple[str, int | None], Dataset] = {
+        (name, None): opened[name] for name in opened
+    }
+    for n in sorted(set(samples), reverse=True):
         for name, data in opened.items():
-            if n is not None and n >= len(data):
-                continue
-            found = rank(
-                data if n is None else data.subsample(max_samples=n, seed=seed),
-                encoders,
-                metrics,
-                stop_regret=None,
-                reference=reference,
-                store=store,
-                batch_size=batch_size,
-                device=device,
-                seed=seed,
-                exact=exact,
-                progress=progress,
-            )
-            rankings[name, n] = found
-            if report is not None:
-                report(name, n, found)
+            if n < len(data):
+                to_measure[name, n] = data.subsample(max_samples=n, seed=seed)
+    rankings: dict[tuple[str, int | None], Ranking] = {}
+    for (name, number), data in to_measure.items():
+        found = rank(
+            data,
+            encoders,
+            metrics,
+            stop_regret=None,
+            reference=reference,
+            store=store,
+            batch_size=batch_size,
+            device=device,
+            seed=seed,
+            exact=exact,
+            progress=progress,
+        )
+        rankings[name, number] = found
+        if report is not None:
+            report(name, number, found)
     sizes = {
         row.encoder: float(row.n_parameters)
         for found in rankings.values()
@@ -161,9 +167,9 @@ def benchmark(  # noqa: PLR0913  what to measure, against what, and how it is co
         for name, found in with_baselines(scores, truth).items()
     }
     parts: dict[int, dict[str, dict[str, dict[str, float]]]] = {}
-    for (name, n), found in rankings.items():
-        if n is not None:
-            parts.setdefault(n, {})[name] = _scores(found)
+    for (name, number), found in rankings.items():
+        if number is not None:
+            parts.setdefault(number, {})[name] = _scores(found)
     study = study_metrics(together, truth, sizes=sizes, by_samples=parts, seed=seed)
     return Benchmarked(study, rankings)
 
