@@ -64,16 +64,20 @@ def literal(model: Model, probe: Probe) -> tuple[np.ndarray, np.ndarray, float]:
     share = (probe.accuracy * probe.n_samples + 0.5) / (probe.n_samples + 1)
     inside = np.clip(share, 1e-3, 1 - 1e-3)
     x = np.log(inside / (1 - inside))
-    noise = np.zeros((m, m))
-    for i, j in itertools.product(range(m), repeat=2):
-        noise[i, j] = probe.correlation[i, j] / np.sqrt(
-            probe.n_samples[i] * share[i] * (1 - share[i])
-        )
-        noise[i, j] /= np.sqrt(probe.n_samples[j] * share[j] * (1 - share[j]))
-        first = probe.n_samples.min()
-        if probe.n_samples[i] == probe.n_samples[j] > first:
-            noise[i, j] += MORE_SAMPLES**2
 
+    def noise_of(share):
+        noise = np.zeros((m, m))
+        for i, j in itertools.product(range(m), repeat=2):
+            noise[i, j] = probe.correlation[i, j] / np.sqrt(
+                probe.n_samples[i] * share[i] * (1 - share[i])
+            )
+            noise[i, j] /= np.sqrt(probe.n_samples[j] * share[j] * (1 - share[j]))
+            first = probe.n_samples.min()
+            if probe.n_samples[i] == probe.n_samples[j] > first:
+                noise[i, j] += MORE_SAMPLES**2
+        return noise
+
+    noise = noise_of(share)
     at = [np.r_[1.0, factors] for factors in model.kind_factors]
     standing = [model.weights @ a for a in at]
     doubt = [np.array([a @ c @ a for c in model.covariance]) for a in at]
@@ -99,7 +103,7 @@ def literal(model: Model, probe: Probe) -> tuple[np.ndarray, np.ndarray, float]:
     for (reading, prior), a, b, c in itertools.product(
         (((known), 1 - FOREIGN), ((foreign), FOREIGN)), SPREADS, ROUGHNESSES, STRETCHES
     ):
-        mean, unsure, loads, alone = reading
+        mean, unsure, loads, own_of = reading
         spread = np.exp(model.log_spread[0] + model.log_spread[1] * a)
         centre, slope, width = model.log_roughness
         rough = np.exp(centre + slope * np.log(spread) + width * b)
@@ -119,17 +123,24 @@ def literal(model: Model, probe: Probe) -> tuple[np.ndarray, np.ndarray, float]:
             at_factors = 1 + N + kind * K
             matrix[:, at_factors : at_factors + K] = scale * loads[kind]
             at_own = 1 + N + 2 * K + kind * N
-            matrix[:, at_own : at_own + N] = np.diag(scale * np.sqrt(rough * alone[kind]))
+            matrix[:, at_own : at_own + N] = np.diag(scale * np.sqrt(rough * own_of[kind]))
         before = level + s * mean[1]
         covariance = tuned @ scatter @ tuned.T
         rows = seen[probe.rows]
         expected = (level + spread * mean[0])[probe.rows]
         total = rows @ scatter @ rows.T + noise
-        gain = np.linalg.solve(total, rows @ scatter @ tuned.T).T
         log_mass = -(a**2 + b**2 + c**2) / 2 + np.log(prior)
         log_mass -= (x - expected) @ np.linalg.solve(total, x - expected) / 2
         log_mass -= np.linalg.slogdet(total)[1] / 2
-        after = before + gain @ (x - expected)
+        # the accuracies as they would be linear about the logits that are found from them
+        alone, seen_x, seen_noise = rows @ scatter @ rows.T, x, noise
+        for _ in range(100):
+            about = expected + alone @ np.linalg.solve(alone + seen_noise, seen_x - expected)
+            here = 1 / (1 + np.exp(-about))
+            seen_x = about + (share - here) / (here * (1 - here))
+            seen_noise = noise_of(here)
+        gain = np.linalg.solve(alone + seen_noise, rows @ scatter @ tuned.T).T
+        after = before + gain @ (seen_x - expected)
         left = covariance - gain @ (rows @ scatter @ tuned.T)
         found.append((log_mass, after, left, reading is foreign))
     mass = np.exp([one[0] for one in found] - np.max([one[0] for one in found]))
@@ -197,6 +208,13 @@ def test_the_better_the_probe_the_more_is_expected_and_more_so_of_many_samples()
     few, many = (np.array([expected(a, n) for a in (0.6, 0.75, 0.9)]) for n in (20, 10_000))
     assert (np.diff(few) > 0.01).all()
     assert (np.diff(many) > np.diff(few)).all()
+
+
+def test_all_of_many_samples_right_is_believed():
+    """As a logit such an accuracy is known badly, but it is hardly possible far below."""
+    accuracies, _ = foretell(MODEL, probe_of([0, 1, 2], [1.0, 0.5, 0.5], [1000] * 3))
+    assert accuracies.mean(axis=0)[0] > 0.93
+    assert (accuracies.argmax(axis=1) == 0).mean() > 0.8
 
 
 def test_the_seed_decides_and_nothing_else():

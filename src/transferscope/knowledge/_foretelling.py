@@ -43,6 +43,8 @@ MORE_SAMPLES = 1.0
 FOREIGN = 0.1
 #: Joint draws of all encoders, and how many numbers they may be: of very many encoders fewer.
 DRAWS, LEAST_DRAWS, NUMBERS = 4000, 1000, 2_000_000
+#: How often the noise of a probe is looked at anew, and how little logits then move at the end.
+LOOKS, NEAR = 12, 0.01
 #: Steps of the stretch, in standard deviations, and their probabilities.
 STEPS = np.array([-1.5, -0.5, 0.5, 1.5])
 SHARES = np.exp(-(STEPS**2) / 2) / np.exp(-(STEPS**2) / 2).sum()
@@ -74,10 +76,16 @@ class Probe:
     n_samples: NumpyArray
     chance: float = 0.0
 
-    def logits(self) -> tuple[NumpyArray, NumpyArray]:
+    def logits(self, about: NumpyArray | None = None) -> tuple[NumpyArray, NumpyArray]:
         """The accuracies as logits, and their covariance.
 
         Half a sample is added to either side: an accuracy of 1 is as sure as its sample is large.
+
+        Parameters
+        ----------
+        about : (m,) array, optional
+            Logits about which the noise is taken and the accuracies are made linear; those of the
+            accuracies themselves if not given.
 
         Returns
         -------
@@ -86,10 +94,13 @@ class Probe:
         """
         n = self.n_samples.astype(float)
         share = (np.maximum(self.accuracy, self.chance) * n + 0.5) / (n + 1)
-        deviation = 1 / np.sqrt(share * (1 - share) * n)
+        here = share if about is None else expit(about)
+        slope = here * (1 - here)
+        x = logit(share) if about is None else about + (share - here) / slope
+        deviation = 1 / np.sqrt(slope * n)
         covariance = deviation[:, None] * self.correlation * deviation
         same = (n[:, None] == n) & (n > n.min(initial=np.inf))
-        return logit(share), covariance + MORE_SAMPLES**2 * same
+        return x, covariance + MORE_SAMPLES**2 * same
 
 
 def foretell(
@@ -128,12 +139,15 @@ def foretell(
     ends = np.round(np.cumsum(np.outer(mass, SHARES)) * draws).astype(int)
     counts = np.diff(ends, prepend=0).reshape(-1, len(STEPS))
     rng = np.random.default_rng(seed)
-    logits = [
-        one.draw(float(np.exp(STRETCH[0] + STRETCH[1] * step)), int(count), rng)
-        for one, row in zip(readings, counts, strict=True)
-        for step, count in zip(STEPS, row, strict=True)
-        if count
-    ]
+    logits = []
+    for one, row in zip(readings, counts, strict=True):
+        if row.any():
+            reading = one.settled(probe)
+            logits += [
+                reading.draw(float(np.exp(STRETCH[0] + STRETCH[1] * step)), int(count), rng)
+                for step, count in zip(STEPS, row, strict=True)
+                if count
+            ]
     accuracies = np.maximum(expit(np.concatenate(logits)), probe.chance)
     return accuracies, float(mass[len(GRID) :].sum())
 
@@ -159,6 +173,8 @@ class _Reading:
     spread, roughness : float
         Of the probe's task.
     rows : (m,) array of int
+    before : (m, m) array
+        Covariance of the probe's logits without the noise of the finite sample.
     off : (m,) array
         How far the probe's logits are off their mean, divided by `root`.
     root : (m, m) array
@@ -174,6 +190,7 @@ class _Reading:
     spread: float
     roughness: float
     rows: NumpyArray
+    before: NumpyArray
     off: NumpyArray
     root: NumpyArray
     noise: NumpyArray
@@ -194,12 +211,36 @@ class _Reading:
         covariance = loadings @ loadings.T
         covariance += probed.kinship(rows, rows) * deviation[:, None] * deviation
         covariance += (rows[:, None] == rows) * probed.doubt[rows]
-        covariance = spread**2 * covariance + LEVEL**2 + noise
-        root = np.linalg.cholesky(covariance)
+        before = spread**2 * covariance + LEVEL**2
+        root = np.linalg.cholesky(before + noise)
         off = solve_triangular(root, x - probed.mean(rows, spread), lower=True)
         evidence = float(-off @ off / 2 - np.log(np.diag(root)).sum())
         sample = np.linalg.cholesky(noise + 1e-9 * np.eye(len(x)))
-        return cls(probed, tuned, spread, roughness, rows, off, root, sample, evidence)
+        return cls(probed, tuned, spread, roughness, rows, before, off, root, sample, evidence)
+
+    def settled(self, probe: Probe) -> _Reading:
+        """The same, with the noise that the sample has where this reading finds the accuracies.
+
+        All of many samples right is hardly possible below a certain accuracy, though as a logit it
+        is known badly: noise taken about the observed logit would draw it far down.
+        """
+        mean, now = self.probed.mean(self.rows, self.spread), self
+        about = np.full(len(mean), np.inf)
+        for _ in range(LOOKS):
+            last = about
+            pull = solve_triangular(now.root, now.off, lower=True, trans="T")
+            about = mean + self.before @ pull
+            if len(about) == 0 or abs(about - last).max() < NEAR:
+                break
+            x, noise = probe.logits(about)
+            root = np.linalg.cholesky(self.before + noise)
+            now = replace(
+                self,
+                off=solve_triangular(root, x - mean, lower=True),
+                root=root,
+                noise=np.linalg.cholesky(noise + 1e-9 * np.eye(len(x))),
+            )
+        return now
 
     def draw(self, stretch: float, count: int, rng: np.random.Generator) -> NumpyArray:
         """Joint fine-tuned logits (count, n): drawn as before the probe, then moved by it."""
