@@ -217,7 +217,7 @@ def hostile() -> str:
     samples = tuple(ShownSample(text, text, text) for text in HOSTILE)
     places = tuple((i, float(i % 6), float(i // 6)) for i in range(len(HOSTILE)))
     wrong = tuple(Misjudged(i, text, 0.5) for i, text in enumerate(HOSTILE))
-    views = SampleViews("text", samples, (SampleMap(names[0], places, 0.5, wrong),))
+    views = SampleViews("text", samples, (SampleMap(names[0], places, HOSTILE[::-1], 0.5, wrong),))
     return report_html(replace(ranking, encoders=(*rows, *failed), samples=views))
 
 

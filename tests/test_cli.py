@@ -151,7 +151,7 @@ def test_rank_json_is_as_promised(run):
     ("name", "beginning"),
     [
         ("r.json", "{"),
-        ("r.csv", "encoder,rank,"),
+        ("r.csv", "encoder,dataset,rank,"),
         ("r.md", "| rank |"),
         ("r.txt", "sklearn/digits"),
     ],

@@ -151,6 +151,9 @@ def test_a_wrong_label_is_the_most_misjudged_sample(mislabelled):
         margins = [m.margin for m in one.misjudged]
         assert margins == sorted(margins, reverse=True)
         assert len(margins) <= 20
+        for m in one.misjudged:
+            (place,) = [i for i, (sample, _, _) in enumerate(one.places) if sample == m.sample]
+            assert one.predicted[place] == m.predicted
         assert 0 < one.explained < 1
 
 

@@ -127,7 +127,7 @@ DOT = (
 
 
 def shown(names, modality="image", text="a crow") -> SampleViews:
-    """Samples of three classes, two of them misjudged by the first encoder, one by the second."""
+    """Samples of three classes, two of them misjudged, one of these by both encoders."""
     labels = ("crow", "raven", "rook")
     content = {"image": DOT, "text": text, "array": ""}[modality]
     samples = tuple(
@@ -135,8 +135,14 @@ def shown(names, modality="image", text="a crow") -> SampleViews:
     )
     places = tuple((i, float(i % 3), float(i // 3)) for i in range(9))
     mistakes = (Misjudged(4, "crow", 0.75), Misjudged(2, "raven", 0.5))
+    # the second agrees on the fourth sample, though it is not among those that it misjudges most
+    predicted = [
+        tuple({4: "crow", 2: second}.get(i, labels[i % 3]) for i in range(9))
+        for second in ("raven", "rook")
+    ]
     maps = tuple(
-        SampleMap(name, places, 0.5, mistakes[: 2 - i]) for i, name in enumerate(names[:2])
+        SampleMap(name, places, seen, 0.5, ranked_mistakes)
+        for name, seen, ranked_mistakes in zip(names[:2], predicted, (mistakes, ()), strict=True)
     )
     return SampleViews(modality, samples, maps)
 
@@ -273,7 +279,11 @@ def with_text(text: str) -> Ranking:
         samples,
         samples=tuple(replace(one, where=text, label=text) for one in samples.samples),
         maps=tuple(
-            replace(one, misjudged=tuple(replace(m, predicted=text) for m in one.misjudged))
+            replace(
+                one,
+                predicted=(text,) * len(one.places),
+                misjudged=tuple(replace(m, predicted=text) for m in one.misjudged),
+            )
             for one in samples.maps
         ),
     )

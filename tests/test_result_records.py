@@ -97,7 +97,7 @@ def judged() -> Ranking:
     samples = SampleViews(
         "text",
         (ShownSample("row 3", "zero", "a zero"), ShownSample("row 4", "one", "a one")),
-        (SampleMap("mini/encoder-0", ((0, 0.5, -0.5), (1, 0.0, 0.25)), 0.75,
+        (SampleMap("mini/encoder-0", ((0, 0.5, -0.5), (1, 0.0, 0.25)), ("zero", "zero"), 0.75,
                    (Misjudged(1, "zero", 0.5),)),),
     )  # fmt: skip
     return Ranking(

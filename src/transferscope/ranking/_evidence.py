@@ -185,6 +185,7 @@ def views_of(found: Sequence[tuple[str, Evidence]], data: Dataset, seed: int) ->
                 (place[int(i)], round(float(x), 6), round(float(y), 6))
                 for i, (x, y) in zip(shown, one.plane[shown], strict=True)
             ),
+            tuple(data.class_names[i] for i in one.predicted[shown]),
             one.explained,
             tuple(
                 Misjudged(place[int(i)], data.class_names[one.predicted[i]], float(one.margin[i]))

@@ -101,7 +101,7 @@ def _matrix(found: Confusion, encoder: str) -> list[tuple[str, int, list[tuple[s
 
 
 class MisjudgedRow(NamedTuple):
-    """A sample that is misjudged, and how many of the other encoders misjudge it alike."""
+    """A sample that is misjudged, and how many of the other encoders predict the same of it."""
 
     sample: ShownSample
     predicted: str
@@ -142,13 +142,16 @@ def samples_view(found: SampleViews | None, prefix: str) -> SamplesView | None:
         )
         drawn = sample_figure(one, samples, styles, f"{prefix}map{i}", words)
         figures.append((one.encoder, words, drawn))
-    taken = [{(m.sample, m.predicted) for m in one.misjudged} for one in others]
+    taken = [
+        {place[0]: predicted for place, predicted in zip(one.places, one.predicted, strict=True)}
+        for one in others
+    ]
     rows = [
         MisjudgedRow(
             samples[m.sample],
             m.predicted,
             f"{m.margin:.2f}",
-            f"{sum((m.sample, m.predicted) in those for those in taken)} of {len(taken)}"
+            f"{sum(those.get(m.sample) == m.predicted for those in taken)} of {len(taken)}"
             if taken
             else "",
         )

@@ -488,19 +488,16 @@ def sample_figure(
     spans = [padded((place[axis] for place in found.places), 0.02) for axis in (1, 2)]
     x = scale(*spans[0], margin, size - margin)
     y = scale(*spans[1], size - margin, margin)
-    predicted = {one.sample: one.predicted for one in found.misjudged}
+    ringed = {one.sample for one in found.misjudged}
     parts = [
         element("rect", class_="frame", x=1, y=1, width=size - 2, height=size - 2),
     ]
-    for i, across, up in found.places:
+    for (i, across, up), predicted in zip(found.places, found.predicted, strict=True):
         one = samples[i]
         shape, class_ = styles[one.label]
         at = x(across), y(up)
-        ring = []
-        said = one.label
-        if i in predicted:
-            said = f"{one.label}, taken for {predicted[i]}"
-            ring = [element("circle", class_="ring", cx=at[0], cy=at[1], r=8.0)]
+        ring = [element("circle", class_="ring", cx=at[0], cy=at[1], r=8.0)] if i in ringed else []
+        said = one.label if predicted == one.label else f"{one.label}, taken for {predicted}"
         parts.append(
             element("g", element("title", said), *ring, mark(*at, shape, class_, 4), data_s=i,
                     data_said=said)

@@ -154,6 +154,8 @@ class SampleMap:
     encoder : str
     places : tuple of (int, float, float)
         Which of the samples shown, and its first two principal components.
+    predicted : tuple of str
+        The class that its probe predicts of each of these.
     explained : float
         Share of the variance of the features that these two hold.
     misjudged : tuple of Misjudged
@@ -162,6 +164,7 @@ class SampleMap:
 
     encoder: str
     places: tuple[tuple[int, float, float], ...]
+    predicted: tuple[str, ...]
     explained: float
     misjudged: tuple[Misjudged, ...]
 
