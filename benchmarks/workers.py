@@ -262,6 +262,8 @@ def main() -> int:
     parser.add_argument("--into", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
+    # else workers wait for all that others do here
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  Ray spells it so
     if options.drive:
         drive(options.drive, options.into)
         return 0

@@ -57,6 +57,7 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         # each worker one thread, as here: with more, sums are taken in another order
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RAY_worker_niceness", "0")  # or they wait for whatever else runs here
         cluster = utils.Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False},
