@@ -223,7 +223,11 @@ def kills(n_kills: int, victims: list[str], seed: int) -> int:
                 length = min(length, time.perf_counter() - started)
                 continue
             if victim == "worker":
-                chosen = moments.choice(worker_processes(nodes))
+                processes = worker_processes(nodes)
+                if not processes:  # it is ending: too late, too
+                    process.communicate()
+                    continue
+                chosen = moments.choice(processes)
                 os.kill(chosen, signal.SIGKILL)
             elif victim == "raylet":
                 chosen = nodes.pop(moments.randrange(len(nodes)))
