@@ -76,10 +76,19 @@ def test_without_one_those_whose_weights_are_in_the_cache(offline):
         f"the hub does not answer: the candidates are 3 of {len(IMAGE):,} known encoders that are "
         "in its cache, and the bundled ones"
     )
-    # of those that pass filters the bundled ones are none
     names, (note,) = available_encoders("image", [timm[1], timm[2]])
     assert names == [timm[1]]
     assert note.endswith("1 of 2 known encoders that are in its cache")
+
+
+def test_bundled_ones_that_meet_conditions(offline, monkeypatch):
+    few = select_encoders("image", max_parameters=30e6, loadable=True, bundled=True)
+    assert set(MINI) < set(few)
+    assert available_encoders("image", few)[0] == MINI
+    monkeypatch.setattr(_available, "_is_online", lambda: True)
+    note = "none but bundled encoders, which are tiny, meet the conditions"
+    assert available_encoders("image", MINI[:2]) == (MINI[:2], (note,))
+    assert not set(available_encoders("image", few)[0]) & set(MINI)
 
 
 def test_texts_have_no_bundled_ones(offline):

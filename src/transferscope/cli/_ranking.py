@@ -145,6 +145,7 @@ class ChoiceOptions:
                 license=self.license,
                 max_download=None if download is None else count(download, "--max-download") / 1e6,
                 loadable=True,
+                bundled=True,
             ),
         )
         show_notes(notes, stderr)

@@ -22,6 +22,7 @@ def select_encoders(
     max_dim: int | None = None,
     max_download: float | None = None,
     loadable: bool = False,
+    bundled: bool = False,
 ) -> list[str]:
     """Known encoders that meet all conditions.
 
@@ -39,6 +40,8 @@ def select_encoders(
         Megabytes of its files; where that is not known, four bytes a parameter.
     loadable : bool
         Only those that load by their name: no services.
+    bundled : bool
+        Those of this package, too, which are tiny.
 
     Returns
     -------
@@ -77,7 +80,12 @@ def select_encoders(
         conditions[f"at most {max_download:g} MB to download"] = lambda one: (
             (size := one.download_mb or 4e-6 * (one.n_parameters or 0)) > 0 and size <= max_download
         )
-    usual = [one for one in encoders_of(modality) if one.usual and (one.loadable or not loadable)]
+    usual = [
+        one
+        for one in encoders_of(modality)
+        if (one.usual or (bundled and one.name.startswith("mini/")))
+        and (one.loadable or not loadable)
+    ]
     met = [one.name for one in usual if all(test(one) for test in conditions.values())]
     if not met:
         each = "; ".join(

@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from transferscope.encoders import list_bundled
 from transferscope.errors import InputError, MissingExtraError, require
 from transferscope.knowledge import select_encoders
 
@@ -24,14 +23,14 @@ def available_encoders(
     ----------
     modality : {"image", "text"}
     among : iterable of str, optional
-        Of these alone, such as `transferscope.knowledge.select_encoders` gives; all known ones by
-        default.
+        Of these alone, such as `transferscope.knowledge.select_encoders` gives; all known ones and
+        the bundled ones by default.
 
     Returns
     -------
     names : list of str
         With a network all that load by name; without one those in the cache of the Hugging Face
-        hub, and of images the bundled ones.
+        hub, and the bundled ones, which are tiny.
     notes : tuple of str
         What was assumed.
 
@@ -45,14 +44,19 @@ def available_encoders(
             f"encoders must be named for data of modality {modality!r}: nothing is published about "
             "such data. Name some, or an encoder of your own."
         )
-    wanted = list(select_encoders(modality, loadable=True) if among is None else among)
+    if among is None:
+        among = select_encoders(modality, loadable=True, bundled=True)
+    some = list(among)
+    wanted = [name for name in some if not name.startswith("mini/")]
+    bundled = [name for name in some if name.startswith("mini/")]
+    if bundled and not wanted:
+        return bundled, ("none but bundled encoders, which are tiny, meet the conditions",)
     if _is_online():
         return wanted, ()
     cached = _cached()
     names = [name for name in wanted if name in cached]
     n_cached = len(names)
-    if modality == "image" and among is None:
-        names += [f"mini/{name}" for name in list_bundled()]
+    names += bundled
     if not names:
         raise InputError(
             "no encoder can be had: the hub does not answer, and none of the "
