@@ -142,6 +142,12 @@ def test_one_file_for_two_results_and_other_endings_are_refused(run, features):
     assert ".svg" in run("trace-ped", features, "--plot", "x.docx", status=2).err
 
 
+def test_words_that_are_no_folder_of_features_are_refused(run, tmp_path):
+    assert "rank --no-store" in run(*RANK, "--store", "none", status=2).err
+    assert "./cache" in run("cache", "list", "--store", "cache", status=2).err
+    assert not list(tmp_path.iterdir())
+
+
 @torch_only
 def test_a_link_stays_and_its_file_is_written(run, tmp_path):
     (tmp_path / "kept").mkdir()

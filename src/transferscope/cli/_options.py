@@ -68,9 +68,25 @@ ReferenceOption = Annotated[
         "--reference", help="Data set (or corpus) like what the encoder was pre-trained on."
     ),
 ]
+
+
+def _folder(store: Path | None) -> Path | None:
+    """Refuse what Python callers mean by these words, and what would be a folder of that name."""
+    if store is not None and str(store).casefold() in ("none", "cache"):
+        raise InputError(
+            f"--store takes a folder; got {store}. Leave it out for the user's cache folder, write "
+            f"./{store} for a folder of that name; `rank --no-store` keeps nothing."
+        )
+    return store
+
+
 StoreOption = Annotated[
     Path | None,
-    typer.Option("--store", help="Folder for features.  [default: the user's cache folder]"),
+    typer.Option(
+        "--store",
+        callback=_folder,
+        help="Folder for features.  [default: the user's cache folder]",
+    ),
 ]
 BatchOption = Annotated[int, typer.Option(min=1, max=512, help="Samples per batch.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")]
