@@ -92,7 +92,7 @@ def test_sorting_by_length_leaves_the_order_of_the_samples(bert: str, tmp_path: 
 
 
 class Counted:
-    """An encoder that notes the sizes of its batches."""
+    """An encoder that notes the sizes of its batches; all else is that of the one it wraps."""
 
     def __init__(self, encoder: Any) -> None:
         self.encoder, self.calls = encoder, list[int]()
@@ -212,7 +212,7 @@ def test_an_encoder_is_ranked_by_its_best_layer(bert: str, gpt2: str, tmp_path: 
         frame.loc[(bert, "layer2"), "knn"]
         == {r.encoder: r.layers["layer2"]["knn"].value for r in ranking.encoders}[bert]
     )
-    assert list(ranking.to_frame().columns[:2]) == ["rank", "layer"]
+    assert list(ranking.to_frame().columns[:3]) == ["dataset", "rank", "layer"]
     assert "| layer |" in ranking.to_markdown()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn import functional  # noqa: E402
 from transferscope.encoders import _fast_pass, from_module  # noqa: E402
 from transferscope.encoders._fast_pass import PART_BYTES, PassPlan, part_length  # noqa: E402
 from transferscope.encoders._torch_encoder import Layer, TorchEncoder  # noqa: E402
+from transferscope.extraction._sinks import quicker_pass  # noqa: E402
 
 CPU = torch.device("cpu")
 PREPROCESSING = ImagePreprocessing((12, 12), 12)
@@ -319,3 +321,30 @@ def test_a_network_that_cannot_take_one_image_is_passed_through_as_it_is():
     assert torch.equal(
         encoder.fast_embed()(BATCH).features["pooled"], encoder.embed(BATCH).features["pooled"]
     )
+
+
+def test_a_wrapper_that_changes_embed_alone_is_not_passed_by():
+    class Halved:
+        """All but `embed` is that of the encoder inside."""
+
+        def __init__(self, inside):
+            self.inside = inside
+
+        def __getattr__(self, name):
+            return getattr(self.inside, name)
+
+        def to(self, device):
+            self.inside.to(device)
+            return self
+
+        def embed(self, batch, layers=("pooled",)):
+            found = self.inside.embed(batch, layers)
+            halves = {name: values / 2 for name, values in found.features.items()}
+            return dataclasses.replace(found, features=halves)
+
+    inside = example()
+    assert quicker_pass(inside) is not None
+    assert quicker_pass(Halved(inside)) is None
+    heir = type("Heir", (type(inside),), {"embed": Halved.embed})
+    inside.__class__ = heir
+    assert quicker_pass(inside) is None

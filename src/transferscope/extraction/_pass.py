@@ -57,6 +57,7 @@ from transferscope.extraction._sinks import (
     StoreSink,
     StreamSink,
     open_store,
+    quicker_pass,
     store_key,
 )
 from transferscope.numerics import arrays
@@ -407,7 +408,7 @@ class _Passes:
 
     def __init__(self, encoder: Encoder, *, exact: bool) -> None:
         self.encoder = encoder
-        self._make = None if exact else getattr(encoder, "fast_embed", None)
+        self._make = None if exact else quicker_pass(encoder)
         self._layers: tuple[str, ...] | None = None
         self._embed: Callable[[object], Embedded]
 

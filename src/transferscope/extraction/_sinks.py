@@ -7,17 +7,17 @@ import os
 import secrets
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, TypeAlias, TypedDict
+from typing import Any, Protocol, TypeAlias, TypedDict
 
 import numpy as np
 
 from transferscope.datasets import Dataset
 from transferscope.embedding import INFLUENCE_SAMPLES, ClassMoments, Embedding, TargetMoments
-from transferscope.encoders import Encoder
+from transferscope.encoders import Embedded, Encoder
 from transferscope.errors import FeatureError, InputError, StoreWarning, TransferscopeError
 from transferscope.extraction import _batches
 from transferscope.extraction._batches import (
@@ -167,8 +167,21 @@ def store_key(encoder: Encoder, device: str, *, exact: bool = False) -> str | No
     kind = device.partition(":")[0]
     if fingerprint is None:
         return None
-    way = "-exact" if exact and hasattr(encoder, "fast_embed") else ""
+    way = "-exact" if exact and quicker_pass(encoder) is not None else ""
     return f"{fingerprint}{way}" if kind == "cpu" else f"{fingerprint}-{kind}{way}"
+
+
+def quicker_pass(encoder: Encoder) -> Callable[..., Callable[[Any], Embedded]] | None:
+    """`fast_embed` of an encoder, where it is the quicker form of the very `embed` it has.
+
+    A wrapper or a subclass that changes `embed` alone still has that of what it wraps or extends,
+    and its features would be others.
+    """
+    owner = next((one for one in type(encoder).__mro__ if "embed" in vars(one)), object)
+    if "fast_embed" not in vars(owner) or "embed" in getattr(encoder, "__dict__", {}):
+        return None
+    found: Callable[..., Callable[[Any], Embedded]] = getattr(encoder, "fast_embed")  # noqa: B009
+    return found
 
 
 class StoreSink:

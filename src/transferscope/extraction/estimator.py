@@ -55,13 +55,13 @@ class EncoderFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     Examples
     --------
-    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.linear_model import RidgeClassifier
     >>> from sklearn.pipeline import make_pipeline
     >>> import transferscope
     >>> digits = transferscope.open_dataset("sklearn/digits", per_class=20)
     >>> images, labels = [digits[i] for i in range(len(digits))], digits.labels
     >>> model = make_pipeline(
-    ...     EncoderFeatures("mini/resnet-mnist-supervised", store=None), LogisticRegression())
+    ...     EncoderFeatures("mini/resnet-mnist-supervised", store=None), RidgeClassifier())
     >>> bool(model.fit(images[::2], labels[::2]).score(images[1::2], labels[1::2]) > 0.8)
     True
     """
