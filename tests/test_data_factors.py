@@ -257,6 +257,40 @@ def test_the_published_runs_and_regressions_are_one_command(run):
     assert "Give all three" in run("predict-transferability", *new[:2], check=2)
 
 
+def test_adapters_are_compared(run, tmp_path):
+    rng = np.random.default_rng(7)
+    for name, scale in {"one": 0.1, "two": 0.2, "three": 0.3}.items():
+        (tmp_path / name).mkdir()
+        module = "base_model.model.layers.1.lora_"
+        pair = {f"{module}A.weight": (2, 4), f"{module}B.weight": (4, 2)}
+        files = {n: scale * rng.standard_normal(shape) for n, shape in pair.items()}
+        files["base_model.model.score.weight"] = np.ones((3, 4))
+        save_file(files, tmp_path / name / "adapter_model.safetensors")
+        settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(settings))
+    base = ("compare-adapters", "--pretrained", "a.safetensors")
+    both = (*base, "--adapter", "one", "--adapter", "two")
+    out = run(*both)
+    assert [line.split("│")[1].strip() for line in out.splitlines() if line[0] == "│"] == [
+        "layers.1",
+        "all",
+    ]
+    for text in ("cosine", "first: one", "second: two", "drift of the first"):
+        assert text in out
+    record = json.loads(run(*both, "--format", "json"))
+    assert record["adapters"] == ["one", "two"]
+    (layer,) = record["layers"]
+    assert f"{layer['cosine']:.4f}" in out
+    assert f"{100 * layer['distance']:.3g} %" in out
+    alone = run(*base, "--adapter", "one", "--group", "parameter")
+    assert "layers.1.weight" in alone
+    assert "cosine" not in alone
+    assert f"{100 * layer['drift']:.3g} %" in alone
+    assert "twice" in run(*base, "--adapter", "one", "--adapter", "one", check=2)
+    assert "one adapter or two; got 3" in run(*both, "--adapter", "three", check=2)
+    assert "is no adapter" in run(*base, "--adapter", "b.safetensors", check=2)
+
+
 @pytest.mark.needs("torch")
 def test_distance_refuses(run):
     assert "cannot be opened" in run("layer-transferability", "--random", "x.pth", *FILES, check=2)

@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,12 @@ from safetensors.numpy import save_file
 from pictures import shows_data
 from reference import parameter_distance as literal
 from transferscope.errors import CheckpointError, InputError
-from transferscope.parameter_distance import MEASURES, architecture, layer_transferability
+from transferscope.parameter_distance import (
+    MEASURES,
+    architecture,
+    compare_adapters,
+    layer_transferability,
+)
 from transferscope.parameter_distance._blocks import block_of_each, counts, in_order
 from transferscope.parameter_distance._initialisation import Distribution
 from transferscope.plots import plot_layer_distances, save_figure
@@ -538,6 +544,260 @@ def test_adapters_that_cannot_be_merged(tmp_path):
             layer_transferability(None, base, adapter(tmp_path / str(i), files, **settings))
     with pytest.raises(CheckpointError, match="an adapter, not a model"):
         layer_transferability(None, adapter(tmp_path / "a", pair), base)
+
+
+def network(seed: int = 0) -> dict[str, np.ndarray]:
+    """Three blocks of two weights with bias, and a head."""
+    rng = np.random.default_rng(seed)
+    state = {}
+    for block in range(3):
+        for name, shape in {"q": (6, 5), "v": (7, 5)}.items():
+            state[f"blocks.{block}.{name}.weight"] = rng.standard_normal(shape)
+            state[f"blocks.{block}.{name}.bias"] = rng.standard_normal(shape[0])
+    return {**state, "head.weight": rng.standard_normal((4, 6))}
+
+
+def factors(base: dict[str, np.ndarray], modules: list[str], rank: int, seed: int) -> Any:
+    """Files of an adapter, and A and B of each of its modules."""
+    rng = np.random.default_rng(seed)
+    pairs = {}
+    for module in modules:
+        rows, columns = base[f"{module}.weight"].shape
+        pairs[module] = rng.standard_normal((rank, columns)), rng.standard_normal((rows, rank))
+    files = {
+        f"base_model.model.{module}.lora_{letter}.weight": factor
+        for module, pair in pairs.items()
+        for letter, factor in zip("AB", pair, strict=True)
+    }
+    return files, pairs
+
+
+def check_delta(found: Any, wanted: dict[str, float]) -> None:
+    got = {name: getattr(found, name) for name in wanted}
+    assert got == pytest.approx(wanted, rel=1e-10, abs=1e-14)
+
+
+@pytest.mark.parametrize("rank", [2, 9])  # below and above the size of the weights
+def test_deltas_are_the_literal_formula(tmp_path, rank):
+    base = network()
+    modules = ["blocks.0.q", "blocks.0.v", "blocks.1.q"]
+    files, first = factors(base, modules, 2, 5)
+    others, second = factors(base, modules, rank, 6)
+    a = adapter(tmp_path / "a", files)
+    b = adapter(tmp_path / "b", others, lora_alpha=3, use_rslora=True)
+    weights = [base[f"{module}.weight"] for module in modules]
+    ones = [literal.delta(2, *first[module]) for module in modules]
+    twos = [literal.delta(3 / math.sqrt(rank), *second[module]) for module in modules]
+    rows = {
+        "block": {"blocks.0": slice(0, 2), "blocks.1": slice(2, 3)},
+        "parameter": {f"{module}.weight": slice(i, i + 1) for i, module in enumerate(modules)},
+    }
+    for group, expected in rows.items():
+        found = compare_adapters(base, a, b, group=group)
+        assert [layer.name for layer in found.layers] == list(expected)
+        for layer, part in zip(found.layers, expected.values(), strict=True):
+            check_delta(layer, literal.deltas(weights[part], ones[part], twos[part]))
+        check_delta(found.overall, literal.deltas(weights, ones, twos))
+        assert found.overall.n_parameters == 30 + 35 + 30
+    assert found.adapters == (str(a), str(b))
+    assert found.left_out == ()
+    assert list(found.to_frame().index) == list(expected)
+    alone = compare_adapters(base, a)
+    assert alone.overall.drift == pytest.approx(found.overall.drift, rel=1e-12)
+    assert (alone.overall.other_drift, alone.overall.distance, alone.overall.cosine) == (None,) * 3
+    assert alone.notes == ("unchanged, and not shown: 2 of 4 layers",)
+
+
+def test_drift_of_a_delta_is_that_of_the_merged_weights(tmp_path):
+    base = network()
+    modules = [name.removesuffix(".weight") for name in base if name.endswith("weight")]
+    files, _ = factors(base, modules, 2, 5)
+    lora = adapter(tmp_path / "a", {name: 0.1 * w for name, w in files.items()})
+    merged = layer_transferability(None, base, lora)
+    found = compare_adapters(base, lora)
+    drifts = {layer.name: layer.drift for layer in merged.layers}
+    assert {layer.name: layer.drift for layer in found.layers} == pytest.approx(drifts, rel=1e-6)
+
+
+def test_turned_factors_and_scales_of_one_delta_are_equal(tmp_path):
+    """Factors differ, what they add does not: to the last digits, not to half of them."""
+    base = network()
+    files, pairs = factors(base, ["blocks.0.q"], 2, 5)
+    ((a, b),) = pairs.values()
+    turn = np.array([[3.0, 1.0], [-2.0, 0.5]])
+    name = "base_model.model.blocks.0.q.lora_"
+    turned = {f"{name}A.weight": turn @ a, f"{name}B.weight": b @ np.linalg.inv(turn) * 2}
+    one, two = adapter(tmp_path / "a", files), adapter(tmp_path / "b", turned, lora_alpha=2)
+    found = compare_adapters(base, one, two).overall
+    assert found.drift == pytest.approx(found.other_drift, rel=1e-12)
+    assert found.distance < 1e-13 * found.drift
+    assert found.cosine == pytest.approx(1, abs=1e-14)
+    # nearly equal: the distance is not what is left over from the norms
+    near = {k: w * (1 + 1e-9 * k.endswith("B.weight")) for k, w in files.items()}
+    found = compare_adapters(base, one, adapter(tmp_path / "near", near)).overall
+    assert found.distance == pytest.approx(1e-9 * found.drift, rel=1e-5)
+
+
+def test_deltas_are_not_formed(tmp_path):
+    base = {"layers.0.weight": np.ones((1500, 1500), np.float32)}
+    files = [factors(base, ["layers.0"], 2, seed)[0] for seed in (5, 6)]
+    one, two = (adapter(tmp_path / str(i), content) for i, content in enumerate(files))
+    compare_adapters(base, one, two)  # what is imported on the way
+    tracemalloc.start()
+    compare_adapters(base, one, two)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < base["layers.0.weight"].nbytes  # and half of what one would take
+
+
+def test_deltas_of_convolutions_and_turned_weights(tmp_path):
+    rng = np.random.default_rng(5)
+    base = {
+        "layers.0.weight": rng.standard_normal((5, 3, 3, 3)),
+        "layers.1.weight": rng.standard_normal((4, 7)),  # stored as inputs x outputs
+    }
+    a, b = rng.standard_normal((2, 3, 3, 3)), rng.standard_normal((5, 2, 1, 1))
+    c, d = rng.standard_normal((2, 4)), rng.standard_normal((7, 2))
+    e, f = rng.standard_normal((2, 7)), rng.standard_normal((4, 2))
+    name = "base_model.model.layers"
+    conv = adapter(tmp_path / "conv", {f"{name}.0.lora_A.weight": a, f"{name}.0.lora_B.weight": b})
+    turned = adapter(
+        tmp_path / "turned",
+        {f"{name}.1.lora_A.weight": c, f"{name}.1.lora_B.weight": d},
+        fan_in_fan_out=True,
+    )
+    plain = adapter(
+        tmp_path / "plain", {f"{name}.1.lora_A.weight": e, f"{name}.1.lora_B.weight": f}
+    )
+    update = 2 * np.einsum("or,rihw->oihw", b[:, :, 0, 0], a)
+    zeros = np.zeros((4, 7))
+    (found,) = compare_adapters(base, conv).layers
+    share = np.linalg.norm(update) / np.linalg.norm(base["layers.0.weight"])
+    assert found.drift == pytest.approx(share)
+    found = compare_adapters(base, turned, plain, group="parameter")
+    weight, one, two = base["layers.1.weight"], literal.delta(2, c, d).T, literal.delta(2, e, f)
+    check_delta(found.overall, literal.deltas([weight], [one], [two]))
+    # nothing in common: the second row has one delta, and no cosine
+    found = compare_adapters(base, conv, turned)
+    assert [layer.cosine for layer in found.layers] == [None, None]
+    assert [layer.other_drift == 0 for layer in found.layers] == [True, False]
+    check_delta(
+        found.overall,
+        {**literal.deltas([*base.values()], [update, zeros], [0 * update, one]), "cosine": 0.0},
+    )
+    assert "the adapters change no weight in common, so their cosine is 0" in found.notes
+
+
+def test_deltas_of_weights_that_are_replaced(tmp_path):
+    """Against an update, against another replacement, and on top of an update."""
+    base = {name: weight.astype(np.float32) for name, weight in network().items()}
+    rng = np.random.default_rng(8)
+    files, pairs = factors(base, ["blocks.0.q", "blocks.1.q"], 2, 5)
+    others, _ = factors(base, ["blocks.1.q"], 2, 6)
+    new = {name: rng.standard_normal(base[name].shape) for name in ("blocks.0.q.weight",
+           "blocks.1.q.bias", "head.weight")}  # fmt: skip
+    as_saved = {f"base_model.model.{name}": weight for name, weight in new.items()}
+    one = adapter(
+        tmp_path / "a", {**files, "base_model.model.head.weight": 2 * base["head.weight"]}
+    )
+    two = adapter(tmp_path / "b", {**others, **as_saved})
+    found = compare_adapters(base, one, two, group="parameter")
+    rows = {layer.name: layer for layer in found.layers}
+    assert set(rows) == {*new, "blocks.1.q.weight"}
+    name = "blocks.0.q.weight"
+    update = literal.delta(2, *pairs["blocks.0.q"])
+    check_delta(rows[name], literal.deltas([base[name]], [update], [new[name] - base[name]]))
+    name = "head.weight"
+    check_delta(rows[name], literal.deltas([base[name]], [base[name]], [new[name] - base[name]]))
+    bias = rows["blocks.1.q.bias"]
+    assert (bias.drift, bias.cosine, bias.distance) == (0, None, bias.other_drift)
+    both = {**files, "base_model.model.blocks.0.q.base_layer.weight": new["blocks.0.q.weight"]}
+    found = compare_adapters(base, adapter(tmp_path / "both", both), group="parameter").layers[0]
+    added = new["blocks.0.q.weight"] - base["blocks.0.q.weight"] + update
+    share = np.linalg.norm(added) / np.linalg.norm(base["blocks.0.q.weight"])
+    assert found.drift == pytest.approx(share, rel=1e-6)
+
+
+def test_what_of_an_adapter_has_no_delta_is_said(tmp_path):
+    base = network()
+    files, _ = factors(base, ["blocks.0.q"], 2, 5)
+    more = {
+        "base_model.model.score.weight": np.ones((3, 6)),
+        "base_model.model.head.weight": np.ones((9, 6)),
+    }
+    lora = adapter(tmp_path / "a", {**files, **more})
+    found = compare_adapters(base, lora)
+    assert [layer.name for layer in found.layers] == ["blocks.0"]
+    assert [line.split(" (/")[0].split(" in ")[0] for line in found.left_out] == [
+        "score.weight: only",
+        "head.weight: (4, 6)",
+    ]
+    counts_of = {**base, "blocks.0.q.weight": np.ones((6, 5), np.int8)}
+    with pytest.raises(CheckpointError, match="changes no trained floating-point weight of"):
+        compare_adapters(counts_of, adapter(tmp_path / "b", files))
+    untrained = adapter(tmp_path / "c", {k: w * ("A.w" in k) for k, w in files.items()})
+    found = compare_adapters(base, lora, untrained)
+    assert found.overall.other_drift == 0
+    assert found.overall.cosine is None
+    assert any("/c) adds nothing: its deltas are zero" in note for note in found.notes)
+    empty = {**base, "blocks.0.q.weight": np.zeros((6, 5))}
+    found = compare_adapters(empty, lora, lora).overall
+    assert (found.base_norm, found.drift, found.distance) == (0, None, None)
+    assert found.cosine == pytest.approx(1)
+
+
+def test_adapters_that_cannot_be_compared(tmp_path):
+    base = network()
+    files, _ = factors(base, ["blocks.0.q"], 2, 5)
+    good = adapter(tmp_path / "good", files, base_model_name_or_path="owner/one")
+    save_file(base, tmp_path / "whole.safetensors")
+    for first, second in ((tmp_path / "whole.safetensors", good), (good, base)):
+        with pytest.raises(CheckpointError, match="is no adapter: it has neither"):
+            compare_adapters(base, first, second)
+    with pytest.raises(CheckpointError, match="an adapter, not a model"):
+        compare_adapters(good, good)
+    with pytest.raises(CheckpointError, match="without adapter_config"):
+        compare_adapters(base, good / "adapter_model.safetensors")
+    with pytest.raises(InputError, match="group must be one of block, parameter; got 'stage'"):
+        compare_adapters(base, good, group="stage")
+    cases: list[tuple[dict[str, np.ndarray], dict[str, Any], str]] = [
+        (files, {"base_model_name_or_path": "owner/two"}, r"good\) on one and .* on two\."),
+        ({k.replace("0", "9"): w for k, w in files.items()}, {},
+         "changes blocks.9.q.weight, which .* does not have"),
+        ({k: np.vstack([w, w[:2]]) if "B.w" in k else w for k, w in files.items()}, {},
+         "of another size than blocks.0.q.weight"),
+        ({k: w * math.nan if "B.w" in k else w for k, w in files.items()}, {},
+         "factor B of blocks.0.q.weight of the adapter .* holds NaN"),
+        ({**files, "base_model.model.head.weight": np.full((4, 6), math.inf)}, {},
+         "head.weight of the adapter .* holds infinity"),
+        (files, {"peft_type": "IA3"}, "type IA3"),
+    ]  # fmt: skip
+    for i, (content, settings, message) in enumerate(cases):
+        with pytest.raises(CheckpointError, match=message):
+            compare_adapters(base, good, adapter(tmp_path / str(i), content, **settings))
+    broken = {**base, "blocks.0.q.weight": np.full((6, 5), math.nan)}
+    with pytest.raises(CheckpointError, match=r"blocks.0.q.weight of the pre-trained .* NaN"):
+        compare_adapters(broken, good)
+
+
+def test_names_of_bases_are_told_apart(tmp_path):
+    base = network()
+    files, _ = factors(base, ["blocks.0.q"], 2, 5)
+    hub = adapter(tmp_path / "hub", files, base_model_name_or_path="owner/one")
+    local = adapter(tmp_path / "local", files, base_model_name_or_path="/data/one/")
+    unnamed = adapter(tmp_path / "unnamed", files, base_model_name_or_path=None)
+    for other in (local, unnamed):
+        assert not any("that model" in note for note in compare_adapters(base, hub, other).notes)
+    for folder, is_noted in (("one", False), ("models--owner--one", False), ("two", True)):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "model.safetensors"
+        save_file(base, path)
+        notes = compare_adapters(path, hub, unnamed).notes
+        assert [f"is {path} that model?" in note for note in notes] == [False, *[True] * is_noted]
+    other = {"base_model_name_or_path": "owner/one", "revision": "f00d"}
+    main = adapter(tmp_path / "main", files, **{**other, "revision": "main"})
+    with pytest.raises(CheckpointError, match=r"on one \(main\) and .* on one \(f00d\)"):
+        compare_adapters(base, main, adapter(tmp_path / "old", files, **other))
 
 
 # ---------------------------------------------------------------- architectures

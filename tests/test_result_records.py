@@ -14,6 +14,8 @@ from transferscope import results
 from transferscope.errors import EncoderError, InputError, SkippedMetricError, UnknownNameError
 from transferscope.evaluation import read_scores
 from transferscope.results import (
+    AdapterDelta,
+    AdapterDistances,
     Agreement,
     Comparison,
     Confusion,
@@ -113,6 +115,7 @@ def ranking(n: int = 8) -> Ranking:
 
 
 LAYERED = encoder(0, layer="layer2", layers={"layer1": {"logme": Score(0.25)}}, warnings=("cut",))
+ADDED = AdapterDelta("stem", 100, 2.5, 0.01, 0.02, 0.015, 0.5)
 LAYER = LayerDistance("stem", 1.5, None, 2.0, 1.5, 100, 0.1, 0.9, 0.2, 3.0, "freeze", None)
 RELATED = Relatedness(
     setting="sparse", bound=1.5, reference_loss=0.25, label_mismatch=0.5,
@@ -170,6 +173,8 @@ EXAMPLES = {
         RELATED,
         LayerDistances(1.5, (LAYER, replace(LAYER, name="head", transferability=None)), "l2", "all",
                        "3 seeds", 0.01, None, ("head",), {"missing": ("a.b",)}, ("note",)),
+        AdapterDistances(replace(ADDED, name="all"), (ADDED, replace(ADDED, cosine=None)),
+                         ("a", "b"), ("fc.weight: new",), ("note",)),
         DatasetFactors(None, 0.5, 100, 10, "frechet", "relative", ("no reference",)),
         TransferabilityForecast(1.5, 1.0, 2.0, {"constant": {"value": 1.0, "low": 0.5, "high": 1.5,
                                 "p_value": 0.01}}, 0.9, 12, {"resnet50": {"constant": 0.5}}, "how"),

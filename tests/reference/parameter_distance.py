@@ -31,6 +31,36 @@ def distance(one: Any, two: Any, measure: str) -> float:
     return 1 - float(np.sum(a * b)) / math.sqrt(float(np.sum(a**2)) * float(np.sum(b**2)))
 
 
+def delta(scale: float, a: Any, b: Any) -> np.ndarray:
+    """What a LoRA adapter adds to the weight of a linear layer, element by element."""
+    rows, columns = len(b), len(a[0])
+    return np.array(
+        [
+            [scale * sum(b[i][k] * a[k][j] for k in range(len(a))) for j in range(columns)]
+            for i in range(rows)
+        ]
+    )
+
+
+def deltas(weights: list[Any], ones: list[Any], twos: list[Any]) -> dict[str, float]:
+    """Drifts, distance and cosine of two adapters over the weights of a layer."""
+    base = one = two = apart = inner = 0.0
+    for weight, first, second in zip(weights, ones, twos, strict=True):
+        for w, x, y in zip(np.ravel(weight), np.ravel(first), np.ravel(second), strict=True):
+            base += float(w) ** 2
+            one += float(x) ** 2
+            two += float(y) ** 2
+            apart += float(x - y) ** 2
+            inner += float(x * y)
+    return {
+        "base_norm": math.sqrt(base),
+        "drift": math.sqrt(one / base),
+        "other_drift": math.sqrt(two / base),
+        "distance": math.sqrt(apart / base),
+        "cosine": inner / math.sqrt(one * two),
+    }
+
+
 def transferability(
     random: Any, pretrained: Any, finetuned: Any, blocks: dict[str, list[str]], measure: str
 ) -> dict[str, float]:

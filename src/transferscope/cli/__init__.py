@@ -17,6 +17,7 @@ from transferscope.cli._agreement import benchmarks, evaluate
 from transferscope.cli._benchmark import benchmark
 from transferscope.cli._cache import cache
 from transferscope.cli._distance import (
+    compare_adapters,
     dataset_factors,
     layer_transferability,
     predict_transferability,
@@ -48,6 +49,7 @@ COMMANDS = (
         task_relatedness,
         compare_pairs,
         layer_transferability,
+        compare_adapters,
         dataset_factors,
         predict_transferability,
     ),

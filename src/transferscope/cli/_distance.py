@@ -1,4 +1,4 @@
-"""`layer-transferability`, `dataset-factors`: what fine-tuning did to weights, and why."""
+"""What fine-tuning did to weights, as wholes and as deltas of adapters, and why."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ from transferscope.cli._terminal import (
     write_line,
 )
 from transferscope.errors import InputError, first_few
-from transferscope.results import DatasetFactors, LayerDistances, TransferabilityForecast
+from transferscope.results import (
+    AdapterDelta,
+    AdapterDistances,
+    DatasetFactors,
+    LayerDistances,
+    TransferabilityForecast,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,6 +149,10 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.3g} %"
+
+
 def _show_layers(found: LayerDistances, *, spectra: bool) -> None:
     table = Table(header_style="bold", pad_edge=False)
     table.add_column("layer", overflow="fold")
@@ -159,7 +169,7 @@ def _show_layers(found: LayerDistances, *, spectra: bool) -> None:
             _number(layer.distance_random),
             _number(layer.distance_pretrained),
             short_count(layer.n_parameters),
-            "-" if layer.drift is None else f"{100 * layer.drift:.3g} %",
+            _percent(layer.drift),
             "-" if layer.cosine is None else f"{layer.cosine:.5f}",
         ]
         if spectra:
@@ -185,6 +195,76 @@ def _show_layers(found: LayerDistances, *, spectra: bool) -> None:
         for kind, names in found.unmatched.items()
         if names
     )
+
+
+def compare_adapters(
+    *,
+    pretrained: Annotated[
+        str,
+        typer.Option(
+            help="The base that the adapters were trained on: .safetensors, .pth, an index of "
+            "shards, a Hugging Face folder, or timm/NAME.",
+            show_default=False,
+        ),
+    ],
+    adapter: Annotated[
+        list[str],
+        typer.Option(
+            help="Folder of a LoRA adapter as PEFT saves it. The option again: a second one, to "
+            "compare with the first.",
+            show_default=False,
+        ),
+    ],
+    group: Annotated[
+        Literal["block", "parameter"], typer.Option(help="Rows of the table.")
+    ] = "block",
+    format: FormatOption = "table",
+) -> None:
+    """Show, layer by layer, what adapters add to their base, and how alike two of them are."""
+    from transferscope.parameter_distance import compare_adapters as compare
+
+    if len(adapter) > 2:
+        raise InputError(f"--adapter names one adapter or two; got {len(adapter)}. Leave some out.")
+    if len(set(adapter)) < len(adapter):
+        raise InputError(f"--adapter names {adapter[0]} twice. Name each once.")
+    with stderr.status("comparing the adapters"):
+        found = compare(pretrained, *adapter, group=group)
+    if format == "json":
+        write_line(found.to_json())
+    else:
+        _show_deltas(found)
+
+
+def _show_deltas(found: AdapterDistances) -> None:
+    is_pair = len(found.adapters) > 1
+    table = Table(header_style="bold", pad_edge=False)
+    table.add_column("layer", overflow="fold")
+    pair = ["drift of the first", "of the second", "distance", "cosine"]
+    for name in ["parameters", "norm of the base", *(pair if is_pair else ["drift"])]:
+        table.add_column(name, justify="right", no_wrap=True)
+
+    def add(layer: AdapterDelta) -> None:
+        cells = [short_count(layer.n_parameters), _number(layer.base_norm), _percent(layer.drift)]
+        if is_pair:
+            cells += [_percent(layer.other_drift), _percent(layer.distance)]
+            cells.append("-" if layer.cosine is None else f"{layer.cosine:.4f}")
+        table.add_row(literal(layer.name), *cells)
+
+    for layer in found.layers:
+        add(layer)
+    table.add_section()
+    add(found.overall)
+    stdout.print(table)
+    for word, name in zip(("first", "second"), found.adapters, strict=False):
+        stdout.print(f"{word}: {literal(name)}", soft_wrap=True)
+    stdout.print(
+        "drift: norm of what an adapter adds, distance: of the difference; both as a share of the "
+        "norm of the base's weights that are changed",
+        soft_wrap=True,
+    )
+    show_notes(found.notes)
+    if found.left_out:
+        show_notes([f"left out ({len(found.left_out)}): {first_few(found.left_out)}"])
 
 
 @with_option_records

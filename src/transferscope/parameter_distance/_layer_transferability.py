@@ -10,8 +10,8 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from transferscope.errors import CheckpointError, InputError
-from transferscope.parameter_distance._adapters import is_adapter, merge_adapter
+from transferscope.errors import InputError
+from transferscope.parameter_distance._adapters import is_adapter, merge_adapter, open_base
 from transferscope.parameter_distance._blocks import Parameters
 from transferscope.parameter_distance._checkpoints import (
     Checkpoint,
@@ -57,7 +57,8 @@ def layer_transferability(
     pretrained, finetuned : checkpoint
         A state dict, a module, or a path: ``.safetensors``, ``.pth``, ``.pt``, ``.ckpt``, ``.tar``
         (never executed), an index of shards, a folder of Hugging Face or timm; or ``timm/NAME`` for
-        its pre-trained weights. `finetuned` may be the folder of a LoRA adapter, which is merged.
+        its pre-trained weights. `finetuned` may be the folder of a LoRA adapter, which is merged;
+        `compare_adapters` looks at what it adds alone.
     measure : {"mean_abs", "l2", "relative_l2", "cosine"}
         D: mean absolute difference (as in the authors' code), Euclidean distance, that relative to
         the norm of θ_B, or one minus the cosine. In units of the weights for the first two.
@@ -147,12 +148,8 @@ def _open_pair(
     pretrained: CheckpointSource, finetuned: CheckpointSource, files: ExitStack
 ) -> tuple[Checkpoint, Checkpoint]:
     """The pre-trained and the fine-tuned weights; an adapter is merged."""
-    base = open_checkpoint(pretrained, "pre-trained", files)
+    base = open_base(pretrained, files)
     target = open_checkpoint(finetuned, "fine-tuned", files)
-    if is_adapter(base):
-        raise CheckpointError(
-            f"{base.label} is an adapter, not a model. Give the model that it was trained on."
-        )
     return base, merge_adapter(target, base) if is_adapter(target) else target
 
 

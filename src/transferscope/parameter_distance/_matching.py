@@ -74,7 +74,7 @@ class Matching:
     ) -> None:
         self.base, self.target, self.parameters = base, target, parameters
         self.unmatched = Unmatched()
-        self.blocks = _counted(base, parameters, head)
+        self.blocks = counted(base, parameters, head)
         if not self.blocks:
             raise CheckpointError(
                 f"{base.label} holds no {parameters} to compare. Try parameters='all'."
@@ -95,13 +95,7 @@ class Matching:
 
     def rows(self, group: str) -> dict[str, list[str]]:
         """Names of the layers shown -> their tensors, from the stem to the head."""
-        members: dict[str, list[str]] = {}
-        for name, block in self.blocks.items():
-            members.setdefault(block, []).append(name)
-        ordered = {b: sorted(members[b], key=_blocks.natural) for b in _blocks.in_order(members)}
-        if group == "block":
-            return ordered
-        return {name: [name] for names in ordered.values() for name in names}
+        return rows_of(self.blocks, group)
 
     def _match(self, other: Checkpoint) -> dict[str, str]:
         """Name in the pre-trained checkpoint -> name in the other."""
@@ -136,11 +130,22 @@ class Matching:
             )
 
 
+def rows_of(blocks: Mapping[str, str], group: str) -> dict[str, list[str]]:
+    """Names of the layers shown -> their tensors, from the stem to the head."""
+    members: dict[str, list[str]] = {}
+    for name, block in blocks.items():
+        members.setdefault(block, []).append(name)
+    ordered = {b: sorted(members[b], key=_blocks.natural) for b in _blocks.in_order(members)}
+    if group == "block":
+        return ordered
+    return {name: [name] for names in ordered.values() for name in names}
+
+
 def _is_trained(tensor: Tensor, parameters: Parameters) -> bool:
     return tensor.is_float and (not tensor.is_buffer or parameters == "with_statistics")
 
 
-def _counted(checkpoint: Checkpoint, parameters: Parameters, head: str | None) -> dict[str, str]:
+def counted(checkpoint: Checkpoint, parameters: Parameters, head: str | None) -> dict[str, str]:
     """Names that count -> their block."""
     trained = {n: t for n, t in checkpoint.tensors.items() if _is_trained(t, parameters)}
     blocks = _blocks.block_of_each({name: t.shape for name, t in trained.items()}, head)

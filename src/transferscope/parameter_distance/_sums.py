@@ -81,10 +81,10 @@ def compare(
     own, totals = 0.0, np.zeros((len(others), 3))
     for start, stop in tensor.pieces():
         b = tensor.read(start, stop)
-        own += _squares(b, where)
+        own += sum_of_squares(b, where)
         for total, (other, name) in zip(totals, others, strict=True):
             a = other.read(start, stop)
-            total += (*_difference(a, b, steps), _squares(a, name))
+            total += (*_difference(a, b, steps), sum_of_squares(a, name))
     return [
         Sums(tensor.size, float(absolute), float(squares), float(a), own)
         for absolute, squares, a in totals
@@ -132,7 +132,7 @@ def _total(values: NumpyArray) -> float:
     return float(np.sum(rows, dtype=np.float64)) + float(np.sum(values[cut:], dtype=np.float64))
 
 
-def _squares(values: NumpyArray, name: str) -> float:
+def sum_of_squares(values: NumpyArray, name: str) -> float:
     """Sum of squares of the elements; refuses what is not finite."""
     squares = _dot(values)
     if math.isfinite(squares):

@@ -27,6 +27,8 @@ from transferscope.results._metric_study import (
     SamplePoint,
 )
 from transferscope.results._parameter_distance import (
+    AdapterDelta,
+    AdapterDistances,
     DatasetFactors,
     LayerDistance,
     LayerDistances,
@@ -70,6 +72,8 @@ __all__ = [
     "HARDEST_PAIRS",
     "SMALLER",
     "WITHOUT",
+    "AdapterDelta",
+    "AdapterDistances",
     "Agreement",
     "Comparison",
     "ConfusedPair",

@@ -116,6 +116,79 @@ class LayerDistances(Record):
         return frame_of(LayerDistance, self.layers).set_index("name")
 
 
+@dataclass(frozen=True)
+class AdapterDelta:
+    """What one or two adapters add to a layer of their base; what is undefined is None.
+
+    Attributes
+    ----------
+    name : str
+        Path of the block in the module tree, ``"stem"``, ``"head"``, a tensor, or ``"all"``.
+    n_parameters : int
+        Of the weights in it that the adapters change, either of them.
+    base_norm : float
+        Frobenius norm of these weights in the base.
+    drift, other_drift : float or None
+        Norm of the delta of the first and of the second adapter, as a share of `base_norm`; None
+        where that is zero, or there is no second adapter.
+    distance : float or None
+        Norm of the difference of the two deltas, as a share of `base_norm`.
+    cosine : float or None
+        Between the two deltas; None where one of them is zero.
+    """
+
+    name: str
+    n_parameters: int
+    base_norm: float
+    drift: float | None
+    other_drift: float | None = None
+    distance: float | None = None
+    cosine: float | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class AdapterDistances(Record):
+    """How much adapters add to their base, layer by layer, and how alike it is.
+
+    Attributes
+    ----------
+    overall : AdapterDelta
+        All layers as one.
+    layers : tuple of AdapterDelta
+        Those that an adapter changes, from the stem to the head.
+    adapters : tuple of str
+        One or two, as they were given.
+    left_out : tuple of str
+        Weights of adapters that have no delta, with the reason.
+    notes : tuple of str
+        What the numbers must be read with.
+    """
+
+    overall: AdapterDelta
+    layers: tuple[AdapterDelta, ...]
+    adapters: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """Norms of the deltas, and their cosine."""
+        drifts = [self.overall.drift, self.overall.other_drift][: len(self.adapters)]
+        shares = ["-" if drift is None else f"{100 * drift:.3g} %" for drift in drifts]
+        text = f"Deltas of {' and '.join(shares)} of the norm of {len(self.layers)} layers"
+        cosine = self.overall.cosine
+        return f"{text}." if cosine is None else f"{text}, with a cosine of {cosine:.3g}."
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per layer.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
+        return frame_of(AdapterDelta, self.layers).set_index("name")
+
+
 @dataclass(frozen=True, repr=False)
 class DatasetFactors(Record):
     """What of a data set goes with how much closer pre-training brings the weights.

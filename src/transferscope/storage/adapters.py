@@ -91,11 +91,14 @@ class AdapterChanges(Generic[T]):
         Name of a weight of the base -> what is added to it.
     unplaced : list of str
         Weights that it changes and that were not found in the base.
+    unplaced_updates : list of str
+        Those of them to which something is added.
     """
 
     whole: dict[str, T] = field(default_factory=dict)
     low_rank: dict[str, LowRank[T]] = field(default_factory=dict)
     unplaced: list[str] = field(default_factory=list)
+    unplaced_updates: list[str] = field(default_factory=list)
 
 
 def adapter_changes(
@@ -156,6 +159,7 @@ def adapter_changes(
         place = find(f"{module}.weight")
         if place is None:
             changes.unplaced.append(f"{module}.weight")
+            changes.unplaced_updates.append(f"{module}.weight")
             continue
         if set(pair) != {"A", "B"} or not _are_of_one_rank(pair["A"].shape, pair["B"].shape):
             raise CheckpointError(
