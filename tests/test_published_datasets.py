@@ -481,3 +481,22 @@ def test_without_torchvision_download_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
     with pytest.raises(MissingExtraError, match="download torchvision/mnist"):
         open_dataset(f"torchvision/mnist?root={tmp_path}&download=1")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("imagelabels.mat", {"labels": np.tile([0, 1, 2], 6)[None]}, "from -1 to 1"),
+        (
+            "setid.mat",
+            dict.fromkeys(("trnid", "valid", "tstid"), np.arange(6)[None]),
+            r"numbered from 1; setid\.mat names 0",
+        ),
+    ],
+)
+def test_flowers_that_are_numbered_from_nought_are_refused(file, content, message, tmp_path):
+    """Counted from the end they would be images and classes, and wrong ones."""
+    flowers(tmp_path)
+    savemat(tmp_path / "flowers-102" / file, content)
+    with pytest.raises(DatasetError, match=message):
+        open_dataset(f"torchvision/flowers102?root={tmp_path}", split="train")

@@ -361,8 +361,11 @@ def _read_flowers(folder: Path, key: str) -> Part:
         labels = np.asarray(_read_mat(folder / "imagelabels.mat")["labels"]).reshape(-1)
         paths = [folder / "jpg" / f"image_{int(one):05d}.jpg" for one in ids]
         names = [str(number) for number in range(1, int(labels.max()) + 1)]
+        if min(ids, default=1) < 1:
+            raise ValueError(f"images are numbered from 1; setid.mat names {min(ids)}")
         # their authors number the classes and name none
-        return Part(ImageFiles(paths), [int(labels[int(one) - 1]) - 1 for one in ids], names)
+        classes = [int(labels[int(one) - 1]) - 1 for one in ids]
+        return Part(ImageFiles(paths), _ids(classes, names, folder), names)
 
 
 def food(folder: Path) -> Parts:
