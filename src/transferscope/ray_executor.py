@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import signal
+import socket
 import sys
 import threading
 import time
@@ -31,6 +32,8 @@ from transferscope.executor import Call, Queues
 DEATHS = 4
 #: Seconds for which no worker need be there: as long as a cluster may take to add a machine.
 PATIENCE = 900.0
+#: Seconds in which a cluster must answer.
+ANSWER = 5.0
 #: Seconds after which it is looked whether the cluster has grown or shrunk.
 LOOK = 5.0
 #: What must be the same on all machines, or the features of one encoder would differ among them.
@@ -214,6 +217,9 @@ class RayExecutor:
             if self.address == "local":
                 options["include_dashboard"] = False
             try:
+                host, _, port = self.address.rpartition(":")
+                if host and "://" not in host:  # Ray would try for minutes
+                    socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
                 with _signals_kept():
                     ray.init(address=self.address, **options)
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:
