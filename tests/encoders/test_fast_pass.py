@@ -197,9 +197,9 @@ def test_parts_are_joined_in_order(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("size", "length"), [(PART_BYTES + 1, 1), (PART_BYTES, 1), (PART_BYTES // 5, 4), (0, 2**25)]
+    ("size", "length"), [(PART_BYTES + 1, 1), (PART_BYTES, 1), (PART_BYTES // 5, 5), (0, 2**25)]
 )
-def test_a_part_is_the_longest_power_of_two_that_fits(size, length):
+def test_a_part_holds_as_many_as_fit(size, length):
     assert part_length(size) == length
 
 

@@ -83,10 +83,9 @@ def part_length(activation_bytes: int) -> int:
     Returns
     -------
     int
-        A power of two, at least 1.
+        At least 1.
     """
-    fitting = PART_BYTES // max(1, activation_bytes)
-    return 1 << max(0, fitting.bit_length() - 1)
+    return max(1, PART_BYTES // max(1, activation_bytes))
 
 
 class PassPlan:
@@ -434,7 +433,7 @@ class _Replacing(TorchFunctionMode):
         super().__init__()
         self._packed = packed
         #: results that calls are still to come for, which have nothing left to do
-        self.pending: dict[int, tuple[Tensor, list[_Function]]] = {}
+        self.pending: dict[int, tuple[Tensor, tuple[_Function, ...]]] = {}
 
     def __torch_function__(
         self,
@@ -443,20 +442,22 @@ class _Replacing(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.conv2d or func is functional.linear:
-            call = _Call(func, args, kwargs, None)
-            packed = self._packed.get(id(call.argument(1, "weight")))
-            if packed is not None:
-                output = packed.compute(call.argument(0, "input"))
-                if packed.done:
-                    self.pending[id(output)] = output, list(packed.done)
-                return output
-        elif self.pending and args and id(args[0]) in self.pending:
-            output, done = self.pending[id(args[0])]
+        # called hundreds of times a pass: as little as possible is done here
+        pending = self.pending
+        if pending and args and id(args[0]) in pending:
+            output, done = pending[id(args[0])]
             if func is done[0]:
-                del done[0]
-                if not done:
-                    del self.pending[id(output)]
+                if len(done) > 1:
+                    pending[id(output)] = output, done[1:]
+                else:
+                    del pending[id(output)]
                 return output
-        return func(*args, **kwargs)
+        elif func is torch.conv2d or func is functional.linear:
+            weight = args[1] if len(args) > 1 else (kwargs or {}).get("weight")
+            packed = self._packed.get(id(weight))
+            if packed is not None:
+                output = packed.compute(args[0] if args else (kwargs or {})["input"])
+                if packed.done:
+                    pending[id(output)] = output, packed.done
+                return output
+        return func(*args, **kwargs) if kwargs else func(*args)
