@@ -12,6 +12,7 @@ import scipy
 from transferscope.errors import BoundError, InputError
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array, ArrayLike
+from transferscope.numerics.threads import threads_for
 from transferscope.progress import ProgressCallback
 from transferscope.relatedness._head import (
     LinearHead,
@@ -210,64 +211,67 @@ def task_relatedness(  # noqa: PLR0913  one parameter for each input and choice 
         features, labels, test_features, test_labels,
         "", reference, seed + 1, warnings,
     )  # fmt: skip
-    unlabelled = unlabelled or labels is None
-    known = _Known(reference, reference_head, tau, seed)
-    fitted = _fit(known, target, setting, unlabelled, match, n_reference_classes, seed, told)
-    told("evaluating the bound")
-    reference, terms = fitted.reference, fitted.terms
-    agreement = None
-    if unlabelled and labels is not None:
-        agreement = _agreement(fitted.held_out.labels, target.held_out.labels)
-    errors = {"bound": _error(terms.target_terms), "transformed_loss": _error(terms.losses)}
-    noise = None
-    if measure_noise:
-        noise = noise_floor(reference, fitted.learned.shares, fitted.held_out.labels, seed)
-    own: dict[str, Any] = dict.fromkeys(
-        ("target_loss", "target_accuracy", "free_loss", "free_accuracy")
-    )
-    if labels is not None and measure_target:
-        told("training heads on the target")
-        own.update(_own_heads(target, terms.tau, errors, warnings))
-        _explain_gap(own["target_loss"], terms, warnings)
-    if n_refits:
-        again = known.for_refits(terms.tau)
+    n = max(len(task.learn.labels) for task in (reference, target))
+    with threads_for(n * d * d):
+        unlabelled = unlabelled or labels is None
+        known = _Known(reference, reference_head, tau, seed)
+        fitted = _fit(known, target, setting, unlabelled, match, n_reference_classes, seed, told)
+        told("evaluating the bound")
+        reference, terms = fitted.reference, fitted.terms
+        agreement = None
+        if unlabelled and labels is not None:
+            agreement = _agreement(fitted.held_out.labels, target.held_out.labels)
+        errors = {"bound": _error(terms.target_terms), "transformed_loss": _error(terms.losses)}
+        noise = None
+        if measure_noise:
+            noise = noise_floor(reference, fitted.learned.shares, fitted.held_out.labels, seed)
+        own: dict[str, Any] = dict.fromkeys(
+            ("target_loss", "target_accuracy", "free_loss", "free_accuracy")
+        )
+        if labels is not None and measure_target:
+            told("training heads on the target")
+            own.update(_own_heads(target, terms.tau, errors, warnings))
+            _explain_gap(own["target_loss"], terms, warnings)
+        if n_refits:
+            again = known.for_refits(terms.tau)
 
-        def bound_of(half: PreparedTask, seed: int) -> float:
-            told("learning from other samples")
-            other = _fit(
-                again, half, setting, unlabelled, match, n_reference_classes, seed, lambda _: None
-            )
-            return float(other.terms.values()["bound"])
+            def bound_of(half: PreparedTask, seed: int) -> float:
+                told("learning from other samples")
+                other = _fit(
+                    again, half, setting, unlabelled, match, n_reference_classes, seed,
+                    lambda _: None,
+                )  # fmt: skip
+                return float(other.terms.values()["bound"])
 
-        spread = spread_of_refits(target, known.reference, n_refits, bound_of, seed)
-        errors["bound"] = max(errors["bound"], spread)
-    told("done")
-    singular = np.linalg.svd(fitted.learned.matrix, compute_uv=False)
-    condition: float | None = float(singular[0] / max(singular[-1], 1e-300))
-    if condition is not None and condition > LARGEST_CONDITION:
-        condition = None
-        warnings.append("A⁻¹ is singular: it has no condition number")
-    names = tuple(str(name) for name in reference.names)
-    return Relatedness(
-        setting=setting,
-        **terms.values(),
-        **own,
-        noise_floor=None if noise is None else terms.tau * noise,
-        standard_errors=errors,
-        unlabelled=unlabelled,
-        pseudo_label_agreement=agreement,
-        condition_number=condition,
-        matrix=fitted.learned.matrix,
-        offset=fitted.learned.offset,
-        reference_classes=names,
-        target_classes=names if unlabelled else tuple(str(name) for name in target.names),
-        steepness_path=fitted.path,
-        trace=fitted.learned.trace,
-        view=_view(reference.held_out.features, fitted.held_out.features, fitted.learned),
-        held_out_rows=target.held_out_rows,
-        seconds=time.perf_counter() - start,
-        warnings=tuple(warnings),
-    )
+            spread = spread_of_refits(target, known.reference, n_refits, bound_of, seed)
+            errors["bound"] = max(errors["bound"], spread)
+        told("done")
+        singular = np.linalg.svd(fitted.learned.matrix, compute_uv=False)
+        condition: float | None = float(singular[0] / max(singular[-1], 1e-300))
+        if condition is not None and condition > LARGEST_CONDITION:
+            condition = None
+            warnings.append("A⁻¹ is singular: it has no condition number")
+        names = tuple(str(name) for name in reference.names)
+        return Relatedness(
+            setting=setting,
+            **terms.values(),
+            **own,
+            noise_floor=None if noise is None else terms.tau * noise,
+            standard_errors=errors,
+            unlabelled=unlabelled,
+            pseudo_label_agreement=agreement,
+            condition_number=condition,
+            matrix=fitted.learned.matrix,
+            offset=fitted.learned.offset,
+            reference_classes=names,
+            target_classes=names if unlabelled else tuple(str(name) for name in target.names),
+            steepness_path=fitted.path,
+            trace=fitted.learned.trace,
+            view=_view(reference.held_out.features, fitted.held_out.features, fitted.learned),
+            held_out_rows=target.held_out_rows,
+            seconds=time.perf_counter() - start,
+            warnings=tuple(warnings),
+        )
 
 
 def _check_options(setting: str, match: str, tau: float | str, n_refits: int) -> None:

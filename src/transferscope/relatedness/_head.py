@@ -11,6 +11,7 @@ import scipy
 from transferscope.numerics import arrays
 from transferscope.numerics.arrays import Array
 from transferscope.numerics.sampling import by_class
+from transferscope.numerics.threads import threads_for
 
 Numbers = npt.NDArray[np.float64]
 
@@ -196,14 +197,15 @@ def train_head(
     first = np.zeros(n_classes * d + n_classes)
     if start is not None:
         first = np.concatenate([start.weights.ravel() / unit, start.bias])
-    found = scipy.optimize.minimize(
-        value_and_gradient,
-        first,
-        jac=True,
-        method="L-BFGS-B",
-        callback=judge,
-        options={"maxiter": MAX_STEPS, "ftol": 1e-10, "gtol": 1e-7},
-    )
+    with threads_for(n * d * n_classes):
+        found = scipy.optimize.minimize(
+            value_and_gradient,
+            first,
+            jac=True,
+            method="L-BFGS-B",
+            callback=judge,
+            options={"maxiter": MAX_STEPS, "ftol": 1e-10, "gtol": 1e-7},
+        )
     return unpack(found.x if best[1] is None else best[1]).limited_to(tau)
 
 
