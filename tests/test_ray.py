@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 pytest.importorskip("torch", reason="extraction runs encoders in torch")
 
 from transferscope import (
+    ImagePreprocessing,
     RayExecutor,
     from_module,
     load_encoder,
@@ -44,7 +45,7 @@ from transferscope.errors import (
 from transferscope.extraction import Extracted, _sinks
 from transferscope.metrics import METRICS
 from transferscope.storage.feature_store import FeatureStore, StoreEntry
-from transferscope.training import _fine_tuning, finetune
+from transferscope.training import _fine_tuning, _selector, _trials, finetune, select
 
 ENCODERS = "mini/resnet-random,mini/vit-random"
 needs_ray = pytest.mark.needs("ray")
@@ -287,6 +288,129 @@ def test_a_sweep_is_carried_out_by_workers(workers, digits, tmp_path):
             finetune("mini/vit-random", data, **how, out=tmp_path / "shared", executor=workers)
 
 
+def striped(n: int, seed: int) -> Dataset:
+    """Images of 16 x 16 in three classes, which differ in one direction of light."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    slope = np.stack([np.mgrid[:16, :16][0], np.mgrid[:16, :16][1], np.full((16, 16), 7)])[labels]
+    images = 40 + 9 * slope[..., None] + 50 * rng.standard_normal((n, 16, 16, 3))
+    return open_dataset((images.clip(0, 255).astype(np.uint8), labels))
+
+
+CANDIDATES = ["mini/resnet-random", "mini/vit-random", "mini/separable-mnist-rotation"]
+
+
+def selected(out: Path, **how: Any) -> Any:
+    """A selection that is too particular to be settled early."""
+    options = {"epochs": 4, "learning_rates": (1e-3, 3e-3), "n_seeds": 2, "batch_size": 16}
+    return select(
+        striped(60, 0), CANDIDATES, out=out, test=striped(45, 1), tolerance=1e-6, **options, **how
+    )
+
+
+def without_seconds(found: Any) -> Any:
+    trials = tuple(replace(one, seconds=0.0) for one in found.trials)
+    rows = tuple(replace(one, seconds=0.0) for one in found.candidates)
+    return replace(found, seconds=0.0, trials=trials, candidates=rows, weights=None)
+
+
+@pytest.fixture(scope="module")
+def selected_here(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = selected(tmp_path_factory.mktemp("selected"), device="cpu")
+    torch.set_num_threads(before)
+    return found
+
+
+@needs_ray
+def test_a_selection_is_carried_out_by_workers(workers, selected_here, tmp_path, monkeypatch):
+    began: list[tuple[Any, ...]] = []
+    plain = _trials.TrialsElsewhere._queue
+
+    def watched(self: Any, plan: Any) -> None:
+        plain(self, plan)
+        began.append(tuple(call[1] for calls in self._queues.values() for call in calls))
+
+    monkeypatch.setattr(_trials.TrialsElsewhere, "_queue", watched)
+    found = selected(tmp_path, executor=workers)
+    assert without_seconds(found) == without_seconds(selected_here)
+    assert Path(found.weights).read_bytes() == Path(selected_here.weights).read_bytes()
+    # several are handed out at once, and never two of one run
+    assert max(map(len, began)) > 1
+    assert all(len({goal[:3] for goal in goals}) == len(goals) for goals in began)
+    # nothing is left of what was begun and not wanted
+    kept = [str(path) for path in tmp_path.rglob("*.safetensors")]
+    assert kept == [found.weights]
+    assert selected(tmp_path, executor=workers) == found
+    assert not list(tmp_path.glob("in-use*"))
+
+
+@needs_ray
+@pytest.mark.skipif(platform.system() != "Linux", reason="processes are found in /proc")
+def test_a_selection_whose_workers_die_is_the_same(workers, selected_here, tmp_path):
+    killed: list[int] = []
+
+    def disturb(found: Any) -> None:
+        if len(found.trials) in (2, 5) and len(killed) < len(found.trials) / 2:
+            killed.append(kill_workers())
+
+    found = selected(tmp_path, executor=workers, report=disturb)
+    assert len(killed) == 2
+    assert without_seconds(found) == without_seconds(selected_here)
+    assert Path(found.weights).read_bytes() == Path(selected_here.weights).read_bytes()
+
+
+@needs_ray
+def test_a_selection_refuses_a_folder_that_workers_do_not_see(workers, tmp_path, monkeypatch):
+    plain = _trials.mark_in_use
+    monkeypatch.setattr(_trials, "mark_in_use", lambda folder: plain(folder).with_name("other"))
+    with pytest.raises(InputError, match=r"does not see .* in which runs are kept"):
+        selected(tmp_path, executor=workers)
+
+
+@needs_ray
+def test_a_candidate_that_fails_on_workers_costs_its_own_row(workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_executor, "DEATHS", 1)
+    absent = f"checkpoint:{tmp_path}/absent.safetensors?arch=resnet18"
+    import torch
+
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+    network.append(torch.nn.Linear(12, 4))
+    network.register_forward_pre_hook(lambda *_: os._exit(9))
+    size = ImagePreprocessing((16, 16), (16, 16))
+    deadly = from_module(network, size, identifier="deadly", feature_dim=4)
+    found = select(
+        striped(60, 0), ["mini/vit-random", absent, deadly], out=tmp_path / "out", epochs=1,
+        learning_rates=(1e-3,), n_seeds=1, executor=workers, test=striped(45, 1),
+    )  # fmt: skip
+    assert found.winner == "mini/vit-random"
+    reasons = {row.encoder: row.outcome for row in found.candidates}
+    assert reasons[absent].startswith("failed: ")
+    assert "1 workers died of it" in reasons["deadly"]
+
+
+@needs_ray
+def test_what_is_beyond_the_budget_is_not_begun_ahead(workers, tmp_path, monkeypatch):
+    asked: list[float] = []
+    plain = _trials.TrialsElsewhere._wait
+
+    def watched(self: Any, wanted: Any, left: float, ahead: Any) -> object:
+        ahead = list(ahead)
+        asked.append(len(ahead))
+        return plain(self, wanted, left, ahead)
+
+    monkeypatch.setattr(_trials.TrialsElsewhere, "_wait", watched)
+    monkeypatch.setattr(_selector.Selector, "_epoch_seconds", lambda *_: 1000.0)
+    # three epochs fit, and not three more beside what the leader needs to its end
+    short = selected(tmp_path, executor=workers, budget=4e3)
+    assert short.reason.startswith("Stopped at the budget")
+    assert [trial.epochs for trial in short.trials] == [3, 4]
+    assert set(asked) == {0}
+
+
 @needs_ray
 def test_the_command_runs_on_workers(workers, tmp_path, monkeypatch):
     asked: list[tuple[object, ...]] = []
@@ -301,7 +425,11 @@ def test_the_command_runs_on_workers(workers, tmp_path, monkeypatch):
     for command in (["extract", "--out", str(tmp_path / "out")], ["rank"]):
         done = CliRunner().invoke(app, [*command, "sklearn/digits", *options, *ray])
         assert done.exit_code == 0, done.output
-    assert asked == [("auto", 3, 2.0, 0.5)] * 2
+    sweep = ["--epochs", "1", "--learning-rates", "1e-3", "--seeds", "1", *options[:-2], *ray]
+    for command in (["select", "--out", str(tmp_path / "selected")], ["finetune"]):
+        done = CliRunner().invoke(app, [*command, "sklearn/digits", *sweep])
+        assert done.exit_code == 0, done.output
+    assert asked == [("auto", 3, 2.0, 0.5)] * 4
     assert (tmp_path / "out" / "mini_vit-random.safetensors").exists()
 
 

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from transferscope.results import Selection
 from transferscope.training import _belief as belief
 from transferscope.training import load_winner, read_candidates, select
 from transferscope.training._belief import Observation, Outlook, believe, look_ahead
-from transferscope.training._select import interval
+from transferscope.training._selector import interval
 
 ENCODERS = ["mini/resnet-random", "mini/vit-random", "mini/separable-mnist-rotation"]
 TORCH = pytest.mark.needs("torch")
@@ -294,6 +295,19 @@ def test_the_same_call_again_reads_what_came_of_it(whole, data):
 
 
 @TORCH
+def test_a_folder_named_otherwise_keeps_its_winner(whole, data, tmp_path, monkeypatch):
+    found, out = whole
+    monkeypatch.chdir(out.parent)
+    again = chosen(data, Path(out.name), tolerance=1e-6)
+    assert again.weights == str(Path(found.weights).relative_to(out.parent))
+    assert Path(again.weights).exists()
+    shutil.copytree(out, tmp_path / "moved")
+    moved = chosen(data, tmp_path / "moved", tolerance=1e-6)
+    assert Path(moved.weights).is_relative_to(tmp_path / "moved")
+    assert Path(moved.weights).read_bytes() == Path(found.weights).read_bytes()
+
+
+@TORCH
 def test_lost_weights_are_trained_again(whole, data):
     found, out = whole
     before = Path(found.weights).read_bytes()
@@ -463,10 +477,10 @@ class Clock:
     """A clock that every epoch of training moves by the same time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, epoch: float) -> None:
-        from transferscope.training import _descent, _select
+        from transferscope.training import _descent, _selector, _trials
 
         self.now = 0.0
-        for module in (_descent, _select):
+        for module in (_descent, _selector, _trials):
             monkeypatch.setattr(module.time, "perf_counter", lambda: self.now)
         plain = _descent.Run._epoch
 

@@ -176,8 +176,9 @@ class RayExecutor:
             sent = ray.put(work)
         except Exception as error:
             raise InputError(
-                f"the data set, or an encoder, cannot be sent to workers: {error}. Give names or "
-                "paths that they can open, or objects that can be pickled."
+                "the data set, or an encoder, cannot be sent to workers: "
+                f"{_first_line(error.__cause__ or error)}. Give names or paths that they can open, "
+                "or objects that can be pickled."
             ) from error
         for worker in self._pool:
             worker.ready, worker.held, worker.call = False, "", None

@@ -21,6 +21,7 @@ from transferscope.cli._options import (
     DeviceOption,
     FormatOption,
     OptionalEncodersOption,
+    RayOptions,
     duration,
     with_option_records,
 )
@@ -66,6 +67,7 @@ def select(
     format: FormatOption = "table",
     device: DeviceOption = None,
     data: DatasetOptions,
+    workers: RayOptions,
 ) -> None:
     """Fine-tune encoders until one is known to be good enough, and keep it ready to load."""
     from transferscope.training import read_candidates
@@ -82,7 +84,7 @@ def select(
     train, test = data.open(), data.open_split(test_split)
     known: list[Selection] = []
     try:
-        with progress_bar(ENDED_EPOCHS) as progress:
+        with progress_bar(ENDED_EPOCHS) as progress, workers.executor() as executor:
             found = select_encoder(
                 train,
                 names,
@@ -102,6 +104,7 @@ def select(
                 seed=data.seed,
                 report=lambda so_far: known.__setitem__(slice(None), [so_far]),
                 progress=progress,
+                executor=executor,
             )
     except EncoderError as error:
         stderr.print(f"[red]failed[/] {literal(error)}", soft_wrap=True)

@@ -426,11 +426,9 @@ class _SweepElsewhere:
         return self._sweep.run(learning_rate, weight_decay, seed)
 
     def _begin(self) -> _Sweep:
-        if self.mark is not None and not self.mark.exists():
-            raise InputError(
-                f"a worker on {platform.node()} does not see {self.folder}, in which runs are "
-                "kept. Give a folder for out that all machines see, or None."
-            )
+        if self.mark is not None:
+            assert self.folder is not None
+            refuse_unseen(self.mark, self.folder)
         encoder = trainable(self.encoder, self.device)
         initial = {k: v.detach().clone() for k, v in encoder.module.state_dict().items()}
         folder = self.folder
@@ -469,6 +467,27 @@ def _carry_out_elsewhere(
         if work.mark is not None:
             work.mark.unlink(missing_ok=True)
     return [found[call] for call in calls]
+
+
+def refuse_unseen(mark: Path, folder: Path) -> None:
+    """Refuse a folder of runs that this worker does not see.
+
+    Parameters
+    ----------
+    mark : Path
+        A file in it that whoever waits for the worker has made.
+    folder : Path
+
+    Raises
+    ------
+    InputError
+        With the name of this machine.
+    """
+    if not mark.exists():
+        raise InputError(
+            f"a worker on {platform.node()} does not see {folder}, in which runs are kept. Give a "
+            "folder for out that all machines see."
+        )
 
 
 def trainable(spec: str | Encoder | nn.Module, device: str | None) -> TrainableEncoder:

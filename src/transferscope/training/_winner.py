@@ -15,7 +15,7 @@ from transferscope.encoders import Encoder, TrainableEncoder
 from transferscope.errors import InputError, StoreError, require
 from transferscope.results import Selection
 from transferscope.training._fine_tuning import trainable
-from transferscope.training._select import JOURNAL
+from transferscope.training._selector import JOURNAL
 
 if TYPE_CHECKING:
     from torch import nn
