@@ -42,8 +42,6 @@ D = 768  # features of a base-sized encoder
 CLASSES = 100
 #: Of more samples than these the features of one encoder fill the memory that scores them: 31 GB.
 MOST_STORED = 10**7
-#: More calls than these are not simulated: it would take hours.
-MOST_CALLS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -378,7 +376,6 @@ def main() -> int:
         for encoders in (10, 100, 1000)
         for store in (True, False)
         if not (store and 10**n > MOST_STORED)
-        and ranges(Job(10**n, 1, store))[0] * encoders <= MOST_CALLS
     ]
     print("What binds from where on:\n")
     limits(costs)

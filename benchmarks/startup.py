@@ -4,10 +4,10 @@
 
 Encoders are a bundled one, a folder of timm (ResNet-18) and one of transformers (a ViT of two
 layers), with random weights; the data are 64 images in an npz file. The command runs in a process
-of its own, which ends when its first batch is about to enter the network; in turn with it runs one
-that only imports torch. Seconds of the processor, user and system, which other work on the machine
-hardly moves; byte code is present. With --imports: which modules took longest instead.
-Bar: 2 s beyond torch.
+of its own, which ends when its first batch is about to enter the network; in turn with it run one
+that only imports torch, and "bare" ones in which timm or transformers load the model, and no more.
+Seconds of the processor, user and system, which other work on the machine hardly moves; byte code
+is present. With --imports: which modules took longest instead. Bar: 2 s beyond torch.
 """
 
 from __future__ import annotations
@@ -32,6 +32,17 @@ sys.argv = ["transferscope", "rank", *{arguments!r}]
 main()
 raise SystemExit("no batch reached an encoder")
 """
+
+
+#: What the libraries alone take until such a model is loaded.
+BARE = {
+    "timm": "import torch, timm; timm.create_model('resnet18')",
+    "hf": """
+import torch
+from transformers import AutoImageProcessor, AutoModel
+AutoModel.from_pretrained({folder!r}); AutoImageProcessor.from_pretrained({folder!r})
+""",
+}
 
 
 def finished(code: str, *options: str) -> tuple[float, str]:
@@ -94,7 +105,8 @@ def main() -> None:
         pixels = random.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
         np.savez(data, images=pixels, labels=np.arange(64) % 4)
         codes = {"torch": "import torch"}
-        for kind, encoder in make_encoders(Path(name)).items():
+        encoders = make_encoders(Path(name))
+        for kind, encoder in encoders.items():
             arguments = [
                 str(data),
                 "--encoders",
@@ -105,6 +117,8 @@ def main() -> None:
                 "cpu",
             ]
             codes[kind] = FIRST_PASS.format(arguments=arguments)
+            if kind in BARE:
+                codes[f"bare {kind}"] = BARE[kind].format(folder=encoder.partition("/")[2])
         for code in codes.values():  # writes byte code, and warms the disk's cache
             finished(code)
         if options.imports:
@@ -121,7 +135,7 @@ def main() -> None:
     for kind, taken in times.items():
         beyond = [a - b for a, b in zip(taken, times["torch"], strict=True)]
         least = min(taken) - min(times["torch"])
-        met = "" if kind == "torch" else "met" if least <= 2 else "MISSED"
+        met = "" if kind.split()[0] in ("torch", "bare") else "met" if least <= 2 else "MISSED"
         print(
             f"| {kind} | {min(taken):.2f} | {least:.2f} | {statistics.median(beyond):.2f} | {met} |"
         )

@@ -28,6 +28,11 @@ import time
 from collections import deque
 from pathlib import Path
 
+# of the workers, and of NumPy here: sums are taken in another order with more threads
+os.environ["OMP_NUM_THREADS"] = "1"
+# else workers wait for all that others do here
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  Ray spells it so
+
 import numpy as np
 import torch
 
@@ -265,9 +270,6 @@ def main() -> int:
     parser.add_argument("--drive", help=argparse.SUPPRESS)  # the process that may be killed
     parser.add_argument("--into", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
-    # else workers wait for all that others do here
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  Ray spells it so
     if options.drive:
         drive(options.drive, options.into)
         return 0
