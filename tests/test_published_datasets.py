@@ -6,8 +6,14 @@ import bz2
 import gzip
 import json
 import pickle
+import re
+import shlex
+import shutil
 import struct
+import subprocess
+import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -500,3 +506,150 @@ def test_flowers_that_are_numbered_from_nought_are_refused(file, content, messag
     savemat(tmp_path / "flowers-102" / file, content)
     with pytest.raises(DatasetError, match=message):
         open_dataset(f"torchvision/flowers102?root={tmp_path}", split="train")
+
+
+#: name -> where the archives lie, and each with what it holds
+ARCHIVES = {
+    "dtd": ("dtd", {"dtd-r1.0.1.tar.gz": "dtd"}),
+    "fgvc_aircraft": (".", {"fgvc-aircraft-2013b.tar.gz": "fgvc-aircraft-2013b"}),
+    "oxford_iiit_pet": (
+        "oxford-iiit-pet",
+        {"images.tar.gz": "images", "annotations.tar.gz": "annotations"},
+    ),
+    "flowers102": ("flowers-102", {"102flowers.tgz": "jpg"}),
+    "food101": (".", {"food-101.tar.gz": "food-101"}),
+    "stanford_cars": (
+        "stanford_cars",
+        {
+            "cars_train.tgz": "cars_train",
+            "cars_test.tgz": "cars_test",
+            "car_devkit.tgz": "devkit",
+        },
+    ),
+    "caltech101": ("caltech101", {"101_ObjectCategories.tar.gz": "101_ObjectCategories"}),
+    "sun397": (".", {"SUN397.tar.gz": "SUN397"}),
+}
+
+
+def pack(folder: Path, archives: dict[str, str]) -> None:
+    for archive, held in archives.items():
+        with tarfile.open(folder / archive, "w:gz") as file:
+            file.add(folder / held, held)
+        shutil.rmtree(folder / held)
+
+
+def advised(source: object, **options: str) -> tuple[list[list[str]], str]:
+    """The commands that an error says to run, and what it then says to open."""
+    with pytest.raises(DatasetError, match="must be unpacked") as caught:
+        open_dataset(source, **options)
+    found = re.search(r"Run `(.+)`, and open (?:(torchvision/.+)\.$|the folder)", str(caught.value))
+    assert found is not None, caught.value
+    return [shlex.split(one) for one in found[1].split(" && ")], found[2]
+
+
+def run(commands: list[list[str]]) -> None:
+    for command in commands:
+        program = sys.executable if command[0] == "python" else command[0]
+        subprocess.run([program, *command[1:]], check=True)
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_archives_are_unpacked_by_the_command_that_the_error_names(tmp_path, name):
+    root = tmp_path / "my data"
+    root.mkdir()
+    make, _, parts, _ = LAYOUTS[name]
+    make(root)
+    part = parts.split(",")[0]
+    whole = open_dataset(spec(name, root), split=part)
+    place, archives = ARCHIVES[name]
+    folder = root / place
+    pack(folder, archives)
+    commands, then = advised(spec(name, root), split=part)
+    assert advised(folder) == (commands, then)
+    if name != "oxford_iiit_pet":
+        assert advised(folder / next(iter(archives))) == (commands, then)
+    assert {Path(command[2]).name for command in commands} == set(archives)
+    run(commands)
+    for source in (then, spec(name, root)):
+        assert open_dataset(source, split=part).fingerprint == whole.fingerprint
+    with pytest.raises(DatasetError, match=r"must be unpacked"):
+        open_dataset(folder / next(iter(archives)))
+
+
+def test_archives_in_a_zip_are_unpacked_too(tmp_path):
+    emnist(tmp_path)
+    caltech101(tmp_path)
+    raw = tmp_path / "EMNIST/raw"
+    with zipfile.ZipFile(raw / "gzip.zip", "w") as file:
+        for path in sorted(raw.glob("emnist-*")):
+            file.writestr(f"gzip/{path.name}.gz", gzip.compress(path.read_bytes()))
+            path.unlink()
+    letters, then = advised(spec("emnist", tmp_path))
+    assert then == f"torchvision/emnist?root={raw}"
+    run(letters)
+    assert open_dataset(spec("emnist", tmp_path)).class_names == ("a", "b", "c")
+    assert open_dataset(f"{then}&subset=letters").class_names == ("a", "b", "c")
+
+    folder = tmp_path / "caltech101"
+    pack(folder, {"101_ObjectCategories.tar.gz": "101_ObjectCategories"})
+    inner = "caltech-101/101_ObjectCategories.tar.gz"
+    with zipfile.ZipFile(folder / "caltech-101.zip", "w") as file:
+        file.write(folder / "101_ObjectCategories.tar.gz", inner)
+    (folder / "101_ObjectCategories.tar.gz").unlink()
+    run(advised(spec("caltech101", tmp_path))[0])
+    assert open_dataset(spec("caltech101", tmp_path)).n_classes == 3
+
+
+def test_what_is_still_to_be_fetched_is_said(tmp_path):
+    for name, lacking in (
+        ("oxford_iiit_pet", "annotations.tar.gz"),
+        ("flowers102", "imagelabels.mat and setid.mat"),
+    ):
+        root = tmp_path / name
+        root.mkdir()
+        archive = next(iter(ARCHIVES[name][1]))
+        (root / archive).write_bytes(b"")
+        with pytest.raises(DatasetError, match=f"{archive} as fetched. Fetch {lacking} as well"):
+            open_dataset(f"torchvision/{name}?root={root}")
+
+
+def test_imagenet_is_unpacked_by_torchvision(tmp_path):
+    (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(b"")
+    for source in (f"torchvision/imagenet?root={tmp_path}", tmp_path):
+        (command,), _ = advised(source)
+        assert command[2].endswith(f"ImageNet({str(tmp_path)!r}, 'val')")
+        compile(command[2], "command", "exec")
+        with pytest.raises(DatasetError, match=r"Fetch .*train.tar and ILSVRC2012_devkit"):
+            open_dataset(source)
+    imagenet(tmp_path)
+    shutil.rmtree(tmp_path / "val")
+    assert open_dataset(tmp_path, split="train").n_classes == 2
+
+
+def test_other_archives_are_named_as_such(tmp_path):
+    for name, content in (("photos", imagenet), ("texts", None)):
+        folder = tmp_path / name
+        folder.mkdir()
+        if content:
+            content(folder)
+        else:
+            (folder / "texts.csv").write_text("text,label\n" + "good,1\nbad,0\n" * 2)
+        for kind in ("gztar", "zip"):
+            path = Path(shutil.make_archive(str(tmp_path / f"{name}-{kind}"), kind, folder))
+            commands, _ = advised(path)
+            run(commands)
+            place = tmp_path / f"{name}-{kind}"
+            assert len(open_dataset(place if content else place / "texts.csv")) == 4
+
+
+def test_archives_beside_a_data_set_do_not_matter(tmp_path):
+    """A folder of classes is read whatever else lies in it."""
+    images_in(tmp_path, [f"{name}/{i}.jpg" for name in ("images", "others") for i in (0, 1)])
+    for name in ("food-101.tar.gz", "images.tar.gz", "annotations.tar.gz"):
+        (tmp_path / name).write_bytes(b"")
+    assert open_dataset(tmp_path).class_names == ("images", "others")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "images.tar.gz").write_bytes(b"")
+    with pytest.raises(DatasetError, match="one sub-folder per class"):
+        open_dataset(alone)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from transferscope.datasets._archives import packed_file, packed_folder
 from transferscope.datasets._dataset import Dataset, make_dataset
 from transferscope.datasets._delimited import read_delimited
 from transferscope.datasets._files import naming
@@ -204,6 +205,8 @@ def _read_path(path: Path, request: Request) -> Dataset:
     if path.is_dir():
         request.refuse_columns(str(path))
         request.refuse_other_task(str(path), "classification")
+        if error := packed_folder(path):
+            raise error
         return read_image_folder(path, request)
     if not path.exists():
         raise DatasetError(
@@ -221,6 +224,8 @@ def _read_path(path: Path, request: Request) -> Dataset:
     if suffix == ".npz":
         request.refuse_columns(str(path))
         return read_npz_images(path, request)
+    if error := packed_file(path):
+        raise error
     raise DatasetError(
         f"{path} must be a .npz, .csv, .tsv, .json, .jsonl or .parquet file, a published file of "
         "MNIST, CIFAR, SVHN or USPS, or a folder. Convert it, unpack it, or give the folder that "

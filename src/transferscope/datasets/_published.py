@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from transferscope.datasets import _published_layouts as layouts
+from transferscope.datasets._archives import packed, packed_folder
 from transferscope.datasets._dataset import Dataset, make_dataset
 from transferscope.datasets._image_folder import read_image_folder
 from transferscope.datasets._published_layouts import Parts
@@ -58,7 +59,9 @@ _PUBLISHED = {
     "mnist": _in_idx("MNIST"),
     "fashion_mnist": _in_idx("FashionMNIST", layouts.FASHION),
     "kmnist": _in_idx("KMNIST", layouts.KUZUSHIJI),
-    "emnist": _in_idx("EMNIST"),
+    "emnist": _Published(
+        "EMNIST", ("EMNIST/raw", "EMNIST/raw/gzip", "EMNIST", "raw", "gzip"), idx=layouts.DIGITS
+    ),
     "usps": _Published("USPS", (), layouts.usps, downloads=({"train": True}, {"train": False})),
     "cifar10": _Published("CIFAR10", (_CIFAR10, "cifar-10-python.tar.gz"), layouts.cifar10),
     "cifar100": _Published("CIFAR100", (_CIFAR100, f"{_CIFAR100}.tar.gz"), layouts.cifar100),
@@ -134,12 +137,17 @@ def load_published(spec: str, request: Request) -> Dataset:
     if name == "imagenet":
         if options.get("download") == "1":
             raise _no_download(name)
+        if root.is_dir() and (error := packed_folder(root)):
+            raise error
         return read_image_folder(root, replace(request, split=split))
     found = _find(known, root, subset)
     if options.get("download") == "1" and len(found) < known.n_parts:
         _download(name, known, root, subset)
         found = _find(known, root, subset)
     if not found:
+        for place in (*(root / one for one in known.folders), root):
+            if error := packed(name, place):
+                raise error
         places = " or ".join(str(root / one) for one in known.folders) or str(root)
         hint = "let torchvision fetch it with &download=1, or " if known.downloads else ""
         raise DatasetError(

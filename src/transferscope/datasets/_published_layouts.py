@@ -350,7 +350,9 @@ def _read_pets(folder: Path, path: Path) -> Part:
 
 def flowers(folder: Path) -> Parts:
     """Parts of Oxford's 102 flowers."""
-    there = all((folder / name).is_file() for name in ("setid.mat", "imagelabels.mat"))
+    there = (folder / "jpg").is_dir() and all(
+        (folder / name).is_file() for name in ("setid.mat", "imagelabels.mat")
+    )
     keys = {"train": "trnid", "val": "valid", "test": "tstid"}
     return {part: partial(_read_flowers, folder, key) for part, key in keys.items() if there}
 
@@ -395,7 +397,7 @@ def cars(folder: Path) -> Parts:
     return {
         part: partial(_read_cars, folder, path, folder / f"cars_{part}")
         for part, path in lists.items()
-        if path.is_file()
+        if path.is_file() and (folder / f"cars_{part}").is_dir()
     }
 
 
