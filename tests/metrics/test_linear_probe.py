@@ -92,6 +92,17 @@ def test_noise_is_no_better_than_the_largest_class():
     assert linear_probe(features, labels) < 0.4  # in-sample it would be 1
 
 
+def test_rounding_of_float32_does_not_decide_where_features_outnumber_samples():
+    """Without a lower bound on the penalty two thirds were right: 1 - leverage was rounding."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 10
+    features = 0.5 * rng.standard_normal((10, 1280))[labels] + rng.standard_normal((200, 1280))
+    features += rng.standard_normal((200, 10)) @ rng.standard_normal((10, 1280))
+    features = np.maximum(features, 0).astype(np.float32)
+    exact = linear_probe(features.astype(np.float64), labels)
+    assert linear_probe(features, labels) == pytest.approx(exact, abs=0.006)
+
+
 def test_a_sample_that_is_alone_in_its_direction_stays_finite():
     features, labels = task(40, 6)
     features = np.column_stack([features, np.zeros(40)])

@@ -20,6 +20,10 @@ from transferscope.numerics.arrays import Array, ArrayLike
 
 #: Ridge penalties tried, in units of n times the mean variance of a feature.
 PENALTIES = tuple(float(p) for p in np.logspace(-6, 2, 17))
+#: With no more samples than features and hardly a penalty, samples determine their own predictions.
+#: What is left, by which residuals are divided, must on average be so many times the features'
+#: rounding.
+LEAST_REST = 1e4
 #: A sample that determines its own prediction entirely would divide by zero.
 LARGEST_LEVERAGE = 1 - 1e-12
 
@@ -33,7 +37,8 @@ def linear_probe(
     Every sample is predicted by the ridge regression (with intercept, one-hot targets, largest
     output wins) that was fitted to all *other* samples, in closed form. The penalty is the one of
     17, from 1e-6 to 1e2 times n times the mean feature variance, with the least error by
-    generalised cross-validation.
+    generalised cross-validation. Of float32 features and no more samples than features those are
+    left out under which leverages are on average above 0.9988: rounding would decide.
 
     Returns
     -------
@@ -140,15 +145,22 @@ def _best_penalty(embedding: Embedding, cross: Array, unit: float) -> float:
     else:
         variation = float(xp.sum(embedding.target_moments.statistics.scatter))
     fitted = xp.sum(cross * cross, axis=0) / values
-    never_fitted = max(variation - float(xp.sum(fitted)), 0.0)
+    n_never = n - 1 - int(values.shape[0])
+    never_fitted = max(variation - float(xp.sum(fitted)), 0.0) if n_never > 0 else 0.0
+
+    def shrunk(penalty: float) -> Array:
+        return penalty * unit / (values + penalty * unit)
+
+    def free(penalty: float) -> float:
+        return n_never + float(xp.sum(shrunk(penalty)))
 
     def error(penalty: float) -> float:
-        shrunk = penalty * unit / (values + penalty * unit)
-        residual = never_fitted + float(xp.sum(fitted * shrunk * shrunk))
-        free = (n - 1 - values.shape[0]) + float(xp.sum(shrunk))
-        return float(residual / free**2)
+        residual = never_fitted + float(xp.sum(fitted * shrunk(penalty) ** 2))
+        return float(residual / free(penalty) ** 2)
 
-    return min(PENALTIES, key=error)
+    least = LEAST_REST * float(xp.finfo(embedding.matrix.dtype).eps) * n
+    precise = [penalty for penalty in PENALTIES if free(penalty) >= least]
+    return min(precise or PENALTIES[-1:], key=error)
 
 
 def _true_columns(embedding: Embedding, part: slice) -> Array:
