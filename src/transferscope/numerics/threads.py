@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
+import scipy
 import threadpoolctl
 
 #: Multiplications of one product, 10 ms of one processor, below which threads are not worth it:
@@ -28,5 +29,6 @@ def threads_for(multiplications: float) -> AbstractContextManager[object]:
     """
     if multiplications >= WORTHWHILE:
         return nullcontext()
+    _ = scipy.linalg.lapack  # SciPy's BLAS is limited only once it is there
     limits: AbstractContextManager[object] = threadpoolctl.threadpool_limits(1, user_api="blas")
     return limits
