@@ -114,9 +114,10 @@ def report(folder: Path, encoders: list[str], truth: dict[tuple[str, str], float
     ]
     everything: list[bool] = []
     for name in SETS:
-        if not all((name, encoder) in truth for encoder in encoders):
+        said_file = folder / f"{name}.json"
+        if not said_file.exists() or any((name, one) not in truth for one in encoders):
             continue
-        found = Ranking.from_json((folder / f"{name}.json").read_text(encoding="utf-8"))
+        found = Ranking.from_json(said_file.read_text(encoding="utf-8"))
         rows = [row for row in found.encoders if row.expected is not None]
         values = np.array([truth[name, row.encoder] for row in rows])
         for row, value in zip(rows, values, strict=True):
