@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -361,6 +361,33 @@ def test_a_selection_whose_workers_die_is_the_same(workers, selected_here, tmp_p
     assert len(killed) == 2
     assert without_seconds(found) == without_seconds(selected_here)
     assert Path(found.weights).read_bytes() == Path(selected_here.weights).read_bytes()
+
+
+def test_a_call_whose_queue_is_gone_is_put_back():
+    """Whoever waits may take away queues as calls begin: a worker that dies then loses nothing."""
+    queues: dict[str, deque[tuple[Any, ...]]] = {}
+    worker = ray_executor._Worker(actor=None, ready=True, held="vit", call=("a run",))
+    lost = ray_executor._Lost("killed", with_machine=False)
+    assert ray_executor._mourn(lost, worker, queues, Counter()) is ray_executor._PUT_BACK
+    assert queues == {"vit": deque([("a run",)])}
+
+
+@needs_ray
+def test_errors_of_runs_that_nobody_asks_for_do_not_count(workers, selected_here, tmp_path):
+    for seed in (1, 2):
+        for rate in ("0.001", "0.003"):
+            run = tmp_path / "mini_vit-random" / f"lr{rate}-wd0.01-seed{seed}"
+            run.mkdir(parents=True)
+            (run / "last.safetensors").write_bytes(b"damaged")
+    options = {"epochs": 1, "learning_rates": (1e-3, 3e-3), "n_seeds": 3, "executor": workers}
+    found = select(striped(60, 0), "mini/vit-random", out=tmp_path, test=striped(45, 1), **options)
+    assert found.winner == "mini/vit-random"
+
+
+def test_without_ray_a_selection_names_its_extra(monkeypatch, digits, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(WorkerError, match=r"transferscope\[ray\]"):
+        select(digits, CANDIDATES, out=tmp_path, executor=RayExecutor())
 
 
 @needs_ray

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -509,6 +509,58 @@ def test_budget_is_kept_and_a_larger_one_goes_on(data, tmp_path, monkeypatch, bu
     assert len(more.trials) > len(found.trials)
     assert more.seconds < clock.now + 1
     assert clock.now - spent < more.seconds  # what was done is not done again
+
+
+@TORCH
+@pytest.mark.parametrize("budget", [7.0, 9.0, 12.0])
+def test_a_larger_budget_ends_as_if_there_had_been_no_smaller_one(
+    data, tmp_path, monkeypatch, budget
+):
+    """What was brought to its end at the budget is compared at the rungs, like the others."""
+    how = {"epochs": 8, "tolerance": 1e-6}
+    Clock(monkeypatch, epoch=1.0)
+    undisturbed = chosen(data, tmp_path / "whole", **how)
+    short = chosen(data, tmp_path / "parts", budget=budget, **how)
+    assert "budget" in short.reason
+    later = chosen(data, tmp_path / "parts", **how)
+
+    def plain(found: Selection) -> list[object]:
+        return [replace(trial, seconds=0.0) for trial in found.trials]
+
+    assert plain(later) == plain(undisturbed)
+    assert (later.winner, later.value) == (undisturbed.winner, undisturbed.value)
+
+
+@TORCH
+def test_a_first_rate_that_diverges_can_be_reported(data, tmp_path):
+    seen: list[Selection] = []
+    found = chosen(data, tmp_path, ENCODERS[:1], learning_rates=(1e-3, 1e12), report=seen.append)
+    assert found.trials[0].validation is None
+    assert len(seen) == len(found.trials) - 1
+
+
+@TORCH
+@pytest.mark.parametrize("worst", [ENCODERS[1:2], ENCODERS[:2]])
+def test_runs_that_diverge_late_are_no_winners(data, tmp_path, monkeypatch, worst):
+    """At the fourth epoch, after a look that they passed: they have no end."""
+    from transferscope.training import _descent
+
+    plain = _descent.Run._epoch
+
+    def late(run: object, epoch: int, *rest: object) -> float:
+        loss = plain(run, epoch, *rest)
+        return math.nan if epoch == 3 and run.encoder.identifier in worst else loss
+
+    monkeypatch.setattr(_descent.Run, "_epoch", late)
+    options = {"learning_rates": (1e-3,), "tolerance": 1e-6}
+    if worst == ENCODERS[:2]:
+        with pytest.raises(EncoderError, match="every run diverged"):
+            chosen(data, tmp_path / "none", worst, **options)
+    found = chosen(data, tmp_path, ENCODERS, **options)
+    assert found.winner not in worst
+    failed = [c.encoder for c in found.candidates if c.outcome.startswith("failed")]
+    assert set(failed) <= set(worst)
+    assert chosen(data, tmp_path, ENCODERS, **options) == found
 
 
 @TORCH

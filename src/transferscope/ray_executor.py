@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -383,7 +383,7 @@ def _mourn(lost: _Lost, worker: _Worker, queues: Queues, deaths: Counter[int]) -
         return _PUT_BACK
     deaths[id(call)] += not lost.with_machine
     if deaths[id(call)] < DEATHS:
-        queues[worker.held].appendleft(call)
+        queues.setdefault(worker.held, deque()).appendleft(call)
         return _PUT_BACK
     return WorkerError(
         f"{DEATHS} workers died of it, the last one so: {lost.reason}. Give workers more memory, "

@@ -18,6 +18,7 @@ from transferscope.errors import EncoderError, InputError
 from transferscope.executor import Executor
 from transferscope.progress import ProgressCallback
 from transferscope.results import Selection, SelectionCandidate, Trial
+from transferscope.storage.atomic import remove_stale_files
 from transferscope.training._belief import Belief, Observation, believe, look_ahead, spread
 from transferscope.training._fine_tuning import VALIDATION
 from transferscope.training._journal import Ended, Journal, Tried, key
@@ -51,14 +52,24 @@ class _Candidate:
     seconds: float = 0.0
 
     def best(self, seed: int) -> Tried | None:
-        """The furthest trial of a seed; of equally far ones that of the best rate."""
-        held = [one for one in self.trials if one.seed == seed and one.validation is not None]
+        """The furthest trial of a seed; of equally far ones that of the best rate.
+
+        Runs that diverged on their way are left out: they have no end.
+        """
+        diverged = {(t.seed, t.rate) for t in self.trials if t.validation is None}
+        held = [t for t in self.trials if t.seed == seed and (t.seed, t.rate) not in diverged]
         return max(held, key=lambda one: (one.rung, *one.order), default=None)
 
     @property
     def is_alive(self) -> bool:
         """Whether it has a run that held."""
-        return self.error is None and any(t.validation is not None for t in self.trials)
+        return self.error is None and any(self.best(t.seed) for t in self.trials)
+
+    def give_up_if_diverged(self) -> None:
+        """Let it have failed if it was tried and no run held."""
+        if self.error is None and self.trials and not self.is_alive:
+            rates = sorted({t.rate for t in self.trials})
+            self.error = f"every run diverged (learning rates {rates})"
 
 
 class _Wanted(NamedTuple):
@@ -165,9 +176,7 @@ class Selector:
                 tried = self._try(_Wanted(one, rate, 0))
                 held += [tried] if tried is not None and tried.validation is not None else []
         for one in self.candidates:
-            if one.error is None and one.trials and not one.is_alive:
-                rates_tried = sorted({t.rate for t in one.trials})
-                one.error = f"every run diverged (learning rates {rates_tried})"
+            one.give_up_if_diverged()
 
     def _is_hopeless(self, one: _Candidate) -> bool:
         if self._promising([one]):
@@ -211,7 +220,8 @@ class Selector:
                     f"dropped after {self._epochs(last)}: {last.validation:.3f}, in the lower half "
                     f"({alive[0].name} {_value(alive[0].best(seed))})"
                 )
-                for trial in one.trials:
+                # a worker may be at one of its runs, begun ahead: those go at the end
+                for trial in one.trials if self.carried is self.trials else ():
                     _remove(self.out / trial.record.folder)
             alive = alive[:n_kept]
             for k, one in enumerate(alive):
@@ -293,15 +303,15 @@ class Selector:
 
     def _end(self, reason: str, *, within: bool) -> Selection:
         """Measure the winner, write it down, and clear away what nobody needs."""
-        if not any(c.is_alive for c in self.candidates):
-            failures = "; ".join(f"{c.name}: {c.error}" for c in self.candidates if c.error)
-            raise EncoderError(f"no candidate could be fine-tuned on {self.train.name}: {failures}")
-        winner = self.candidates[self._leader(self.belief())]
+        winner = self._first()
+        with suppress(_BudgetSpentError):
+            while not self._has_ended(winner):
+                # rung by rung, so that a larger budget finds what it would have found itself
+                best = self._best(winner)
+                ended = best.record.epochs == self.settings.rungs[best.rung]
+                self._try(_Wanted(winner, best.rate, best.rung + ended), finish=True)
+                winner = winner if winner.is_alive else self._first()
         best = self._best(winner)
-        if not self._has_ended(winner):
-            with suppress(_BudgetSpentError):
-                self._try(_Wanted(winner, best.rate, len(self.settings.rungs) - 1), finish=True)
-            best = self._best(winner)
         begin = time.perf_counter()
         scores = self.carried.measure((winner.name, best.rate, best.seed, best.record.epochs))
         value, low, high = interval(scores, binary=self.is_binary)
@@ -328,10 +338,20 @@ class Selector:
         self._clear(selection, within)
         return selection
 
+    def _first(self) -> _Candidate:
+        """The leader, of those that were tried."""
+        if not any(c.is_alive for c in self.candidates):
+            failures = "; ".join(f"{c.name}: {c.error}" for c in self.candidates if c.error)
+            raise EncoderError(f"no candidate could be fine-tuned on {self.train.name}: {failures}")
+        return self.candidates[self._leader(self.belief())]
+
     def _clear(self, selection: Selection, within: bool) -> None:  # noqa: FBT001
         """Delete all weights but the winner's, unless a larger budget would go on with them."""
+        remove_stale_files(self.out)
         for run in self.out.glob("*/lr*-wd*-seed*") if within else ():
             _remove(run, spare=selection.weights)
+            for rest in run.glob("*.safetensors.*.tmp"):  # of a worker that was ended as it wrote
+                rest.unlink(missing_ok=True)
 
     def _here(self, selection: Selection) -> Selection:
         """A selection that was read, its weights where they are for this call."""
@@ -499,7 +519,9 @@ class Selector:
         one.seconds += tried.record.seconds
         self.spent += tried.record.seconds
         self.tried.append(tried.record)
-        if self.report is not None:
+        if tried.rung:  # on the first one, smaller steps are tried yet
+            one.give_up_if_diverged()
+        if self.report is not None and any(c.is_alive for c in self.candidates):
             leader = self.candidates[self._leader(self.belief())]
             self.report(self.so_far(f"{len(self.tried)} trials so far.", leader))
         return tried

@@ -21,6 +21,7 @@ from transferscope.errors import (
     FeatureError,
     InputError,
     MissingExtraError,
+    TransferscopeError,
     UnknownNameError,
     WorkerError,
 )
@@ -127,8 +128,8 @@ class Trials:
         """Bring a run to an epoch, or to where `left` seconds end."""
         from transferscope.training._descent import restored
 
-        begin = time.perf_counter()
         name, rate, seed, until = goal
+        begin = time.perf_counter()
         encoder, about = self._load(name)
         with restored(encoder.module):
             found = self._run(name, rate, seed).advance(
@@ -155,7 +156,7 @@ class Trials:
             refuse_unseen(self.mark, self.out)
         try:
             return self.advance(goal, left) if what == "advance" else self.measure(goal)
-        except OWN_FAILURES as error:
+        except TransferscopeError as error:  # of a run that nobody may ever ask for
             return error
 
     def close(self) -> None:
@@ -266,7 +267,10 @@ class TrialsElsewhere:
             self._queue(plan)
             if self._outcomes is None:
                 self._outcomes = self.executor.run(self.trials, self._queues)
-            (what, goal, _), outcome = next(self._outcomes)
+            try:
+                (what, goal, _), outcome = next(self._outcomes)
+            except OWN_FAILURES as error:  # those of candidates are outcomes
+                raise WorkerError(str(error)) from error
             self._given.discard((what, goal))
             self._done[what, goal] = outcome
         outcome = self._done.pop(wanted)
