@@ -564,6 +564,27 @@ def test_runs_that_diverge_late_are_no_winners(data, tmp_path, monkeypatch, wors
 
 
 @TORCH
+@pytest.mark.parametrize("n_seeds", [1, 2])
+def test_where_the_best_rate_diverges_late_another_one_ends(data, tmp_path, monkeypatch, n_seeds):
+    from transferscope.training import _descent
+
+    plain, fell = _descent.Run._epoch, []
+
+    def late(run: object, epoch: int, *rest: object) -> float:
+        loss = plain(run, epoch, *rest)
+        if epoch == 3 and not fell:
+            fell.append(run.hyperparameters.learning_rate)
+        return math.nan if epoch == 3 and run.hyperparameters.learning_rate in fell else loss
+
+    monkeypatch.setattr(_descent.Run, "_epoch", late)
+    found = chosen(data, tmp_path, ENCODERS[:1], n_seeds=n_seeds, tolerance=1e-6)
+    (row,) = found.candidates
+    assert row.epochs == 4
+    assert row.learning_rate not in fell
+    assert row.outcome == "taken"
+
+
+@TORCH
 def test_budget_that_ends_in_the_leaders_run_leaves_its_best_epoch(data, tmp_path, monkeypatch):
     Clock(monkeypatch, epoch=1.0)
     found = chosen(data, tmp_path, budget=2.5)

@@ -291,11 +291,11 @@ class Selector:
         if best is None:  # was not begun
             rate = (self.preferred or list(self.settings.learning_rates))[0]
             return [_Wanted(one, rate, last)]
-        return [
-            _Wanted(one, best.rate, last, seed)
-            for seed in range(first, first + self.settings.n_seeds)
-            if all(t.seed != seed or t.rung < last for t in one.trials)
-        ]
+        # the first seed has other rates as well, of which one may have diverged at its end
+        ended = {t.seed for t in one.trials if t.rung == last and t.seed != first}
+        ended |= {first} if best.rung == last else set()
+        seeds = range(first, first + self.settings.n_seeds)
+        return [_Wanted(one, best.rate, last, seed) for seed in seeds if seed not in ended]
 
     def _has_ended(self, one: _Candidate) -> bool:
         best = one.best(self.settings.seed)
